@@ -1,0 +1,33 @@
+# make train | test | lint | learn | tiny: each makes the virtual environment where there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: train test lint learn tiny
+
+train: $(VENV)/installed
+	$(BIN)/torchrun --standalone mmupt.py $(ARGS)
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+learn: $(VENV)/installed-dev
+	$(BIN)/python -m bench.learning $(ARGS)
+
+tiny: $(VENV)/installed
+	$(BIN)/python -m data.tiny $(ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/pip install -q -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,75 @@
+"""One process or several: rank, device, and the three collectives the loop needs.
+
+Plain data parallel. Every rank holds the whole model and its share of each step's questions; gradients are summed by hand
+after the backward pass, since each rank's loss already carries the divisor of the whole batch. No module is wrapped, so
+no forward can bypass a wrapper and lose its gradient averaging.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: list) -> list:
+        """This rank's part of a list that every rank holds."""
+        return items[self.rank :: self.size]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """In place; the sum over ranks."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, model) -> None:
+        """A parameter that no question of this rank reached counts as zero, so every rank calls the same collective."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.size > 1:
+            flat = self.sum(torch.cat([p.grad.flatten() for p in parameters]))
+            for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                p.grad.copy_(g.view_as(p))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Tensors of one shape, concatenated along the first axis in order of rank."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor)
+        return torch.cat(parts)
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def start() -> World:
+    """The process group that torchrun asks for: NCCL where there are GPUs, gloo elsewhere."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(rank, size, device)
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

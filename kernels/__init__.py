@@ -1,0 +1,9 @@
+"""Log-probs of chosen tokens: `selective_log_softmax` of given logits, `linear_logprobs` of hidden states and a head.
+
+`logprob.py` holds both functions, their gradients and the plain-torch arithmetic; `triton_rows.py` holds the same
+arithmetic as two Triton kernels, used on CUDA.
+"""
+
+from .logprob import linear_logprobs, selective_log_softmax
+
+__all__ = ["linear_logprobs", "selective_log_softmax"]
