@@ -389,7 +389,7 @@ def _show(terms: Terms) -> str:
         above = [f"sqrt({radicand})"] * (radicand > 1) + [_show_power(name, n) for name, n in symbols if n > 0]
         below = [str(c.denominator)] * (c.denominator > 1) + [_show_power(name, -n) for name, n in symbols if n < 0]
         above = [str(abs(c.numerator))] * (abs(c.numerator) > 1 or not above) + above
-        text += ("" if c < 0 else "+" if text else "") + "*".join(above)
+        text += ("-" if c < 0 else "+" if text else "") + "*".join(above)
         if below:
             text += "/" + (below[0] if len(below) == 1 else "(" + "*".join(below) + ")")
     return text or "0"

@@ -7,14 +7,13 @@
     lines     four lines                  "Which line is the longest? A. .. D. .."      a letter
 
 A question is drawn from its parameters alone, and a question's split is decided by a hash of all its parameters: an
-(image, question) pair of one split can't occur in another. `python -m data.figures FILE.png` draws a contact sheet.
+(image, question) pair of one split can't occur in another. `python -m data tiny --sheet FILE.png` draws a contact sheet.
 
 Left out: anti-aliasing, fonts, clutter. The pictures are 56 x 56 so that a model of a million parameters reads them.
 """
 
 import hashlib
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -85,7 +84,7 @@ def draw_bars(canvas, colours, heights, kind, first, second):
     for unit in range(10):
         canvas.line((2, 51 - 5 * unit, 53, 51 - 5 * unit), fill=GRID)
     for i, (colour, height) in enumerate(zip(colours, heights, strict=True)):
-        canvas.rectangle((6 + 16 * i, 51 - 5 * height, 16 + 16 * i, 51), fill=COLOURS[colour])
+        canvas.rectangle((9 + 14 * i, 51 - 5 * height, 18 + 14 * i, 51), fill=COLOURS[colour])
     canvas.line((2, 51, 53, 51), fill=INK)
 
 
@@ -111,13 +110,13 @@ def pick_area(rng):
 
 
 def draw_area(canvas, width, height, colour, left, top, kind):
-    for i in range(9):
-        canvas.line((4 + 6 * i, 4, 4 + 6 * i, 52), fill=GRID)
-        canvas.line((4, 4 + 6 * i, 52, 4 + 6 * i), fill=GRID)
+    for i in range(8):
+        canvas.line((7 * i, 0, 7 * i, 56), fill=GRID)
+        canvas.line((0, 7 * i, 56, 7 * i), fill=GRID)
     for i in range(width):
         for j in range(height):
-            x, y = 4 + 6 * (left + i), 4 + 6 * (top + j)
-            canvas.rectangle((x, y, x + 6, y + 6), fill=COLOURS[colour], outline=INK)
+            x, y = 7 * (left + i), 7 * (top + j)
+            canvas.rectangle((x, y, x + 7, y + 7), fill=COLOURS[colour], outline=INK)
 
 
 def ask_area(width, height, colour, left, top, kind):
@@ -205,10 +204,10 @@ def pick_lines(rng):
 
 def draw_lines(canvas, colours, lengths, choices, kind):
     for unit in range(10):
-        canvas.line((5 + 5 * unit, 3, 5 + 5 * unit, 53), fill=GRID)
+        canvas.line((5 + 5 * unit, 0, 5 + 5 * unit, 55), fill=GRID)
     for i, (colour, length) in enumerate(zip(colours, lengths, strict=True)):
-        canvas.rectangle((5, 5 + 13 * i, 5 + 5 * length, 12 + 13 * i), fill=COLOURS[colour])
-    canvas.line((5, 3, 5, 53), fill=INK)
+        canvas.rectangle((5, 3 + 14 * i, 5 + 5 * length, 10 + 14 * i), fill=COLOURS[colour])
+    canvas.line((5, 0, 5, 55), fill=INK)
 
 
 def ask_lines(colours, lengths, choices, kind):
@@ -316,8 +315,3 @@ def contact_sheet(split: str, rows: int = 6, scale: int = 3) -> Image.Image:
         canvas.text((x + 8, y + cell + 18), f"{letters}  [{drawn.answer}]".strip(), fill=INK)
     return sheet
 
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m data.figures FILE.png")
-    contact_sheet("train").save(sys.argv[1])

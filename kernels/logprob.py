@@ -186,7 +186,7 @@ def _row_forward_torch(logits, targets, temperature, stats):
     for rows, block in _blocks(logits):
         target = targets[rows, None]
         x = block.to(stats.totals.dtype)
-        maximum = x.amax(-1, keepdim=True).clamp_(min=lowest)  # of a row of -inf too: no infinity minus another
+        maximum = x.amax(-1, keepdim=True)
         z = (x - maximum).div_(temperature)  # [n, V]
         target_z = z.gather(-1, target)
         e = z.exp() if stats.entropies is not None else z.exp_()

@@ -1,0 +1,254 @@
+"""The built-in questions and the readers."""
+
+import json
+import random
+
+import pytest
+from PIL import Image
+
+from conftest import run_program, write_rows
+from data import BadRow, DataError, figures, load, order
+from data.answers import canonical
+from data.images import BadImage, open_image
+from data.tiny import demonstration
+
+# --- drawn questions
+
+
+def test_a_drawn_question_is_the_same_every_time():
+    for i in range(20):
+        one, two = figures.figure("train", i), figures.figure("train", i)
+        assert one == two and one.image().tobytes() == two.image().tobytes()
+
+
+def test_no_image_and_question_is_in_two_splits():
+    drawn = {
+        "train": [figures.figure("train", i) for i in range(3000)],
+        "validation": figures.held_out("validation", 512),
+        "test": figures.held_out("test", 1024),
+    }
+    content = {name: {(f.image().tobytes(), f.question, f.choices) for f in fs} for name, fs in drawn.items()}
+    assert len(content["test"]) == 1024 and len(content["validation"]) == 512
+    assert not content["train"] & content["test"]
+    assert not content["train"] & content["validation"]
+    assert not content["validation"] & content["test"]
+
+
+def test_there_are_five_families_and_several_kinds_of_answer():
+    answers = {}
+    for drawn in figures.held_out("test", 300):
+        answers.setdefault(drawn.family, set()).add(drawn.answer)
+    assert len(answers) == 5 and all(len(a) >= 4 for a in answers.values())
+    assert all(a.isdigit() for a in answers["bars"] | answers["area"])
+    assert all("/" in a for a in answers["fraction"])
+    assert any("." in a for a in answers["ruler"])
+    assert answers["lines"] == set("ABCD")
+
+
+@pytest.mark.parametrize(
+    ("family", "params", "question", "answer", "steps"),
+    [
+        (
+            "bars",
+            (("red", "green", "blue"), (4, 9, 3), "plus", 0, 2),
+            "What is the red bar plus the blue bar?",
+            "7",
+            "red 4, blue 3, 4 + 3 = 7.",
+        ),
+        ("bars", (("red", "green", "blue"), (4, 9, 3), "taller", 1, 0), "How much taller is green than red?", "5", None),
+        ("area", (3, 5, "red", 0, 0, "area"), "What is the area of the rectangle?", "15", None),
+        ("area", (3, 5, "red", 0, 0, "border"), "How long is the border of the rectangle?", "16", None),
+        ("fraction", (8, 3, "red", 0, "white"), "What fraction of the disc is white?", "5/8", None),
+        ("ruler", (3, 8, "red", 0, "length"), "How long is the segment?", "2.5", "from 1.5 to 4, 4 - 1.5 = 2.5."),
+        (
+            "lines",
+            (("red", "green", "blue", "orange"), (4, 2, 9, 5), ("blue", "green", "orange", "red"), "short"),
+            "Which line is the shortest?",
+            "B",
+            None,
+        ),
+    ],
+)
+def test_questions_worked_out_by_hand(family, params, question, answer, steps):
+    drawn = figures.make_figure(family, params)
+    assert (drawn.question, drawn.answer) == (question, answer)
+    if steps:
+        assert drawn.work(drawn.readings)[0] == steps
+
+
+def test_the_pictures_show_what_the_parameters_say():
+    bars = figures.make_figure("bars", (("red", "green", "blue"), (4, 9, 3), "plus", 0, 2)).image()
+    for i, (colour, height) in enumerate((("red", 4), ("green", 9), ("blue", 3))):
+        column = [bars.getpixel((13 + 14 * i, y)) for y in range(56)]
+        assert column.count(figures.COLOURS[colour]) == 5 * height
+    lines = figures.make_figure(
+        "lines", (("red", "green", "blue", "orange"), (4, 2, 9, 5), ("red", "green", "blue", "orange"), "long")
+    ).image()
+    assert [lines.getpixel((x, 6)) for x in range(56)].count(figures.COLOURS["red"]) == 5 * 4
+    disc = figures.make_figure("fraction", (4, 1, "red", 0, "shaded")).image()
+    red = sum(p == figures.COLOURS["red"] for p in disc.get_flattened_data())
+    assert 0.7 < red / (3.1416 * 24.5**2 / 4) <= 1
+
+
+def test_a_careful_reader_is_never_wrong_and_a_careless_one_sometimes():
+    rng = random.Random(0)
+    drawn = [figures.figure("train", i) for i in range(400)]
+    assert all(figures.misread(f, rng, 0.0) == f.readings for f in drawn)
+    wrong = [f.work(figures.misread(f, rng, 0.3))[1] != f.answer for f in drawn]
+    assert 0.2 < sum(wrong) / len(wrong) < 0.6
+
+
+def test_notations_of_an_answer_mean_the_same():
+    rng = random.Random(0)
+    seen = {figures.notation("2/4", rng) for _ in range(50)}
+    assert seen == {"2/4", "\\frac{2}{4}", "0.5"} and {canonical(s) for s in seen} == {canonical("1/2")}
+
+
+def test_other_questions_fit_the_picture_and_are_other():
+    for i in range(50):
+        drawn = figures.figure("train", i)
+        others = figures.other_questions(drawn)
+        assert others and drawn.question not in others
+
+
+def test_demonstrations_cover_answering_writing_and_checking():
+    written = [demonstration(i) for i in range(500)]
+    boxed = [w for _, _, w in written if "\\boxed{" in w]
+    assert 350 < len(boxed) < 450
+    assert {w for _, _, w in written if w in ("Yes", "No")} == {"Yes", "No"}
+    assert sum(w.endswith("?") for _, _, w in written) > 20
+
+
+# --- reading
+
+
+def test_labels_are_stripped_unless_asked_for(questions_file):
+    path, rows = questions_file
+    for source in (str(path), "tiny"):
+        assert all(load(source)[i].answer is None for i in range(5))
+        assert all(load(source, labels=True)[i].answer for i in range(5))
+    assert load(str(path), labels=True)[3].answer == rows[3]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("nowhere.jsonl", "no such file"), ("words", "a source is"), ("tiny:x", "a source is")],
+)
+def test_a_source_that_is_none_is_named(source, message):
+    with pytest.raises(DataError, match=message):
+        load(source)
+
+
+def test_an_unknown_split_is_named():
+    with pytest.raises(DataError, match="not 'dev'"):
+        load("tiny", "dev")
+
+
+def test_an_empty_file_has_no_rows(tmp_path):
+    for text in ("", "\n \n"):
+        (tmp_path / "empty.jsonl").write_text(text)
+        with pytest.raises(DataError, match="no rows"):
+            load(str(tmp_path / "empty.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a row is a JSON object"),
+        ('{"images": []}', "no question"),
+        ('{"question": "  "}', "no question"),
+        ('{"question": 7}', "no question"),
+        ('{"question": "q", "images": "a.png"}', "list of paths"),
+        ('{"question": "q", "images": ["gone.png"]}', "no such image"),
+        ('{"question": "q", "choices": [1]}', "list of strings"),
+        ('{"question": "q", "answer": {"a": 1}}', "`answer` is"),
+    ],
+)
+def test_a_bad_row_says_where_and_what(tmp_path, line, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "fine"}\n' + line + "\n")
+    rows = load(str(path), labels=True)
+    assert rows[0].question == "fine"
+    with pytest.raises(BadRow, match=message) as error:
+        rows[1]
+    assert str(error.value).startswith("rows.jsonl:2: ")
+
+
+def test_line_separators_inside_strings_do_not_split_rows(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"question": "a\u2028b"}])
+    path.write_text(json.dumps({"question": "a\u2028b"}, ensure_ascii=False) + "\n")
+    assert len(load(str(path))) == 1 and load(str(path))[0].question == "a\u2028b"
+
+
+def test_order_is_a_new_permutation_each_epoch_and_continues_anywhere(questions_file):
+    examples = load(str(questions_file[0]))
+    stream = order(examples, seed=1)
+    first = [next(stream) for _ in range(60)]
+    assert [position for position, _ in first] == list(range(60))
+    epochs = [[index for _, index in first[i : i + 24]] for i in (0, 24)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(24)) and epochs[0] != epochs[1]
+    later = order(examples, seed=1, start=37)
+    assert [next(later) for _ in range(20)] == first[37:57]
+    assert [next(order(examples, seed=2))] != first[:1] or next(order(examples, seed=3)) != first[0]
+    tiny = order(load("tiny"), seed=1, start=5)
+    assert next(tiny)[0] == 5
+
+
+# --- images
+
+
+def saved(tmp_path, image, name="x.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_a_cmyk_image_becomes_rgb(tmp_path):
+    image = open_image(saved(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.jpg"))
+    assert image.mode == "RGB" and image.getpixel((4, 4))[0] > 200 and max(image.getpixel((4, 4))[1:]) < 60
+
+
+@pytest.mark.parametrize("mode", ["palette", "rgba", "la"])
+def test_transparency_is_laid_over_white(tmp_path, mode):
+    if mode == "palette":
+        image = Image.new("P", (4, 4), 1)
+        image.putpalette([255, 0, 0, 0, 0, 0])
+        path = saved(tmp_path, image, transparency=1)
+    else:
+        path = saved(tmp_path, Image.new(mode.upper(), (4, 4), 0))
+    assert open_image(path).getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_a_one_pixel_image_is_an_image(tmp_path, processor):
+    from data import Example
+
+    image = open_image(saved(tmp_path, Image.new("RGB", (1, 1), (9, 8, 7))))
+    encoded = processor.encode(Example("dot", (image,), "What?"))
+    assert encoded.image_grid_thw.tolist() == [[1, 4, 4]]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "huge", "thin", "missing", "folder"])
+def test_what_is_no_usable_image_says_so(tmp_path, kind):
+    path = tmp_path / "x.png"
+    if kind == "truncated":
+        noise = Image.effect_noise((100, 100), 50)
+        path.write_bytes(saved(tmp_path, noise, "whole.png").read_bytes()[:-2000])
+    elif kind == "huge":  # 100 megapixels that compress to little: refused by its header, before any decoding
+        saved(tmp_path, Image.new("1", (10_000, 10_000)))
+    elif kind == "thin":
+        saved(tmp_path, Image.new("RGB", (300, 1)))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_text("" if kind == "empty" else "not an image")
+    expected = {"huge": "10000 x 10000 pixels", "thin": "thinner", "missing": "no such image"}
+    with pytest.raises(BadImage, match=expected.get(kind, "not a whole image")):
+        open_image(path)
+
+
+def test_a_first_look_prints_the_source_and_draws_it(tmp_path):
+    done = run_program("-m", "data", "tiny", "--split", "validation", "--sheet", tmp_path / "s.png")
+    assert done.returncode == 0 and "512 questions, 0 unusable" in done.stdout and done.stderr == ""
+    assert Image.open(tmp_path / "s.png").width > 1000
+    bad = run_program("-m", "data", tmp_path / "none.jsonl")
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1

@@ -1,0 +1,412 @@
+"""Whole runs: what they write, that labels never leak, that kills and world size change nothing, and bad input."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import mmupt
+from conftest import ROOT, run_program, write_rows
+from run_folder import cut_log
+
+TINY = ROOT / "data" / "tiny"
+SMALL = {
+    "steps": 3, "questions": 4, "group_size": 4, "max_new_tokens": 32, "eval_data": "", "save_every": 1, "keep": 0,
+    "lr": 1e-4, "warmup_steps": 0,
+}  # fmt: skip
+
+
+def flags(**options) -> list[str]:
+    words = [str(x) for name, value in (SMALL | options).items() if value is not True for x in (f"--{name}", value)]
+    return words + [f"--{name}" for name, value in options.items() if value is True]
+
+
+def run(out, **options) -> int:
+    return mmupt.main(flags(out=out, **options))
+
+
+def rows(out, name="metrics.jsonl") -> list[dict]:
+    return [json.loads(line) for line in (Path(out) / name).read_text().splitlines()]
+
+
+def fingerprint(out, step) -> dict[str, str]:
+    folder = Path(out) / "checkpoints" / f"step-{step}"
+    return {n: hashlib.sha256((folder / f"{n}.safetensors").read_bytes()).hexdigest() for n in ("model", "optimizer")}
+
+
+def without_times(row: dict) -> dict:
+    return {k: v for k, v in row.items() if "second" not in k and k != "peak_memory_mb"}
+
+
+# --- what a run does and writes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "finished"
+    assert run(out, steps=4, eval_data="tiny", eval_split="validation", eval_questions=8, eval_every=3, keep=2) == 0
+    return out
+
+
+def test_a_run_folder_holds_config_metrics_rollouts_and_checkpoints(finished):
+    config = json.loads((finished / "config.json").read_text())
+    assert config["steps"] == 4 and set(config) == set(mmupt.Config.__dataclass_fields__)
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step-3", "step-4"]
+    steps = [r for r in rows(finished) if "reward" in r]
+    assert [r["step"] for r in steps] == [1, 2, 3, 4]
+    expected = {
+        "reward", "majority_share", "vote_entropy", "parsed", "zero_spread", "approx_kl", "clipfrac", "entropy",
+        "response_length", "grad_norm", "tokens_per_second", "seconds/rollout", "seconds/update", "peak_memory_mb",
+        "top_answer_share", "kl", "loss",
+    }  # fmt: skip
+    assert expected <= steps[0].keys()
+    logged = rows(finished, "rollouts.jsonl")
+    assert len(logged) == 8 and len(logged[0]["responses"]) == 4
+    measured = [r for r in rows(finished) if "eval/pass@1" in r]
+    assert [(r["step"], r["eval/questions"]) for r in measured] == [(0, 512), (3, 8), (4, 512)]
+
+
+def test_training_moves_every_kind_of_weight(finished):
+    before, after = (load_file(f / "model.safetensors") for f in (TINY, finished / "checkpoints" / "step-4"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    for part in ("visual.patch_embed", "visual.merger", "language_model.layers.0", "embed_tokens", "language_model.norm"):
+        assert any(part in name for name in moved), part
+
+
+def test_the_first_update_sees_ratios_of_one(finished):
+    first = rows(finished)[1]
+    assert abs(first["approx_kl"]) < 1e-6 and first["clipfrac"] == 0 and abs(first["kl"]) < 1e-6
+
+
+def test_metrics_agree_with_the_logged_rollouts(tmp_path):
+    assert run(tmp_path / "r", steps=1, log_questions=4) == 0
+    (row,), groups = rows(tmp_path / "r"), rows(tmp_path / "r", "rollouts.jsonl")
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    assert row["reward"] == pytest.approx(mean([mean(g["rewards"]) for g in groups]))
+    assert row["majority_share"] == pytest.approx(mean([g["share"] for g in groups]))
+    assert row["abstained"] == mean([g["winner"] is None for g in groups])
+    for g in groups:
+        assert g["rewards"] == [float(g["winner"] is not None and a == g["winner"]) for a in g["answers"]]
+
+
+def test_several_updates_per_rollout_move_the_ratio(tmp_path):
+    assert run(tmp_path / "r", steps=1, minibatch_questions=1, lr=1e-3, reward="random") == 0
+    (row,) = rows(tmp_path / "r")
+    assert row["approx_kl"] > 1e-5
+
+
+def test_beta_zero_loads_no_reference(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(mmupt, "load_model", lambda *a, load=mmupt.load_model, **k: loaded.append(a) or load(*a, **k))
+    assert run(tmp_path / "r", steps=1, beta=0.0) == 0
+    assert len(loaded) == 1 and "kl" in rows(tmp_path / "r")[0]
+
+
+def test_groups_without_advantage_are_not_computed_where_beta_is_zero(tmp_path, monkeypatch):
+    scored = []
+    original = mmupt.score
+    monkeypatch.setattr(mmupt, "score", lambda p, r, **k: scored.append(len(r.prompts)) or original(p, r, **k))
+    assert run(tmp_path / "r", steps=2, beta=0.0) == 0
+    with_spread = sum(round(4 * (1 - r["zero_spread"])) for r in rows(tmp_path / "r"))
+    assert sum(scored) == with_spread < 8
+
+
+@pytest.mark.parametrize("tokens", [1, 300, 100_000])
+@pytest.mark.parametrize("aggregate", ["grpo", "dapo", "dr_grpo", "bnpo"])
+def test_the_update_does_not_depend_on_how_a_batch_is_split_into_forwards(tmp_path, tokens, aggregate):
+    if aggregate == "bnpo" and tokens == 300:
+        pytest.skip("bnpo means are over sets of sequences, and a forward takes questions in order of length")
+    options = dict(steps=1, reward="random", aggregate=aggregate, bnpo_sequences=4, lr=1e-6)
+    assert run(tmp_path / "r", tokens_per_forward=tokens, **options) == 0
+    assert run(tmp_path / "s", tokens_per_forward=4000, **options) == 0
+    one, two = rows(tmp_path / "r")[0], rows(tmp_path / "s")[0]
+    assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-4)
+
+
+# --- labels never leak
+
+
+def test_labels_present_permuted_or_absent_give_the_same_checkpoint_bit_for_bit(tmp_path, questions_file):
+    path, labelled_rows = questions_file
+    answers = [r["answer"] for r in labelled_rows]
+    files = {
+        "present": labelled_rows,
+        "permuted": [r | {"answer": a} for r, a in zip(labelled_rows, answers[5:] + answers[:5], strict=True)],
+        "absent": [{k: v for k, v in r.items() if k != "answer"} for r in labelled_rows],
+    }
+    found = []
+    for name, content in files.items():
+        source = write_rows(path.with_name(f"{name}.jsonl"), content)
+        assert run(tmp_path / name, train_data=source, steps=3) == 0
+        found.append((fingerprint(tmp_path / name, 3), [without_times(r) for r in rows(tmp_path / name)]))
+    assert found[0] == found[1] == found[2]
+    assert any(r["reward"] > 0 for r in rows(tmp_path / "absent"))
+
+
+def test_the_gold_control_does_read_labels(tmp_path, questions_file, capsys):
+    path, labelled_rows = questions_file
+    nobody = write_rows(path.with_name("absent.jsonl"), [{k: v for k, v in r.items() if k != "answer"} for r in labelled_rows])
+    with pytest.raises(mmupt.DataError, match="0 usable questions of 24"):
+        run(tmp_path / "r", train_data=nobody, reward="gold")
+    assert "no answer, which --reward gold needs" in capsys.readouterr().err
+
+
+# --- kills, signals, resume
+
+
+def test_a_resumed_run_is_the_run_never_stopped(tmp_path):
+    assert run(tmp_path / "whole", steps=4, minibatch_questions=2) == 0
+    assert run(tmp_path / "parts", steps=2, minibatch_questions=2) == 0
+    assert run(tmp_path / "parts", steps=4, minibatch_questions=2, resume=True) == 0
+    assert fingerprint(tmp_path / "whole", 4) == fingerprint(tmp_path / "parts", 4)
+    assert [without_times(r) for r in rows(tmp_path / "whole")] == [without_times(r) for r in rows(tmp_path / "parts")]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    options = flags(steps=30, questions=2, group_size=4, keep=2)
+    assert mmupt.main([*options, "--out", str(tmp_path / "whole")]) == 0
+    done = run_program(ROOT / "tests" / "killer.py", 0, 20, tmp_path / "killed", *options, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("killed at step") == 20
+    assert fingerprint(tmp_path / "whole", 30) == fingerprint(tmp_path / "killed", 30)
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        whole, killed = ([without_times(r) for r in rows(tmp_path / n, name)] for n in ("whole", "killed"))
+        assert whole == killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_exits_0(tmp_path, number):
+    out = tmp_path / "r"
+    process = subprocess.Popen(
+        [sys.executable, "mmupt.py", *flags(out=out, steps=10_000, save_every=0)], cwd=ROOT, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (out / "metrics.jsonl").exists() or not rows(out):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopping after this step" in stderr
+    last = rows(out)[-1]["step"]
+    assert [p.name for p in (out / "checkpoints").iterdir()] == [f"step-{last}"]
+
+
+def test_a_half_written_checkpoint_is_passed_over_on_resume(tmp_path, capsys):
+    assert run(tmp_path / "r", steps=3) == 0
+    expected = fingerprint(tmp_path / "r", 3)
+    weights = tmp_path / "r" / "checkpoints" / "step-3" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: 2**20])
+    (tmp_path / "r" / "checkpoints" / "step-9.partial").mkdir()
+    assert run(tmp_path / "r", steps=3, resume=True) == 0
+    assert "resumed from" in (out := capsys.readouterr().out) and "step-2" in out
+    assert fingerprint(tmp_path / "r", 3) == expected
+
+
+def test_logs_are_cut_to_the_resumed_step_and_lose_a_torn_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    cut_log(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_an_old_run_is_not_overwritten(tmp_path):
+    assert run(tmp_path / "r", steps=1) == 0
+    with pytest.raises(mmupt.cli.UsageError, match="holds a run already: add --resume"):
+        run(tmp_path / "r", steps=1)
+
+
+FULL_DISK = """
+import resource, sys
+import mmupt
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))  # every file ends at a megabyte, as on a full disk
+sys.exit(mmupt.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(tmp_path):
+    assert run(tmp_path / "r", steps=2) == 0
+    good = fingerprint(tmp_path / "r", 2)
+    done = run_program("-c", FULL_DISK, *flags(out=tmp_path / "r", steps=4, keep=1, resume=True))
+    assert done.returncode == 1, done.stderr
+    assert "step 4 was not saved" in done.stderr and "step-2" in done.stderr and "Traceback" not in done.stderr
+    assert fingerprint(tmp_path / "r", 2) == good
+    assert not list((tmp_path / "r" / "checkpoints").glob("*.partial"))
+    assert run(tmp_path / "r", steps=4, resume=True) == 0
+
+
+# --- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    options = dict(steps=5, questions=8, minibatch_questions=4, lr=1e-4, seed=1, save_every=5)
+    for name, processes in (("one", 1), ("two", 2)):
+        done = run_program(
+            "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, "mmupt.py",
+            *flags(out=tmp_path / name, **options),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / n / "checkpoints" / "step-5" / "model.safetensors") for n in ("one", "two"))
+    base = load_file(TINY / "model.safetensors")
+    assert max((one[n] - base[n]).abs().max() for n in base) > 1e-4
+    assert max((one[n] - two[n]).abs().max() for n in base) < 1e-5
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in ("reward", "majority_share", "response_length", "grad_norm", "top_answer_share", "entropy", "loss"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
+
+
+def test_questions_must_divide_among_the_processes(tmp_path, monkeypatch):
+    from distributed import World
+
+    monkeypatch.setattr(mmupt.distributed, "start", lambda: World(0, 3, torch.device("cpu")))
+    with pytest.raises(mmupt.cli.UsageError, match=r"\(4\) must be a multiple of the 3 processes"):
+        run(tmp_path / "r")
+
+
+# --- bad input
+
+
+def test_a_non_finite_gradient_is_skipped_and_counted_and_training_goes_on(tmp_path, monkeypatch):
+    original, calls = mmupt.score, []
+
+    def sometimes_nan(policy, rollout, **options):
+        logprobs, entropy = original(policy, rollout, **options)
+        calls.append(1)
+        return (logprobs * float("nan"), entropy) if len(calls) == 2 else (logprobs, entropy)
+
+    monkeypatch.setattr(mmupt, "score", sometimes_nan)
+    assert run(tmp_path / "r", steps=3, reward="random") == 0
+    assert [r["skipped_updates"] for r in rows(tmp_path / "r")] == [0, 1, 1]
+    one, two, three = (fingerprint(tmp_path / "r", s) for s in (1, 2, 3))
+    assert one == two != three
+    assert all(torch.isfinite(w).all() for w in load_file(tmp_path / "r/checkpoints/step-3/model.safetensors").values())
+
+
+def test_several_non_finite_gradients_in_a_row_stop_the_run(tmp_path, monkeypatch, capsys):
+    original = mmupt.score
+
+    def always_nan(policy, rollout, **options):
+        logprobs, entropy = original(policy, rollout, **options)
+        return logprobs * float("inf"), entropy
+
+    monkeypatch.setattr(mmupt, "score", always_nan)
+    assert run(tmp_path / "r", steps=20, reward="random") == 1
+    assert "5 updates in a row had no finite gradient" in capsys.readouterr().err
+    assert len(rows(tmp_path / "r")) == mmupt.MAX_BAD_STEPS - 1
+
+
+def test_unusable_rows_are_skipped_counted_and_named_once(tmp_path, questions_file, capsys):
+    path, good = questions_file
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "0.png").read_bytes()[:-60])
+    bad = [
+        {"question": "q", "images": ["gone.png"]},
+        {"question": "q", "images": ["huge.png"]},
+        {"question": "q", "images": ["cut.png"]},
+        {"images": []},
+        {"question": "<|image_pad|>"},
+    ]
+    long = {"id": "long", "question": "word " * 3000}
+    source = write_rows(tmp_path / "mixed.jsonl", good[:6] + [*bad, long])
+    # two epochs, at four questions a step
+    assert run(tmp_path / "r", train_data=source, steps=3, max_prompt_tokens=200) == 0
+    last, err = rows(tmp_path / "r")[-1], capsys.readouterr().err
+    assert last["bad_rows"] >= 5 and last["too_long"] >= 1
+    assert err.count("skipped ") == 6
+    for message in ("no such image", "10000 x 10000", "not a whole image", "no question", "image token", "tokens, more than"):
+        assert message in err
+
+
+def test_images_of_odd_kinds_train(tmp_path):
+    Image.new("CMYK", (60, 60), (0, 200, 200, 0)).save(tmp_path / "a.jpg")
+    palette = Image.new("P", (60, 60), 1)
+    palette.putpalette([255, 0, 0, 0, 0, 0])
+    palette.save(tmp_path / "b.png", transparency=1)
+    Image.new("RGB", (1, 1)).save(tmp_path / "c.png")
+    content = [{"question": f"What is {i}?", "images": [n]} for i, n in enumerate(["a.jpg", "b.png", "c.png"])]
+    content.append({"question": "Both?", "images": ["a.jpg", "c.png"]})
+    assert run(tmp_path / "r", train_data=write_rows(tmp_path / "odd.jsonl", content), steps=1) == 0
+    assert rows(tmp_path / "r")[0]["bad_rows"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_size": 1}, r"--group_size must be at least 2 \(got 1\): a vote needs company"),
+        ({"steps": 0}, r"--steps must be at least 1 \(got 0\)"),
+        ({"temperature": 0}, "--temperature must be above 0"),
+        ({"top_p": 1.5}, "--top_p must be above 0 and at most 1"),
+        ({"min_share": 2}, "--min_share must be between 0 and 1"),
+        ({"dual_clip": 0.5}, "--dual_clip must be 0 or above 1"),
+        ({"minibatch_questions": 3}, "--minibatch_questions must be 0 or a divisor of --questions 4"),
+        ({"beta": -1}, "--beta must be 0 or more"),
+        ({"lr": "fast"}, "lr"),
+        ({"reward": "love"}, "reward"),
+        ({"group_sise": 4}, r"unknown flag --group_sise; did you mean --group_size\?"),
+        ({"train_data": "gone.jsonl"}, "gone.jsonl: no such file"),
+        ({"model": "/nowhere/at/all"}, "--model /nowhere/at/all: no such folder"),
+        ({"preset": "mmupt"}, "--preset mmupt: there is mm-upt"),
+    ],
+)
+def test_a_users_mistake_names_the_flag(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        run(tmp_path / "r", **options)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_users_mistake_is_one_line_and_status_2_on_the_command_line(tmp_path):
+    for argv, message in (
+        (["--lrr", "1"], "unknown flag --lrr; did you mean --lr?"),
+        (["--group_size", "1"], "--group_size must be at least 2"),
+        (["--resume"], "--resume must be given together with --out"),
+    ):
+        done = run_program("mmupt.py", *argv)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_a_model_folder_without_weights_and_an_empty_file_stop_before_anything_is_written(tmp_path):
+    shutil.copytree(TINY, tmp_path / "m")
+    os.remove(tmp_path / "m" / "model.safetensors")
+    with pytest.raises(ValueError, match="no weights"):
+        run(tmp_path / "r", model=tmp_path / "m")
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no rows"):
+        run(tmp_path / "r", train_data=tmp_path / "empty.jsonl")
+    assert not (tmp_path / "r").exists()
+
+
+def test_fewer_usable_questions_than_a_step_needs_is_an_error(tmp_path, questions_file):
+    source = write_rows(questions_file[0].with_name("few.jsonl"), questions_file[1][:3])
+    with pytest.raises(ValueError, match="3 usable questions of 3, but --questions is 4"):
+        run(tmp_path / "r", train_data=source)
+
+
+# --- presets
+
+
+def test_the_papers_preset_is_its_code_and_flags_beside_it_win():
+    config = mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt", "--questions", "256"], mmupt.PRESETS)
+    assert config.questions == 256 and config.minibatch_questions == 128
+    paper = {
+        "group_size": 10, "temperature": 0.7, "top_p": 0.99, "max_prompt_tokens": 2048, "max_new_tokens": 2048,
+        "lr": 1e-6, "weight_decay": 1e-2, "max_grad_norm": 1.0, "min_pixels": 262144, "max_pixels": 1204224,
+        "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0, "beta": 0.01, "kl": "k3", "kl_clamp": 10.0, "scale": "std",
+        "aggregate": "bnpo", "bnpo_sequences": 4, "vote": "published", "reward": "majority",
+    }  # fmt: skip
+    for name, value in paper.items():
+        assert getattr(config, name) == value, name
+    assert mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt"], mmupt.PRESETS).questions == 512
