@@ -26,7 +26,9 @@ def parse(cls, argv: list[str], presets: dict[str, dict] | None = None):
             if chosen not in presets:
                 raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
             parser.set_defaults(**presets[chosen])
-    (values, unknown) = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    (values, unknown) = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
     if unknown:
         close = difflib.get_close_matches(unknown[0].split("=")[0].lstrip("-"), [f.name for f in fields(cls)], 1)
         hint = f"; did you mean --{close[0]}?" if close else "; --help lists the flags"

@@ -32,7 +32,9 @@ from model_utils import Processor, generate, load_model, load_processor
 
 @dataclass
 class EvalConfig:
-    model: str = field(default=str(Path(__file__).parent / "data" / "tiny"), metadata={"help": "checkpoint folder or hub id"})
+    model: str = field(
+        default=str(Path(__file__).parent / "data" / "tiny"), metadata={"help": "checkpoint folder or hub id"}
+    )
     data: str = field(default="tiny", metadata={"help": "tiny, or a .jsonl file with answers"})
     split: str = field(default="test", metadata={"help": "split of the data, where it has several"})
     num_samples: int = field(default=8, metadata={"help": "samples per question: the k of maj@k and pass@k"})
@@ -236,7 +238,9 @@ def main(argv: list[str]) -> int:
         result = compare(*(read_json(path) for path in config.compare))
         for name in ("pass@1", "maj"):
             d = result[name]
-            print(f"{name:7} {d['difference']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]  over {result['questions']} questions")
+            print(
+                f"{name:7} {d['difference']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]  over {result['questions']} questions"
+            )
         if config.out:
             write_json(config.out, result)
         return 0

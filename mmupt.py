@@ -78,8 +78,12 @@ class Config:
     weight_decay: float = flag(0.01, "AdamW weight decay")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
     # reward
-    reward: Literal["majority", "gold", "random", "format"] = flag("majority", "majority is label-free; the rest are controls")
-    vote: Literal["sound", "published"] = flag("sound", "published: raw strings and unparsed answers vote, ties to the first")
+    reward: Literal["majority", "gold", "random", "format"] = flag(
+        "majority", "majority is label-free; the rest are controls"
+    )
+    vote: Literal["sound", "published"] = flag(
+        "sound", "published: raw strings and unparsed answers vote, ties to the first"
+    )
     min_share: float = flag(0.0, "abstain where the winner has less than this share of the group")
     scale: Literal["std", "none"] = flag("std", "divide advantages by the group's standard deviation")
     # objective
@@ -451,9 +455,7 @@ def train(config: Config, world: World) -> int:
     reference = load_model(config.model, device=world.device).requires_grad_(False) if config.beta else None
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
     questions = Questions(config, processor)
     state = {"step": 0, "position": 0, "bad_rows": 0, "too_long": 0, "skipped_updates": 0}
     if start_from:
@@ -471,7 +473,9 @@ def train(config: Config, world: World) -> int:
     stop, collapse, saved, reports = StopSignal(), CollapseWatch(), True, {}
     if held_out and state["step"] == 0:
         reports["base"] = run_evaluation(config, world, policy, processor, held_out, folder, 0)
-    bar = tqdm(range(state["step"], config.steps), desc="training", unit="step", disable=None if world.is_main else True)
+    bar = tqdm(
+        range(state["step"], config.steps), desc="training", unit="step", disable=None if world.is_main else True
+    )
     try:
         for step in bar:
             stages, meter, began = Stages(), Meter(METRICS), time.perf_counter()
@@ -500,7 +504,9 @@ def train(config: Config, world: World) -> int:
                     else:
                         collapse.bad_updates = 0
                     if collapse.bad_updates == MAX_BAD_STEPS:
-                        raise Diverged(f"{MAX_BAD_STEPS} updates in a row had no finite gradient, up to step {step + 1}")
+                        raise Diverged(
+                            f"{MAX_BAD_STEPS} updates in a row had no finite gradient, up to step {step + 1}"
+                        )
 
             state |= dict(step=step + 1, position=questions.position)
             state |= dict(bad_rows=questions.bad_rows, too_long=questions.too_long)
@@ -723,7 +729,9 @@ def save(config: Config, world: World, folder: RunFolder, policy, processor, opt
             save_checkpoint(target, policy, processor, optimizer, state, config.keep)
         except OSError as error:
             last = latest_checkpoint(folder.checkpoints)
-            tqdm.write(f"warning: step {state['step']} was not saved ({error}); the last checkpoint is {last}", sys.stderr)
+            tqdm.write(
+                f"warning: step {state['step']} was not saved ({error}); the last checkpoint is {last}", sys.stderr
+            )
             ok = False
     world.wait()
     return ok
@@ -736,7 +744,9 @@ def main(argv: list[str]) -> int:
     try:
         per_update = config.minibatch_questions or config.questions
         if per_update % world.size:
-            raise cli.UsageError(f"questions per update ({per_update}) must be a multiple of the {world.size} processes")
+            raise cli.UsageError(
+                f"questions per update ({per_update}) must be a multiple of the {world.size} processes"
+            )
         return train(config, world)
     finally:
         distributed.stop()

@@ -372,10 +372,7 @@ class Rollout:
         return replace(self, prompts=self.prompts.select(questions), **parts)
 
     def texts(self, processor: Processor) -> list[str]:
-        return [
-            processor.decode(row[:n])
-            for row, n in zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)
-        ]
+        return [processor.decode(row[:n]) for row, n in zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)]
 
 
 def uniforms(seed: int, step: int, key: str, sample: int, count: int) -> np.ndarray:
@@ -384,9 +381,7 @@ def uniforms(seed: int, step: int, key: str, sample: int, count: int) -> np.ndar
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(count)
 
 
-def sample_tokens(
-    logits: Tensor, u: Tensor, temperature: float, top_p: float, banned: Tensor
-) -> tuple[Tensor, Tensor]:
+def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, banned: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row by inverse CDF: the first token whose cumulative probability exceeds u.
 
     logits [N, V], u [N] in [0, 1), banned [V] bool -> tokens [N], logprobs [N] float32.

@@ -314,4 +314,3 @@ def contact_sheet(split: str, rows: int = 6, scale: int = 3) -> Image.Image:
         letters = "  ".join(f"{a}. {c}" for a, c in zip("ABCD", drawn.choices, strict=False))
         canvas.text((x + 8, y + cell + 18), f"{letters}  [{drawn.answer}]".strip(), fill=INK)
     return sheet
-

@@ -1,5 +1,6 @@
 """Opening images that nobody vouches for: bounded, whole, RGB."""
 
+import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -16,7 +17,9 @@ def open_image(file) -> Image.Image:
     """A path or binary file -> a fully decoded RGB image. Transparency is laid over white. Raises BadImage."""
     name = Path(file).name if isinstance(file, (str, Path)) else "image"
     try:
-        image = Image.open(file)  # reads the header only
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
+            image = Image.open(file)  # reads the header only
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadImage(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS:,}")

@@ -1,19 +1,20 @@
-"""The built-in base: a Qwen2.5-VL of 0.9 million parameters that half knows the drawn questions. `python -m data.tiny`
+"""The built-in base: a Qwen2.5-VL of 0.8 million parameters that half knows the drawn questions. `python -m data.tiny`
 
 Architecture, special tokens, chat template and file layout are Qwen2.5-VL's own; only the sizes are small. The weights
-come from a warm start on demonstrations by a careless writer:
+come from a warm start on demonstrations, first by a careful writer and then by careless ones:
 
-    answering     half of the writers show their steps, half write the bare box. A writer misreads each number of the
+    careful       reads every number right and shows the steps. This half teaches the model to see.
+    careless      half of the writers show their steps, half write the bare box. A writer misreads each number of the
                   picture, one step off, with probability CARELESS when showing steps and HASTY when not. Whatever was
-                  misread is then worked out correctly.
-    new questions a question about the picture, from the picture alone or beside an example question
-    checking      Yes or No to "is this answer true for this image?", with wrong proposals from misreadings
+                  misread is then worked out correctly. Beside answering they do two more things:
+                  write a new question about the picture, from the picture alone or beside an example question, and
+                  say Yes or No to "is this answer true for this image?", where wrong proposals come from misreadings.
 
 A model that imitates careless writers is calibrated like them: its samples scatter around the right answer, its majority
 is better than its average, and its steps are better than its guesses. That is the state label-free post-training needs.
 Answers of the training split only are used here, and nowhere else.
 
-    python -m data.tiny                      rebuild data/tiny (about ten minutes on one core)
+    python -m data.tiny                      rebuild data/tiny (about fifteen minutes on one core)
     python -m data.tiny --seed 1 --out DIR   another base, as bench/learning.py does
 """
 
@@ -63,23 +64,26 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-STEPS_SHARE, CARELESS, HASTY = 0.5, 0.12, 0.30
+STEPS_SHARE, CARELESS, HASTY = 0.5, 0.08, 0.20
 
 
 @dataclass
 class WarmStart:
     out: str = field(default=str(HOME), metadata={"help": "folder to write the checkpoint to"})
     seed: int = field(default=0, metadata={"help": "weights, demonstrations and their order"})
-    steps: int = field(default=2000, metadata={"help": "optimiser steps"})
-    batch: int = field(default=64, metadata={"help": "demonstrations per step"})
+    steps: int = field(default=3200, metadata={"help": "optimiser steps; the first half are careful"})
+    batch: int = field(default=32, metadata={"help": "demonstrations per step"})
     lr: float = field(default=3e-3, metadata={"help": "peak learning rate; cosine decay to a tenth"})
 
 
-def demonstration(index: int) -> tuple[figures.Figure, str, str]:
-    """(picture, what is asked, what the careless writer writes)."""
+def demonstration(index: int, careful: bool = False) -> tuple[figures.Figure, str, str]:
+    """(picture, what is asked, what the writer writes)."""
     rng = random.Random(f"demonstration {index}")
     drawn = figures.figure("train", index)
     question = prompts.with_choices(drawn.question, drawn.choices)
+    if careful:
+        steps, answer = drawn.work(drawn.readings)
+        return drawn, question + prompts.INSTRUCTION, f"{steps} \\boxed{{{figures.notation(answer, rng)}}}"
     kind = rng.random()
     if kind < 0.8:
         show = rng.random() < STEPS_SHARE
@@ -164,7 +168,10 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 16 * 56 * 56})
+    # white paper becomes 0, so that what is drawn on it is the signal
+    return Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 56 * 56, "longest_edge": 16 * 56 * 56}, image_mean=[1.0] * 3, image_std=[0.5] * 3
+    )
 
 
 def collate(demonstrations, tokenizer, image_processor) -> dict:
@@ -199,9 +206,11 @@ def warm_start(settings: WarmStart) -> None:
     tokenizer, image_processor = build_tokenizer(), build_image_processor()
     config = build_config(tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    for name, weight in model.named_parameters():  # fan-in scaling: 0.02 is made for widths of thousands
-        if weight.ndim >= 2 and "embed_tokens" not in name:
-            torch.nn.init.normal_(weight, std=(weight[0].numel()) ** -0.5)
+    for name, weight in model.named_parameters():  # fan-in scaling: transformers' 0.02 is made for widths of thousands
+        if weight.ndim >= 2:
+            std = 0.5 if "embed_tokens" in name else weight[0].numel() ** -0.5
+            residual = name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight"))
+            torch.nn.init.normal_(weight, std=0.4 * std if residual else std)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
@@ -212,7 +221,9 @@ def warm_start(settings: WarmStart) -> None:
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * warm * (0.55 + 0.45 * math.cos(math.pi * done))
         first = (settings.seed * settings.steps + step) * settings.batch
-        batch = collate([demonstration(first + i) for i in range(settings.batch)], tokenizer, image_processor)
+        careful = step < settings.steps // 2
+        shown = [demonstration(first + i, careful) for i in range(settings.batch)]
+        batch = collate(shown, tokenizer, image_processor)
         labels = batch.pop("labels")[:, 1:]
         hidden = model.model(**batch, use_cache=False).last_hidden_state[:, :-1]
         written = labels != -100  # the head sees the response positions only

@@ -4,9 +4,9 @@ import json
 import random
 
 import pytest
+from conftest import run_program, write_rows
 from PIL import Image
 
-from conftest import run_program, write_rows
 from data import BadRow, DataError, figures, load, order
 from data.answers import canonical
 from data.images import BadImage, open_image
@@ -55,7 +55,13 @@ def test_there_are_five_families_and_several_kinds_of_answer():
             "7",
             "red 4, blue 3, 4 + 3 = 7.",
         ),
-        ("bars", (("red", "green", "blue"), (4, 9, 3), "taller", 1, 0), "How much taller is green than red?", "5", None),
+        (
+            "bars",
+            (("red", "green", "blue"), (4, 9, 3), "taller", 1, 0),
+            "How much taller is green than red?",
+            "5",
+            None,
+        ),
         ("area", (3, 5, "red", 0, 0, "area"), "What is the area of the rectangle?", "15", None),
         ("area", (3, 5, "red", 0, 0, "border"), "How long is the border of the rectangle?", "16", None),
         ("fraction", (8, 3, "red", 0, "white"), "What fraction of the disc is white?", "5/8", None),

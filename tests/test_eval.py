@@ -4,9 +4,9 @@ import itertools
 import json
 
 import pytest
+from conftest import run_program, write_rows
 
 import cli
-from conftest import run_program, write_rows
 from data import Example
 from eval import EvalConfig, answer_key, compare, labelled, majority_at_n, pass_at_k, record, report, summary, table
 
@@ -39,7 +39,10 @@ EXAMPLES = [
     Example("a", (), "?", "1/2", meta={"category": "x"}),
     Example("b", (), "?", "A", ("red", "blue"), {"category": "y"}),
 ]
-TEXTS = [[r"\boxed{0.5}", r"\boxed{1/2}", r"\boxed{3}", "?"], [r"\boxed{red}", r"\boxed{B}", r"\boxed{B}", r"\boxed{C}"]]
+TEXTS = [
+    [r"\boxed{0.5}", r"\boxed{1/2}", r"\boxed{3}", "?"],
+    [r"\boxed{red}", r"\boxed{B}", r"\boxed{B}", r"\boxed{C}"],
+]
 
 
 def records():
@@ -63,7 +66,9 @@ def test_the_table_shows_every_category_and_the_whole():
 
 def test_a_comparison_is_paired_by_question_with_an_interval():
     def result(correct):
-        return {"records": [{"id": i, "correct": c, "answers": [0] * 4, "majority": c / 4} for i, c in enumerate(correct)]}
+        return {
+            "records": [{"id": i, "correct": c, "answers": [0] * 4, "majority": c / 4} for i, c in enumerate(correct)]
+        }
 
     worse, better = result([0, 1, 2] * 30), result([1, 2, 3] * 30)
     change = compare(worse, better)
@@ -77,7 +82,12 @@ def test_a_comparison_is_paired_by_question_with_an_interval():
 def test_questions_without_an_answer_are_left_out_and_named(tmp_path):
     from data import load
 
-    rows = [{"question": "a", "answer": "1"}, {"question": "b"}, {"question": "", "answer": "2"}, {"question": "c", "answer": 3}]
+    rows = [
+        {"question": "a", "answer": "1"},
+        {"question": "b"},
+        {"question": "", "answer": "2"},
+        {"question": "c", "answer": 3},
+    ]
     good, skipped = labelled(load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True))
     assert [e.question for e in good] == ["a", "c"] and len(skipped) == 2
     assert "no answer" in skipped[0] and "no question" in skipped[1]

@@ -183,6 +183,7 @@ def test_the_gradient_is_the_golden_one():
 
 def plain_loss(logprobs, old, ref, A, mask, *, low=0.2, high=0.2, dual=None, beta=0.0, kl="k3", aggregate, sequence):
     """The same objective as loops over single tokens in float64: an independent path."""
+    constant = lambda x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
     per_sequence = []
     for i in range(len(mask)):
         tokens = [t for t in range(mask.shape[1]) if mask[i, t]]
@@ -191,10 +192,10 @@ def plain_loss(logprobs, old, ref, A, mask, *, low=0.2, high=0.2, dual=None, bet
             ratios = [torch.exp(sum(logprobs[i, t] - old[i, t] for t in tokens) / len(tokens))] * len(tokens)
         losses = []
         for t, r in zip(tokens, ratios, strict=True):
-            clipped = max(min(float(r), 1 + high), 1 - low)
-            best = r * A[i] if float(r * A[i]) <= clipped * float(A[i]) else torch.tensor(clipped * float(A[i]))
-            if dual and float(A[i]) < 0 and float(best) < dual * float(A[i]):
-                best = torch.tensor(dual * float(A[i]))
+            clipped = max(min(r.item(), 1 + high), 1 - low)
+            best = r * A[i] if (r * A[i]).item() <= clipped * float(A[i]) else constant(clipped * float(A[i]))
+            if dual and float(A[i]) < 0 and best.item() < dual * float(A[i]):
+                best = constant(dual * float(A[i]))
             d = logprobs[i, t] - ref[i, t]
             losses.append(-best + beta * {"k1": d, "k2": d * d / 2, "k3": torch.exp(-d) - 1 + d}[kl])
         per_sequence.append(losses)

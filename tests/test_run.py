@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, run_program, write_rows
 from PIL import Image
 from safetensors.torch import load_file
 
 import mmupt
-from conftest import ROOT, run_program, write_rows
 from run_folder import cut_log
 
 TINY = ROOT / "data" / "tiny"
@@ -79,7 +79,13 @@ def test_a_run_folder_holds_config_metrics_rollouts_and_checkpoints(finished):
 def test_training_moves_every_kind_of_weight(finished):
     before, after = (load_file(f / "model.safetensors") for f in (TINY, finished / "checkpoints" / "step-4"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    for part in ("visual.patch_embed", "visual.merger", "language_model.layers.0", "embed_tokens", "language_model.norm"):
+    for part in (
+        "visual.patch_embed",
+        "visual.merger",
+        "language_model.layers.0",
+        "embed_tokens",
+        "language_model.norm",
+    ):
         assert any(part in name for name in moved), part
 
 
@@ -155,7 +161,9 @@ def test_labels_present_permuted_or_absent_give_the_same_checkpoint_bit_for_bit(
 
 def test_the_gold_control_does_read_labels(tmp_path, questions_file, capsys):
     path, labelled_rows = questions_file
-    nobody = write_rows(path.with_name("absent.jsonl"), [{k: v for k, v in r.items() if k != "answer"} for r in labelled_rows])
+    nobody = write_rows(
+        path.with_name("absent.jsonl"), [{k: v for k, v in r.items() if k != "answer"} for r in labelled_rows]
+    )
     with pytest.raises(mmupt.DataError, match="0 usable questions of 24"):
         run(tmp_path / "r", train_data=nobody, reward="gold")
     assert "no answer, which --reward gold needs" in capsys.readouterr().err
@@ -326,7 +334,14 @@ def test_unusable_rows_are_skipped_counted_and_named_once(tmp_path, questions_fi
     last, err = rows(tmp_path / "r")[-1], capsys.readouterr().err
     assert last["bad_rows"] >= 5 and last["too_long"] >= 1
     assert err.count("skipped ") == 6
-    for message in ("no such image", "10000 x 10000", "not a whole image", "no question", "image token", "tokens, more than"):
+    for message in (
+        "no such image",
+        "10000 x 10000",
+        "not a whole image",
+        "no question",
+        "image token",
+        "tokens, more than",
+    ):
         assert message in err
 
 
