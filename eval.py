@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import cli
 from data import BadRow, Example, load
-from data.answers import canonical, extract_answer
+from data.answers import canonical, extract_answer, option_key
 from data.prompts import INSTRUCTION
 from model_utils import Processor, generate, load_model, load_processor
 
@@ -76,19 +76,10 @@ def majority_at_n(keys: Sequence[str | None], gold: str) -> float:
     return 1.0 / sum(n == most for n in counts.values()) if counts[gold] == most else 0.0
 
 
-def answer_key(text: str, choices: Sequence[str]) -> str | None:
-    """What a response answers, canonical; an option's value counts as its letter."""
-    key = canonical(extract_answer(text))
-    for letter, choice in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False):
-        if key is not None and key == canonical(choice):
-            return canonical(letter)
-    return key
-
-
 def record(example: Example, texts: Sequence[str]) -> dict:
     """One question's row of the JSON."""
-    keys = [answer_key(text, example.choices) for text in texts]
-    gold = answer_key(f"\\boxed{{{example.answer}}}", example.choices)
+    keys = [option_key(extract_answer(text), example.choices) for text in texts]
+    gold = option_key(example.answer, example.choices)
     return {
         "id": example.id,
         "category": example.meta.get("category", ""),

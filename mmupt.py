@@ -11,14 +11,12 @@ in model_utils.py.
 Left out: sharded training, LoRA, curricula, asynchronous rollouts.
 """
 
-import hashlib
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
-from math import log
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,14 +26,14 @@ from tqdm import tqdm
 
 import cli
 import distributed
-from data import BadRow, DataError, Example, load, order
+from data import DataError, Example, load
 from data.answers import canonical, extract_answer
 from data.prompts import INSTRUCTION
+from data.stream import Questions
 from distributed import World
-from eval import answer_key, evaluate, labelled, report, table
+from eval import evaluate, labelled, report, table
 from model_utils import (
     Encoded,
-    Processor,
     Rollout,
     generate,
     latest_checkpoint,
@@ -47,7 +45,7 @@ from model_utils import (
     score,
     score_all,
 )
-from run_folder import Meter, RunFolder, Stages, StopSignal, peak_memory_mb
+from run_log import Meter, RunLog, StopSignal
 
 HOME = Path(__file__).parent
 
@@ -365,183 +363,78 @@ def judge(texts: list[str], questions: Sequence[Encoded], config: Config, gold: 
     return Judged(answers, votes, torch.tensor(rewards))
 
 
-# --- The questions -----------------------------------------------------------------------------------------------
-
-
-class Questions:
-    """An endless shuffled stream of usable questions, without their answers. Unusable rows are skipped and counted."""
-
-    def __init__(self, config: Config, processor: Processor):
-        self.config, self.processor = config, processor
-        self.examples = load(config.train_data, labels=config.reward == "gold")
-        self.gold: dict[str, str] = {}  # filled for the control `--reward gold` alone
-        self.position = 0
-        self.bad_rows = self.too_long = 0
-        self.named: set[str] = set()
-
-    def next(self, count: int) -> list[Encoded]:
-        """`count` different questions."""
-        taken: dict[str, Encoded] = {}
-        tried: set[int] = set()
-        for position, index in order(self.examples, self.config.seed, self.position):
-            self.position = position + 1
-            if index in tried:  # a whole epoch did not give enough
-                if len(tried) == len(self.examples):
-                    raise DataError(
-                        f"--train_data {self.config.train_data}: {len(taken)} usable questions of {len(tried)}, "
-                        f"but --questions is {count}"
-                    )
-                continue
-            tried.add(index)
-            if (encoded := self.read(index)) is not None:
-                taken.setdefault(encoded.id, encoded)
-            if len(taken) == count:
-                return list(taken.values())
-
-    def read(self, index: int) -> Encoded | None:
-        try:
-            example: Example = self.examples[index]
-            encoded = self.processor.encode(example, self.config.instruction)
-        except BadRow as error:
-            self.bad_rows += 1
-            return self.name(str(error))
-        except ValueError as error:  # an image that the processor refuses
-            self.bad_rows += 1
-            return self.name(f"question {self.examples[index].id}: {error}")
-        if len(encoded.ids) > self.config.max_prompt_tokens:
-            self.too_long += 1
-            return self.name(
-                f"question {encoded.id}: {len(encoded.ids)} tokens, more than --max_prompt_tokens "
-                f"{self.config.max_prompt_tokens}"
-            )
-        if self.config.reward == "gold":
-            key = answer_key(f"\\boxed{{{example.answer}}}", example.choices) if example.answer else None
-            if key is None:
-                self.bad_rows += 1
-                return self.name(f"question {encoded.id}: no answer, which --reward gold needs")
-            self.gold[encoded.id] = key
-        return encoded
-
-    def name(self, problem: str) -> None:
-        """Each problem once."""
-        if problem not in self.named:
-            self.named.add(problem)
-            tqdm.write(f"skipped {problem}", file=sys.stderr)
-
-
 # --- The loop ----------------------------------------------------------------------------------------------------
 
-METRICS = (
-    "reward", "majority_share", "vote_entropy", "parsed", "zero_spread", "abstained", "response_length", "truncated",
-    "loss", "approx_kl", "clipfrac", "clip_low", "clip_high", "kl", "entropy", "grad_norm",
-)  # fmt: skip
-MAX_BAD_STEPS = 5  # updates in a row that may be skipped for a non-finite gradient
-
-
-class Diverged(RuntimeError):
-    """Too many updates in a row had no finite gradient."""
+MAX_SKIPPED = 5  # updates in a row that may be skipped for a non-finite gradient
 
 
 def train(config: Config, world: World) -> int:
     """Runs the whole training; returns the process's exit status."""
-    folder = RunFolder(config.out)
-    start_from = latest_checkpoint(folder.checkpoints) if config.resume else None
-    if folder.checkpoints.exists() and any(folder.checkpoints.iterdir()) and not config.resume:
+    checkpoints = Path(config.out) / "checkpoints"
+    resumed = latest_checkpoint(checkpoints) if config.resume else None
+    if checkpoints.exists() and any(checkpoints.iterdir()) and not config.resume:
         raise cli.UsageError(f"--out {config.out} holds a run already: add --resume, or name another folder")
 
     processor = load_processor(config.model, config.min_pixels, config.max_pixels)
-    policy = load_model(str(start_from or config.model), device=world.device)
+    policy = load_model(str(resumed or config.model), device=world.device)
     # the reference is the base, also after a resume; not loaded at all where it has no weight
     reference = load_model(config.model, device=world.device).requires_grad_(False) if config.beta else None
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
-    questions = Questions(config, processor)
-    state = {"step": 0, "position": 0, "bad_rows": 0, "too_long": 0, "skipped_updates": 0}
-    if start_from:
-        state |= {k: v for k, v in load_checkpoint(start_from, policy, optimizer).items() if k in state}
-        questions.position = state["position"]
-        questions.bad_rows, questions.too_long = state["bad_rows"], state["too_long"]
-    held_out = load_held_out(config)
-    if world.is_main:
-        folder.create(asdict(config), state["step"])
-        print(" ".join(f"{k}={v}" for k, v in asdict(config).items() if k != "instruction"), flush=True)
-        if config.resume:
-            print(f"resumed from {start_from}" if start_from else "nothing to resume: starting anew", flush=True)
-    world.wait()
+    state = load_checkpoint(resumed, policy, optimizer) if resumed else {"step": 0, "skipped_updates": 0}
 
-    stop, collapse, saved, reports = StopSignal(), CollapseWatch(), True, {}
-    if held_out and state["step"] == 0:
-        reports["base"] = run_evaluation(config, world, policy, processor, held_out, folder, 0)
-    bar = tqdm(
-        range(state["step"], config.steps), desc="training", unit="step", disable=None if world.is_main else True
+    questions = Questions(
+        config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction, config.reward == "gold"
     )
-    try:
-        for step in bar:
-            stages, meter, began = Stages(), Meter(METRICS), time.perf_counter()
-            with stages("data"):
-                mine = world.share(questions.next(config.questions))
-                prompts = processor.collate(mine, world.device)
-            with stages("rollout"):
-                rollout = generate(
-                    policy, processor, prompts, config.group_size, config.max_new_tokens, config.temperature,
-                    config.top_p, config.seed, step, progress="rollout" if world.is_main else None,
-                )  # fmt: skip
-            with stages("reward"):
-                texts = rollout.texts(processor)
-                judged = judge(texts, mine, config, questions.gold, step)
-                advantages = group_advantages(judged.rewards, config.scale).flatten().to(world.device)  # [B]
-            with stages("score"):
-                old, ref = scores_before(config, policy, reference, rollout)
-            with stages("update"):
-                warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * warmup
-                for part in minibatches(config, world):
-                    if not update(config, world, policy, optimizer, rollout, old, ref, advantages, part, meter):
-                        state["skipped_updates"] += 1
-                        collapse.bad_updates += 1
-                    else:
-                        collapse.bad_updates = 0
-                    if collapse.bad_updates == MAX_BAD_STEPS:
-                        raise Diverged(
-                            f"{MAX_BAD_STEPS} updates in a row had no finite gradient, up to step {step + 1}"
-                        )
+    questions.position, questions.bad_rows, questions.too_long = state.get("questions", (0, 0, 0))
+    held_out = load_held_out(config)
+    note = (f"resumed from {resumed}" if resumed else "nothing to resume: starting anew") if config.resume else ""
+    run, stop = RunLog(asdict(config), world, state["step"], note), StopSignal()
+    reports, saved, skipped_in_a_row = {}, True, 0
+    if held_out and not resumed:
+        reports["base"] = measure(config, world, policy, processor, held_out, run, 0)
 
-            state |= dict(step=step + 1, position=questions.position)
-            state |= dict(bad_rows=questions.bad_rows, too_long=questions.too_long)
-            stopping = stop.anywhere(world)
-            last = step + 1 == config.steps
-            row = summarise(judged, rollout, meter, world, config)
-            tokens = int(world.sum(rollout.lengths.sum().clone()))
-            seconds = time.perf_counter() - began
-            row |= {"tokens_per_second": tokens / seconds, "lr": config.lr * warmup}
-            row |= {f"seconds/{name}": value for name, value in stages.seconds.items()}
-            row |= {"peak_memory_mb": peak_memory_mb(world.device)}
-            row |= {k: state[k] for k in ("bad_rows", "too_long", "skipped_updates")}
-            if world.is_main:
-                if warning := collapse.look(row):
-                    row["warning"] = warning
-                    tqdm.write(f"warning, step {step + 1}: {warning}", file=sys.stderr)
-                folder.append("metrics.jsonl", {"step": step + 1, **row})
-                log_rollouts(folder, config, step + 1, mine, texts, judged)
-                bar.set_postfix({k: f"{row[k]:.3f}" for k in ("reward", "majority_share") if k in row})
-            if stopping or last or (config.save_every and (step + 1) % config.save_every == 0):
-                saved = save(config, world, folder, policy, processor, optimizer, state)
-            if stopping:
-                break
-            if held_out and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
-                some = held_out if last else held_out[: config.eval_questions or None]
-                reports["trained"] = run_evaluation(config, world, policy, processor, some, folder, step + 1)
-    except Diverged as error:
-        print(f"error: {error}; the last checkpoint in {folder.checkpoints} is from before", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: --out {config.out}: {error.strerror or error}; resume with --resume", file=sys.stderr)
-        return 1
-    finally:
-        bar.close()
-        stop.restore()
+    for step in run.steps(config.steps):
+        with run.stage("data"):
+            mine = world.share(questions.next(config.questions))  # no answer is in them
+            prompts = processor.collate(mine, world.device)
+        with run.stage("rollout"):
+            rollout = generate(
+                policy, processor, prompts, config.group_size, config.max_new_tokens, config.temperature, config.top_p,
+                config.seed, step, progress="rollout" if world.is_main else None,
+            )  # fmt: skip
+        with run.stage("reward"):
+            texts = rollout.texts(processor)
+            judged = judge(texts, mine, config, questions.gold, step)  # answers, votes, rewards
+            advantages = group_advantages(judged.rewards, config.scale).flatten().to(world.device)  # [B]
+        with run.stage("score"):
+            old, ref = scores_before(config, policy, reference, rollout)  # [B, T] each
+        with run.stage("update"):
+            lr = config.lr * (min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0)
+            for part in minibatches(config, world):
+                updated = update(config, world, policy, optimizer, lr, rollout, old, ref, advantages, part, run.meter)
+                skipped_in_a_row = 0 if updated else skipped_in_a_row + 1
+                state["skipped_updates"] += not updated
+                if skipped_in_a_row == MAX_SKIPPED:
+                    raise Diverged(
+                        f"{MAX_SKIPPED} updates in a row had no finite gradient, up to step {step + 1}; "
+                        f"the last checkpoint is {latest_checkpoint(checkpoints)}"
+                    )
+        counts = (questions.position, questions.bad_rows, questions.too_long)
+        state |= {"step": step + 1, "questions": counts}
+        stopping, last = stop.anywhere(world), step + 1 == config.steps
+        extra = {"lr": lr, "bad_rows": counts[1], "too_long": counts[2], "skipped_updates": state["skipped_updates"]}
+        run.step(step + 1, mine, texts, judged, rollout, extra)
+        if stopping or last or (config.save_every and (step + 1) % config.save_every == 0):
+            saved = save(config, world, checkpoints, policy, processor, optimizer, state)
+        if stopping:
+            break
+        if held_out and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
+            some = held_out if last else held_out[: config.eval_questions or None]
+            reports["trained"] = measure(config, world, policy, processor, some, run, step + 1)
+
+    stop.restore()
     if world.is_main and state["step"] == config.steps and len(reports) == 2:
         print("\nheld-out questions, base beside trained\n" + table(reports, config.eval_samples), flush=True)
     return 0 if saved else 1
@@ -567,7 +460,7 @@ def minibatches(config: Config, world: World) -> list[list[int]]:
 
 
 def update(
-    config: Config, world: World, policy, optimizer, rollout: Rollout, old: Tensor, ref: Tensor | None,
+    config: Config, world: World, policy, optimizer, lr: float, rollout: Rollout, old: Tensor, ref: Tensor | None,
     advantages: Tensor, questions: list[int], meter: Meter,
 ) -> bool:  # fmt: skip
     """One optimiser step on these questions of this rank; False where it was skipped for a non-finite gradient."""
@@ -622,73 +515,17 @@ def update(
     if not torch.isfinite(grad_norm):
         optimizer.zero_grad()
         return False
+    for group in optimizer.param_groups:
+        group["lr"] = lr
     optimizer.step()
     return True
 
 
-# --- What is written down ----------------------------------------------------------------------------------------
+class Diverged(RuntimeError):
+    """Too many updates in a row had no finite gradient."""
 
 
-def summarise(judged: Judged, rollout: Rollout, meter: Meter, world: World, config: Config) -> dict[str, float]:
-    """Label-free measures of a step, over all ranks."""
-    for keys, vote, rewards in zip(judged.answers, judged.votes, judged.rewards, strict=True):
-        total = sum(vote.counts.values())
-        shares = [n / total for n in vote.counts.values()] if total else []
-        meter.add(
-            reward=rewards.mean(),
-            majority_share=vote.share,
-            vote_entropy=-sum(s * log(s) for s in shares),  # nats, over the parsed answers of a group
-            parsed=sum(k is not None for k in keys) / len(keys),
-            zero_spread=float((rewards == rewards[0]).all()),
-            abstained=float(vote.winner is None),
-        )
-    meter.add(len(rollout.lengths), response_length=rollout.lengths.float().mean())
-    meter.add(len(rollout.lengths), truncated=(~rollout.finished).float().mean())
-    row = meter.means(world)
-    row["top_answer_share"] = top_answer_share(judged.votes, world)
-    return row
-
-
-def top_answer_share(votes: Sequence[Vote], world: World) -> float:
-    """Share of the commonest pseudo-label among different questions: a collapsed policy answers everything alike."""
-    hashes = [hash_of(v.winner) if v.winner is not None else -1 for v in votes]
-    everywhere = world.gather(torch.tensor(hashes, device=world.device)).tolist()
-    counts = Counter(h for h in everywhere if h >= 0)
-    return max(counts.values()) / len(everywhere) if counts else 0.0
-
-
-def hash_of(text: str) -> int:
-    """The same on every process, unlike hash(); never negative."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
-
-
-class CollapseWatch:
-    """Label-free warnings, from a step's metrics against the first steps of the same run."""
-
-    def __init__(self):
-        self.rows: list[dict] = []
-        self.bad_updates = 0
-
-    def look(self, row: dict) -> str | None:
-        return None
-
-
-def log_rollouts(folder: RunFolder, config: Config, step: int, questions, texts: list[str], judged: Judged) -> None:
-    G = config.group_size
-    for p in range(min(config.log_questions, len(questions))):
-        vote = judged.votes[p]
-        folder.append(
-            "rollouts.jsonl",
-            {
-                "step": step,
-                "id": questions[p].id,
-                "responses": texts[p * G : (p + 1) * G],
-                "answers": judged.answers[p],
-                "winner": vote.winner,
-                "share": vote.share,
-                "rewards": judged.rewards[p].tolist(),
-            },
-        )
+# --- Around the loop ---------------------------------------------------------------------------------------------
 
 
 def load_held_out(config: Config) -> list[Example]:
@@ -702,35 +539,30 @@ def load_held_out(config: Config) -> list[Example]:
     return examples
 
 
-def run_evaluation(config, world: World, policy, processor, held_out, folder: RunFolder, step: int) -> dict:
-    """Measures on labelled held-out questions: shown and logged, never part of a reward. Main process; the rest wait."""
+def measure(config: Config, world: World, policy, processor, examples: list[Example], run: RunLog, step: int) -> dict:
+    """Figures on labelled held-out questions: shown and logged, part of no reward. The main process works, the rest wait."""
     result = {}
     if world.is_main:
         records = evaluate(
-            policy, processor, held_out, config.eval_samples, config.max_new_tokens, config.temperature, config.top_p,
+            policy, processor, examples, config.eval_samples, config.max_new_tokens, config.temperature, config.top_p,
             config.seed, config.max_prompt_tokens, config.instruction,
         )  # fmt: skip
         result = report(records, config.eval_samples)
-        row = {f"eval/{k}": v for k, v in result.items() if k != "by_category"}
-        folder.append("metrics.jsonl", {"step": step, **row})
-        k = config.eval_samples
-        numbers = "  ".join(f"{m} {result[m]:.3f}" for m in dict.fromkeys(("pass@1", f"maj@{k}", f"pass@{k}")))
-        tqdm.write(f"step {step:4}  {numbers}  ({len(records)} questions)")
+        run.evaluation(step, result, config.eval_samples)
     world.wait()
     return result
 
 
-def save(config: Config, world: World, folder: RunFolder, policy, processor, optimizer, state: dict) -> bool:
+def save(config: Config, world: World, checkpoints: Path, policy, processor, optimizer, state: dict) -> bool:
     """A checkpoint of this step. A full disk is said, and training goes on with the last good one kept."""
     ok = True
     if world.is_main:
         try:
-            target = folder.checkpoints / f"step-{state['step']}"
-            save_checkpoint(target, policy, processor, optimizer, state, config.keep)
+            save_checkpoint(checkpoints / f"step-{state['step']}", policy, processor, optimizer, state, config.keep)
         except OSError as error:
-            last = latest_checkpoint(folder.checkpoints)
+            kept = latest_checkpoint(checkpoints)
             tqdm.write(
-                f"warning: step {state['step']} was not saved ({error}); the last checkpoint is {last}", sys.stderr
+                f"warning: step {state['step']} was not saved ({error}); the last checkpoint is {kept}", sys.stderr
             )
             ok = False
     world.wait()
@@ -748,6 +580,12 @@ def main(argv: list[str]) -> int:
                 f"questions per update ({per_update}) must be a multiple of the {world.size} processes"
             )
         return train(config, world)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: --out {config.out}: {error}; continue with --resume once there is room", file=sys.stderr)
+        return 1
     finally:
         distributed.stop()
 

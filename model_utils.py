@@ -728,4 +728,6 @@ def load_checkpoint(folder: Path, model, optimizer) -> dict:
             value = file.get_tensor(entry)
             p = parameters[name]
             optimizer.state[p][key] = value if key == "step" else value.to(p.device)
-    return json.loads((Path(folder) / "trainer.json").read_text())
+    state = json.loads((Path(folder) / "trainer.json").read_text())
+    del state["files"]
+    return state

@@ -518,3 +518,12 @@ def _parse_number(text: str) -> Fraction:
     if len(mantissa) > 40 or abs(int(exponent or 0)) > MAX_EXPONENT or not (whole + decimals).isdigit():
         raise _Unreadable
     return int(whole + decimals) * Fraction(10) ** shift
+
+
+def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
+    """The canonical form of an answer to a question with lettered choices: an option's value counts as its letter."""
+    key = canonical(answer)
+    for i, choice in enumerate(choices):
+        if key is not None and key == canonical(choice):
+            return canonical(chr(65 + i))
+    return key

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from data import answers
-from data.answers import canonical, equivalent, extract_answer
+from data.answers import canonical, equivalent, extract_answer, option_key
 
 # Within a line all mean the same; no two lines mean the same.
 CLASSES = [
@@ -438,3 +438,11 @@ def test_short_answers_are_fast():
     numbers = [f"{i / 8:.3f}" for i in range(10_000)] + [rf"\frac{{{i}}}{{7}}" for i in range(10_000)]
     for batch in (votes, numbers):
         assert len(batch) / seconds(lambda batch=batch: [canonical(answer) for answer in batch]) > 50_000
+
+
+def test_an_options_value_counts_as_its_letter():
+    choices = ("red", "green", "7")
+    assert option_key("green", choices) == option_key("B", choices) == option_key("(B)", choices) == "B"
+    assert option_key("7", choices) == option_key("7.0", choices) == "C"
+    assert option_key("blue", choices) == "blue" and option_key(None, choices) is None
+    assert option_key("7") == "7"

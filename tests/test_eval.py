@@ -8,7 +8,7 @@ from conftest import run_program, write_rows
 
 import cli
 from data import Example
-from eval import EvalConfig, answer_key, compare, labelled, majority_at_n, pass_at_k, record, report, summary, table
+from eval import EvalConfig, compare, labelled, majority_at_n, pass_at_k, record, report, summary, table
 
 
 @pytest.mark.parametrize("n", [1, 4, 6])
@@ -25,14 +25,6 @@ def test_the_majority_is_right_wrong_or_shares_a_tie():
     assert majority_at_n(["2", "2", "1", "1"], "1") == 0.5
     assert majority_at_n([None, None, None, "1"], "1") == 1  # the unparsed never vote
     assert majority_at_n([None, None], "1") == 0
-
-
-def test_an_option_counts_as_its_letter():
-    choices = ("red", "green", "7")
-    assert answer_key(r"\boxed{green}", choices) == answer_key(r"\boxed{B}", choices) == "B"
-    assert answer_key(r"so \boxed{7}", choices) == answer_key(r"\boxed{C}", choices)
-    assert answer_key(r"\boxed{blue}", choices) not in ("A", "B", "C")
-    assert answer_key("green", choices) is None
 
 
 EXAMPLES = [

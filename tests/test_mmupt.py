@@ -16,8 +16,8 @@ from mmupt import (
     loss_denominator,
     majority_vote,
     published_vote,
-    top_answer_share,
 )
+from run_log import top_answer_share
 
 GOLDEN = Path(__file__).parent / "golden"
 LOSS = json.loads((GOLDEN / "grpo_loss.json").read_text())

@@ -1,0 +1,1 @@
+"""Measurements: each a command that writes a table to bench/results/ with the machine it ran on."""

@@ -1,0 +1,39 @@
+"""Test-split figures of one checkpoint, with the share of responses that show steps and how often those are right."""
+
+from dataclasses import dataclass, field
+
+import cli
+from data import load
+from eval import evaluate, labelled, report, write_json
+from mmupt import Config
+from model_utils import load_model, load_processor
+
+
+@dataclass
+class Measure:
+    model: str = field(default="", metadata={"help": "checkpoint folder"})
+    out: str = field(default="", metadata={"help": "JSON file to write"})
+    split: str = field(default="test", metadata={"help": "split of the built-in questions"})
+
+
+def main(argv: list[str]) -> int:
+    settings, config, texts = cli.parse(Measure, argv), Config(), []
+    examples, _ = labelled(load("tiny", settings.split, labels=True))
+    processor, model = load_processor(settings.model), load_model(settings.model)
+    G = config.eval_samples
+    records = evaluate(model, processor, examples, G, config.max_new_tokens, config.temperature, texts=texts)
+    right = [key == r["gold"] for r in records for key in r["answers"]]
+    chain = [not text.lstrip().startswith("\\boxed") for text in texts]
+    n = sum(chain)
+    result = report(records, G) | {
+        "chain_share": n / len(chain),
+        "chain_accuracy": sum(r for r, c in zip(right, chain, strict=True) if c) / max(n, 1),
+        "bare_accuracy": sum(r for r, c in zip(right, chain, strict=True) if not c) / max(len(chain) - n, 1),
+        "records": records,
+    }
+    write_json(settings.out, result)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

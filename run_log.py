@@ -1,0 +1,207 @@
+"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any moment.
+
+A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the rows of steps that the
+resumed run does again. Everything here is label-free but the rows of evaluations, which `evaluation` is handed.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import contextmanager
+from math import log
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from distributed import World
+
+METRICS = (
+    "reward", "majority_share", "vote_entropy", "parsed", "zero_spread", "abstained", "response_length", "truncated",
+    "loss", "approx_kl", "clipfrac", "clip_low", "clip_high", "kl", "entropy", "grad_norm",
+)  # fmt: skip
+
+
+class RunLog:
+    """The run folder, the progress bar and the meters of the step under way."""
+
+    def __init__(self, config: dict, world: World, done: int, note: str = ""):
+        """`done` steps of this run are kept; a `note` is printed behind the config."""
+        self.path, self.world, self.config = Path(config["out"]), world, config
+        self.collapse = CollapseWatch()
+        if world.is_main:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+            for name in ("metrics.jsonl", "rollouts.jsonl"):
+                cut_log(self.path / name, done)
+            print(" ".join(f"{k}={v!r}" for k, v in config.items()), flush=True)
+            if note:
+                print(note, flush=True)
+        self.done = done
+        world.wait()
+
+    def steps(self, total: int):
+        """The step numbers still to do, with a progress bar on a terminal."""
+        self.bar = tqdm(
+            range(self.done, total), desc="training", unit="step", disable=None if self.world.is_main else True
+        )
+        for step in self.bar:
+            self.meter, self.seconds, self.began = Meter(METRICS), Counter(), time.perf_counter()
+            yield step
+
+    @contextmanager
+    def stage(self, name: str):
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
+
+    def step(self, step: int, questions, texts: list[str], judged, rollout, extra: dict) -> None:
+        """Writes the rows of a finished step. Collective: every rank calls it."""
+        for keys, vote, rewards in zip(judged.answers, judged.votes, judged.rewards, strict=True):
+            self.meter.add(
+                reward=rewards.mean(),
+                majority_share=vote.share,
+                vote_entropy=entropy_of(vote.counts),
+                parsed=sum(k is not None for k in keys) / len(keys),
+                zero_spread=float((rewards == rewards[0]).all()),
+                abstained=float(vote.winner is None),
+            )
+        responses = len(rollout.lengths)
+        self.meter.add(responses, response_length=rollout.lengths.float().mean())
+        self.meter.add(responses, truncated=(~rollout.finished).float().mean())
+        row = self.meter.means(self.world)
+        row["top_answer_share"] = top_answer_share(judged.votes, self.world)
+        tokens = int(self.world.sum(rollout.lengths.sum().clone()))
+        row["tokens_per_second"] = tokens / (time.perf_counter() - self.began)
+        row |= {f"seconds/{name}": value for name, value in self.seconds.items()}
+        row |= {"peak_memory_mb": peak_memory_mb(self.world.device), **extra}
+        if not self.world.is_main:
+            return
+        if warning := self.collapse.look(row):
+            row["warning"] = warning
+            tqdm.write(f"warning, step {step}: {warning}", file=sys.stderr)
+        self.append("metrics.jsonl", {"step": step, **row})
+        self.bar.set_postfix({k: f"{row[k]:.3f}" for k in ("reward", "majority_share")})
+        G = self.config["group_size"]
+        for p in range(min(self.config["log_questions"], len(questions))):
+            vote = judged.votes[p]
+            logged = {"step": step, "id": questions[p].id, "responses": texts[p * G : (p + 1) * G]}
+            logged |= {"answers": judged.answers[p], "winner": vote.winner, "share": vote.share}
+            self.append("rollouts.jsonl", logged | {"rewards": judged.rewards[p].tolist()})
+
+    def evaluation(self, step: int, result: dict, k: int) -> None:
+        """Writes a row of held-out figures, which had labels and reached no reward."""
+        self.append(
+            "metrics.jsonl", {"step": step, **{f"eval/{n}": v for n, v in result.items() if n != "by_category"}}
+        )
+        names = dict.fromkeys(("pass@1", f"maj@{k}", f"pass@{k}"))
+        tqdm.write(
+            f"step {step:4}  "
+            + "  ".join(f"{n} {result[n]:.3f}" for n in names)
+            + f"  ({result['questions']} questions)"
+        )
+
+    def append(self, name: str, row: dict) -> None:
+        with open(self.path / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def cut_log(path: Path, steps: int) -> None:
+    """Keeps the whole rows of steps up to `steps`."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            if json.loads(line)["step"] <= steps:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Meter:
+    """Weighted means of named numbers over a step and over all ranks."""
+
+    def __init__(self, names: Sequence[str]):
+        self.sums = {name: [0.0, 0.0] for name in names}  # fixed names: every rank reduces the same tensor
+
+    def add(self, weight: float = 1.0, **values: float) -> None:
+        for name, value in values.items():
+            self.sums[name][0] += float(value) * weight
+            self.sums[name][1] += weight
+
+    def means(self, world: World) -> dict[str, float]:
+        """Names that nobody added to are left out."""
+        flat = torch.tensor(list(self.sums.values()), dtype=torch.float64, device=world.device)
+        total = world.sum(flat).tolist()
+        return {name: s / w for name, (s, w) in zip(self.sums, total, strict=True) if w}
+
+
+class StopSignal:
+    """SIGINT and SIGTERM ask for a stop at the end of the step; a second one ends the process at once."""
+
+    def __init__(self):
+        self.asked = False
+        self.old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number, frame):
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+        print("stopping after this step (again to stop at once)", file=sys.stderr)
+
+    def anywhere(self, world: World) -> bool:
+        """On every rank alike, whichever rank was asked."""
+        return bool(world.sum(torch.tensor(int(self.asked), device=world.device)))
+
+    def restore(self) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# --- Label-free measures
+
+
+def entropy_of(counts: Counter) -> float:
+    """Of a group's parsed answers, in nats; 0 where all agree or none parsed."""
+    total = sum(counts.values())
+    return -sum(n / total * log(n / total) for n in counts.values())
+
+
+def top_answer_share(votes: Sequence, world: World) -> float:
+    """Share of the commonest pseudo-label among different questions: a collapsed policy answers everything alike."""
+    hashes = [hash_of(v.winner) if v.winner is not None else -1 for v in votes]
+    everywhere = world.gather(torch.tensor(hashes, device=world.device)).tolist()
+    counts = Counter(h for h in everywhere if h >= 0)
+    return max(counts.values()) / len(everywhere) if counts else 0.0
+
+
+def hash_of(text: str) -> int:
+    """The same on every process, unlike hash(); never negative."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+class CollapseWatch:
+    """Warns, without labels, where a run leaves the ground it started from."""
+
+    def __init__(self):
+        self.rows: list[dict] = []
+
+    def look(self, row: dict) -> str | None:
+        return None
