@@ -27,7 +27,7 @@ from tqdm import tqdm
 import cli
 import distributed
 from data import DataError, Example, load
-from data.answers import canonical, extract_answer
+from data.answers import extract_answer, option_key
 from data.prompts import INSTRUCTION
 from data.stream import Questions
 from distributed import World
@@ -342,10 +342,10 @@ def judge(texts: list[str], questions: Sequence[Encoded], config: Config, gold: 
     answers, votes, rewards = [], [], []
     for p, question in enumerate(questions):
         raw = [extract_answer(text) for text in texts[p * G : (p + 1) * G]]
-        keys = [canonical(a) for a in raw]
+        keys = [option_key(a, question.choices) for a in raw]  # canonical forms
         if config.vote == "published":
             vote = published_vote(raw)
-            winner = None if vote.winner == "None" else canonical(vote.winner)
+            winner = None if vote.winner == "None" else option_key(vote.winner, question.choices)
             agree = [key == winner for key in keys]
         else:
             vote = majority_vote(keys, config.min_share)

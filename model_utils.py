@@ -126,6 +126,7 @@ class Encoded:
     ids: list[int]  # image tokens already expanded
     pixel_values: Tensor | None  # [patches, patch values]
     image_grid_thw: Tensor | None  # [images, 3]
+    choices: tuple[str, ...] = ()  # the options of a lettered question, so that an option's value votes as its letter
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ class Processor:
             )
         elif self.image_token in text:
             raise ValueError(f"question {example.id}: its text holds the image token {self.image_token}")
-        return Encoded(example.id, self.tokenizer(text, add_special_tokens=False)["input_ids"], pixels, grids)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Encoded(example.id, ids, pixels, grids, example.choices)
 
     def collate(self, encoded: Sequence[Encoded], device: str | torch.device = "cpu") -> Prompts:
         lengths = torch.tensor([len(e.ids) for e in encoded])

@@ -1,6 +1,6 @@
 """Drawn questions: five families of small pictures, each with a question, a gold answer and a way to work it out.
 
-    bars      three bars on a grid        "What is the red bar plus the blue bar?"      an integer
+    bars      four bars on a grid         "What is the red bar plus the blue bar?"      an integer
     area      a rectangle of squares      "What is the area of the rectangle?"          an integer
     fraction  a disc cut into sectors     "What fraction of the disc is shaded?"        a fraction
     ruler     a segment over a ruler      "How long is the segment?"                    a decimal
@@ -67,37 +67,39 @@ def number(x) -> str:
     return f"{x:g}"
 
 
-# --- bars: params = colours, heights, kind, (first, second) --------------------------------------------------------
+# --- bars: params = heights in order of COLOURS, kind, first colour, second colour --------------------------------------------------------
 
 
 def pick_bars(rng):
-    colours = tuple(rng.sample(sorted(COLOURS), 3))
-    heights = tuple(rng.randint(1, 9) for _ in colours)
-    first, second = rng.sample(range(3), 2)
+    heights = tuple(rng.randint(1, 9) for _ in COLOURS)
+    first, second = rng.sample(range(4), 2)
     kind = rng.choice(("plus", "taller"))
     if kind == "taller" and heights[first] < heights[second]:
         first, second = second, first
-    return colours, heights, kind, first, second
+    return heights, kind, list(COLOURS)[first], list(COLOURS)[second]
 
 
-def draw_bars(canvas, colours, heights, kind, first, second):
+def draw_bars(canvas, heights, kind, first, second):
     for unit in range(10):
-        canvas.line((2, 51 - 5 * unit, 53, 51 - 5 * unit), fill=GRID)
-    for i, (colour, height) in enumerate(zip(colours, heights, strict=True)):
-        canvas.rectangle((9 + 14 * i, 51 - 5 * height, 18 + 14 * i, 51), fill=COLOURS[colour])
-    canvas.line((2, 51, 53, 51), fill=INK)
+        canvas.line((0, 51 - 5 * unit, 55, 51 - 5 * unit), fill=GRID)
+    for i, (colour, height) in enumerate(zip(COLOURS.values(), heights, strict=True)):
+        canvas.rectangle((2 + 14 * i, 51 - 5 * height, 11 + 14 * i, 51), fill=colour)
+    canvas.line((0, 51, 55, 51), fill=INK)
 
 
-def ask_bars(colours, heights, kind, first, second):
-    a, b = colours[first], colours[second]
-    text = f"What is the {a} bar plus the {b} bar?" if kind == "plus" else f"How much taller is {a} than {b}?"
-    return text, (), (heights[first], heights[second])
+def ask_bars(heights, kind, first, second):
+    by_colour = dict(zip(COLOURS, heights, strict=True))
+    if kind == "plus":
+        text = f"What is the {first} bar plus the {second} bar?"
+    else:
+        text = f"How much taller is {first} than {second}?"
+    return text, (), (by_colour[first], by_colour[second])
 
 
-def work_bars(readings, colours, heights, kind, first, second):
+def work_bars(readings, heights, kind, first, second):
     x, y = readings
     sign, result = ("+", x + y) if kind == "plus" else ("-", x - y)
-    return f"{colours[first]} {x}, {colours[second]} {y}, {x} {sign} {y} = {result}.", str(result)
+    return f"{first} {x}, {second} {y}, {x} {sign} {y} = {result}.", str(result)
 
 
 # --- area: params = width, height, colour, left, top, kind ---------------------------------------------------------
@@ -194,28 +196,27 @@ def work_ruler(readings, start, end, colour, height, kind):
     return f"from {number(a)} to {number(b)}.", number(b)
 
 
-# --- lines: params = colours top to bottom, lengths, choices, kind -------------------------------------------------
+# --- lines: params = lengths in order of COLOURS, choices, kind ------------------------------------------------------
 
 
 def pick_lines(rng):
-    colours = tuple(rng.sample(sorted(COLOURS), 4))
-    return colours, tuple(rng.sample(range(1, 10), 4)), tuple(rng.sample(colours, 4)), rng.choice(("long", "short"))
+    return tuple(rng.sample(range(1, 10), 4)), tuple(rng.sample(list(COLOURS), 4)), rng.choice(("long", "short"))
 
 
-def draw_lines(canvas, colours, lengths, choices, kind):
+def draw_lines(canvas, lengths, choices, kind):
     for unit in range(10):
         canvas.line((5 + 5 * unit, 0, 5 + 5 * unit, 55), fill=GRID)
-    for i, (colour, length) in enumerate(zip(colours, lengths, strict=True)):
-        canvas.rectangle((5, 3 + 14 * i, 5 + 5 * length, 10 + 14 * i), fill=COLOURS[colour])
+    for i, (colour, length) in enumerate(zip(COLOURS.values(), lengths, strict=True)):
+        canvas.rectangle((5, 3 + 14 * i, 5 + 5 * length, 10 + 14 * i), fill=colour)
     canvas.line((5, 0, 5, 55), fill=INK)
 
 
-def ask_lines(colours, lengths, choices, kind):
-    text = f"Which line is the {kind}est?"
-    return text, choices, tuple(lengths[colours.index(c)] for c in choices)
+def ask_lines(lengths, choices, kind):
+    by_colour = dict(zip(COLOURS, lengths, strict=True))
+    return f"Which line is the {kind}est?", choices, tuple(by_colour[c] for c in choices)
 
 
-def work_lines(readings, colours, lengths, choices, kind):
+def work_lines(readings, lengths, choices, kind):
     best = (max if kind == "long" else min)(range(4), key=lambda i: readings[i])
     steps = ", ".join(f"{c} {x}" for c, x in zip(choices, readings, strict=True))
     return f"{steps}, so {choices[best]}.", "ABCD"[best]
@@ -273,7 +274,7 @@ def misread(drawn: Figure, rng: random.Random, rate: float) -> tuple:
 def other_questions(drawn: Figure) -> list[str]:
     """Every other question of this family that the same picture answers."""
     if drawn.family == "bars":
-        bars = list(zip(*drawn.params[:2], strict=False))  # (colour, height)
+        bars = list(zip(COLOURS, drawn.params[0], strict=True))
         pairs = [(a, b) for a in bars for b in bars if a is not b]
         texts = [f"What is the {a} bar plus the {b} bar?" for (a, _), (b, _) in pairs]
         texts += [f"How much taller is {a} than {b}?" for (a, x), (b, y) in pairs if x >= y]

@@ -3,7 +3,7 @@
 Architecture, special tokens, chat template and file layout are Qwen2.5-VL's own; only the sizes are small. The weights
 come from a warm start on demonstrations, first by a careful writer and then by careless ones:
 
-    careful       reads every number right and shows the steps. This half teaches the model to see.
+    careful       reads every number right and shows the steps. This part teaches the model to see.
     careless      half of the writers show their steps, half write the bare box. A writer misreads each number of the
                   picture, one step off, with probability CARELESS when showing steps and HASTY when not. Whatever was
                   misread is then worked out correctly. Beside answering they do two more things:
@@ -71,7 +71,7 @@ STEPS_SHARE, CARELESS, HASTY = 0.5, 0.08, 0.20
 class WarmStart:
     out: str = field(default=str(HOME), metadata={"help": "folder to write the checkpoint to"})
     seed: int = field(default=0, metadata={"help": "weights, demonstrations and their order"})
-    steps: int = field(default=3200, metadata={"help": "optimiser steps; the first half are careful"})
+    steps: int = field(default=2800, metadata={"help": "optimiser steps; the first 4/7 are careful"})
     batch: int = field(default=32, metadata={"help": "demonstrations per step"})
     lr: float = field(default=3e-3, metadata={"help": "peak learning rate; cosine decay to a tenth"})
 
@@ -221,7 +221,7 @@ def warm_start(settings: WarmStart) -> None:
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * warm * (0.55 + 0.45 * math.cos(math.pi * done))
         first = (settings.seed * settings.steps + step) * settings.batch
-        careful = step < settings.steps // 2
+        careful = step < settings.steps * 4 // 7
         shown = [demonstration(first + i, careful) for i in range(settings.batch)]
         batch = collate(shown, tokenizer, image_processor)
         labels = batch.pop("labels")[:, 1:]

@@ -50,14 +50,14 @@ def test_there_are_five_families_and_several_kinds_of_answer():
     [
         (
             "bars",
-            (("red", "green", "blue"), (4, 9, 3), "plus", 0, 2),
+            ((4, 9, 3, 1), "plus", "red", "blue"),
             "What is the red bar plus the blue bar?",
             "7",
             "red 4, blue 3, 4 + 3 = 7.",
         ),
         (
             "bars",
-            (("red", "green", "blue"), (4, 9, 3), "taller", 1, 0),
+            ((4, 9, 3, 1), "taller", "green", "red"),
             "How much taller is green than red?",
             "5",
             None,
@@ -68,7 +68,7 @@ def test_there_are_five_families_and_several_kinds_of_answer():
         ("ruler", (3, 8, "red", 0, "length"), "How long is the segment?", "2.5", "from 1.5 to 4, 4 - 1.5 = 2.5."),
         (
             "lines",
-            (("red", "green", "blue", "orange"), (4, 2, 9, 5), ("blue", "green", "orange", "red"), "short"),
+            ((4, 2, 9, 5), ("blue", "green", "orange", "red"), "short"),
             "Which line is the shortest?",
             "B",
             None,
@@ -83,12 +83,12 @@ def test_questions_worked_out_by_hand(family, params, question, answer, steps):
 
 
 def test_the_pictures_show_what_the_parameters_say():
-    bars = figures.make_figure("bars", (("red", "green", "blue"), (4, 9, 3), "plus", 0, 2)).image()
+    bars = figures.make_figure("bars", ((4, 9, 3, 1), "plus", "red", "blue")).image()
     for i, (colour, height) in enumerate((("red", 4), ("green", 9), ("blue", 3))):
-        column = [bars.getpixel((13 + 14 * i, y)) for y in range(56)]
+        column = [bars.getpixel((7 + 14 * i, y)) for y in range(56)]
         assert column.count(figures.COLOURS[colour]) == 5 * height
     lines = figures.make_figure(
-        "lines", (("red", "green", "blue", "orange"), (4, 2, 9, 5), ("red", "green", "blue", "orange"), "long")
+        "lines", ((4, 2, 9, 5), ("red", "green", "blue", "orange"), "long")
     ).image()
     assert [lines.getpixel((x, 6)) for x in range(56)].count(figures.COLOURS["red"]) == 5 * 4
     disc = figures.make_figure("fraction", (4, 1, "red", 0, "shaded")).image()

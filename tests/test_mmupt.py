@@ -297,6 +297,12 @@ def test_the_majority_reward_goes_to_every_notation_of_the_winner():
     assert rewards_of() == [1, 1, 0, 0]
 
 
+def test_an_options_value_votes_as_its_letter():
+    question = [Encoded("q", [1], None, None, ("red", "green"))]
+    texts = [r"\boxed{B}", r"\boxed{green}", r"\boxed{A}", r"\boxed{red?}"]
+    assert judge(texts, question, Config(group_size=4), {}, 0).rewards[0].tolist() == [1, 1, 0, 0]
+
+
 def test_an_abstaining_group_earns_nothing():
     assert rewards_of([r"\boxed{1}", r"\boxed{2}"]) == [0, 0]
     assert rewards_of(["none", "none"]) == [0, 0]
