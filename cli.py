@@ -17,9 +17,11 @@ class _Parser(HfArgumentParser):
         raise UsageError(message)
 
 
-def parse(cls, argv: list[str], presets: dict[str, dict] | None = None):
-    """Flags -> an instance of the dataclass `cls`. `--preset NAME` sets other defaults; flags given beside it win."""
+def parse(cls, argv: list[str], presets: dict[str, dict] | None = None, defaults: dict | None = None):
+    """Flags -> an instance of the dataclass `cls`. `--preset` and `defaults` set other defaults; flags given win."""
     parser = _Parser(cls, allow_abbrev=False)
+    known = {f.name for f in fields(cls)}
+    parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
     if presets:
         chosen, _ = _first(argv, "--preset")
         if chosen:

@@ -5,8 +5,10 @@ after the backward pass, since each rank's loss already carries the divisor of t
 no forward can bypass a wrapper and lose its gradient averaging.
 """
 
+import json
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -52,6 +54,17 @@ class World:
         dist.all_gather(parts, tensor)
         return torch.cat(parts)
 
+    def gather_json(self, items: list) -> list:
+        """Lists of JSON values of all ranks as one list, in order of rank."""
+        if self.size == 1:
+            return items
+        data = torch.frombuffer(bytearray(json.dumps(items).encode()), dtype=torch.uint8).to(self.device)
+        sizes = self.gather(torch.tensor([len(data)], device=self.device)).tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8, device=self.device)
+        padded[: len(data)] = data
+        parts = self.gather(padded).cpu().split(max(sizes))
+        return [x for part, n in zip(parts, sizes, strict=True) for x in json.loads(bytes(part[:n].tolist()))]
+
     def wait(self) -> None:
         if self.size > 1:
             dist.barrier()
@@ -66,7 +79,8 @@ def start() -> World:
     else:
         device = torch.device("cpu")
     if size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # ranks wait for each other through the longest rollout, not for the default ten minutes
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
     return World(rank, size, device)
 
 

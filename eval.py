@@ -15,7 +15,7 @@ import math
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import cli
 from data import BadRow, Example, load
 from data.answers import canonical, extract_answer, option_key
 from data.prompts import INSTRUCTION
-from model_utils import Processor, generate, load_model, load_processor
+from model_utils import Processor, compute_dtype, generate, load_model, load_processor
 
 
 @dataclass
@@ -128,7 +128,9 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
 # --- Running -----------------------------------------------------------------------------------------------------
 
 
-def labelled(examples: Iterable, limit: int = 0) -> tuple[list[Example], list[str]]:
+def labelled(
+    examples, processor: Processor, max_prompt_tokens: int, instruction: str = INSTRUCTION, limit: int = 0
+) -> tuple[list[Example], list[str]]:
     """The usable labelled questions and what was wrong with the others."""
     good, skipped = [], []
     for i in range(len(examples)):
@@ -136,13 +138,20 @@ def labelled(examples: Iterable, limit: int = 0) -> tuple[list[Example], list[st
             break
         try:
             example = examples[i]
+            tokens = len(processor.encode(example, instruction).ids)
         except BadRow as error:
             skipped.append(str(error))
-            continue
-        if canonical(example.answer) is None:
-            skipped.append(f"{example.id}: no answer")
+        except ValueError as error:  # the processor refuses the text or an image
+            skipped.append(f"row {i}: {error}")
         else:
-            good.append(example)
+            if canonical(example.answer) is None:
+                skipped.append(f"{example.id}: no answer")
+            elif tokens > max_prompt_tokens:
+                skipped.append(
+                    f"{example.id}: {tokens} prompt tokens, more than --max_prompt_tokens {max_prompt_tokens}"
+                )
+            else:
+                good.append(example)
     return good, skipped
 
 
@@ -155,38 +164,28 @@ def evaluate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     seed: int = 0,
-    max_prompt_tokens: int = 2048,
     instruction: str = INSTRUCTION,
     batch: int = 128,
-    skipped: list[str] | None = None,
     texts: list | None = None,
 ) -> list[dict]:
     """Samples answers to labelled questions and grades them: one record per question.
 
-    Too long prompts are left out and named in `skipped`; `texts`, where given, collects the responses.
+    `texts`, where given, collects the responses, num_samples per question.
     """
     device = next(model.parameters()).device
     records = []
     bar = tqdm(total=len(examples), desc="evaluation", unit="q", leave=False, disable=None)
     for start in range(0, len(examples), batch):
-        part = [(e, processor.encode(e, instruction)) for e in examples[start : start + batch]]
-        for e, encoded in part:
-            if len(encoded.ids) > max_prompt_tokens and skipped is not None:
-                skipped.append(f"{e.id}: {len(encoded.ids)} prompt tokens, more than {max_prompt_tokens}")
-        part = [(e, encoded) for e, encoded in part if len(encoded.ids) <= max_prompt_tokens]
-        if part:
-            prompts = processor.collate([encoded for _, encoded in part], device)
-            rollout = generate(
-                model, processor, prompts, num_samples, max_new_tokens, temperature, top_p, seed, step=-1
-            )
-            written = rollout.texts(processor)
-            for i, (e, _) in enumerate(part):
-                records.append(record(e, written[i * num_samples : (i + 1) * num_samples]))
-            if texts is not None:
-                texts.extend(written)
-        bar.update(len(examples[start : start + batch]))
-        if records:
-            bar.set_postfix({"pass@1": f"{sum(r['correct'] for r in records) / (len(records) * num_samples):.3f}"})
+        part = examples[start : start + batch]
+        prompts = processor.collate([processor.encode(e, instruction) for e in part], device)
+        rollout = generate(model, processor, prompts, num_samples, max_new_tokens, temperature, top_p, seed, step=-1)
+        written = rollout.texts(processor)
+        for i, example in enumerate(part):
+            records.append(record(example, written[i * num_samples : (i + 1) * num_samples]))
+        if texts is not None:
+            texts.extend(written)
+        bar.update(len(part))
+        bar.set_postfix({"pass@1": f"{sum(r['correct'] for r in records) / (len(records) * num_samples):.3f}"})
     bar.close()
     return records
 
@@ -235,18 +234,26 @@ def main(argv: list[str]) -> int:
         if config.out:
             write_json(config.out, result)
         return 0
-    examples, skipped = labelled(load(config.data, config.split, labels=True), config.limit)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = load(config.data, config.split, labels=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     processor = load_processor(config.model)
-    model = load_model(config.model, torch.bfloat16 if device == "cuda" else torch.float32, device)
-    records = evaluate(
-        model, processor, examples, config.num_samples, config.max_new_tokens, config.temperature, config.top_p,
-        config.seed, config.max_prompt_tokens, skipped=skipped,
-    )  # fmt: skip
+    dtype = compute_dtype("auto", device)
+    model = load_model(config.model, dtype, dtype, device)
+    examples, skipped = labelled(source, processor, config.max_prompt_tokens, limit=config.limit)
     if skipped:
         print(f"skipped {len(skipped)} rows, the first: {skipped[0]}", file=sys.stderr)
-    if not records:
+    if not examples:
         raise cli.UsageError(f"--data {config.data}: no usable labelled question")
+    records = evaluate(
+        model,
+        processor,
+        examples,
+        config.num_samples,
+        config.max_new_tokens,
+        config.temperature,
+        config.top_p,
+        config.seed,
+    )
     result = report(records, config.num_samples)
     print(table({Path(config.model).name: result}, config.num_samples))
     if config.out:

@@ -11,6 +11,7 @@ in model_utils.py.
 Left out: sharded training, LoRA, curricula, asynchronous rollouts.
 """
 
+import math
 import random
 import sys
 import time
@@ -31,10 +32,12 @@ from data.answers import extract_answer, option_key
 from data.prompts import INSTRUCTION
 from data.stream import Questions
 from distributed import World
-from eval import evaluate, labelled, report, table
+from eval import evaluate, labelled, report
 from model_utils import (
     Encoded,
+    Processor,
     Rollout,
+    compute_dtype,
     generate,
     latest_checkpoint,
     load_checkpoint,
@@ -45,7 +48,7 @@ from model_utils import (
     score,
     score_all,
 )
-from run_log import Meter, RunLog, StopSignal
+from run_log import DISK_ERRORS, Meter, RunLog, StopSignal, saved_config
 
 HOME = Path(__file__).parent
 
@@ -59,7 +62,7 @@ class Config:
     # what is trained, on what
     preset: str = flag("", "named settings: " + "mm-upt is the paper's code; flags given beside it win")
     model: str = flag(str(HOME / "data" / "tiny"), "checkpoint folder or hub id")
-    train_data: str = flag("tiny", "tiny, or a .jsonl file; answers in it are not read")
+    train_data: str = flag("tiny", "tiny, or a .jsonl file; answers in it are read for --reward gold alone")
     eval_data: str = flag("tiny", "labelled questions to measure on, or an empty string for none")
     eval_split: str = flag("test", "split of the evaluation data, where it has several")
     out: str = flag("", "run folder; empty is runs/ and the time")
@@ -92,7 +95,7 @@ class Config:
     clip_high: float = flag(0.2, "the ratio is clipped above 1 + clip_high")
     dual_clip: float = flag(0.0, "bound on ratio * |A| / |A| where A < 0; 0 is none")
     aggregate: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = flag("grpo", "how token losses are averaged")
-    bnpo_sequences: int = flag(4, "sequences per micro-batch mean of aggregate bnpo")
+    bnpo_sequences: int = flag(4, "sequences per micro-batch of aggregate bnpo, on each process")
     ratio: Literal["token", "sequence"] = flag("token", "importance ratio per token, or per sequence (GSPO)")
     # sampling
     temperature: float = flag(1.0, "sampling temperature, also of every log-prob")
@@ -102,7 +105,10 @@ class Config:
     min_pixels: int = flag(0, "smaller images are enlarged to this; 0 is the checkpoint's own")
     max_pixels: int = flag(0, "larger images are shrunk to this; 0 is the checkpoint's own")
     instruction: str = flag(INSTRUCTION, "appended to every question")
-    # memory
+    # memory and precision
+    dtype: Literal["auto", "float32", "bfloat16"] = flag(
+        "auto", "of matrix products, not of the trained weights; auto: bfloat16 on a GPU"
+    )
     tokens_per_forward: int = flag(16384, "tokens of one forward of an update")
     gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
     # logging
@@ -133,6 +139,12 @@ class Config:
         require(self.dual_clip == 0 or self.dual_clip > 1, "dual_clip", "0 or above 1")
         require(self.temperature > 0, "temperature", "above 0")
         require(0 < self.top_p <= 1, "top_p", "above 0 and at most 1")
+        for name in ("lr", "temperature", "beta", "max_grad_norm", "weight_decay"):
+            require(math.isfinite(getattr(self, name)), name, "finite")
+        require(not self.max_pixels or self.min_pixels <= self.max_pixels, "min_pixels", "at most --max_pixels")
+        require(
+            self.vote == "sound" or not self.min_share, "min_share", "0 with --vote published, which never abstains"
+        )
         require(self.max_grad_norm > 0, "max_grad_norm", "above 0")
         per_update = self.minibatch_questions or self.questions
         require(
@@ -143,7 +155,7 @@ class Config:
 
 
 PRESETS = {
-    # the paper's code to the letter, with what it gets wrong: METHOD section 2
+    # the paper's code to the letter, with what it gets wrong: github.com/waltonfuture/MM-UPT
     "mm-upt": dict(
         questions=512, minibatch_questions=128, group_size=10, temperature=0.7, top_p=0.99, max_new_tokens=2048,
         max_prompt_tokens=2048, lr=1e-6, warmup_steps=0, weight_decay=0.01, max_grad_norm=1.0, min_pixels=262144,
@@ -177,10 +189,13 @@ def majority_vote(answers: Sequence[Hashable | None], min_share: float = 0.0) ->
     return Vote(None if tie or share < min_share else first, share, counts)
 
 
+UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
+
+
 def published_vote(raw: Sequence[str | None]) -> Vote:
     """The vote of the paper's code, for comparison: identical strings vote, an unparsed answer votes as the string "None",
     and a tie goes to the first seen."""
-    counts = Counter("None" if a is None else a for a in raw)
+    counts = Counter(UNPARSED if a is None else a for a in raw)
     winner, most = counts.most_common(1)[0]
     return Vote(winner, most / len(raw), counts)
 
@@ -214,7 +229,7 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k3") -> Tens
     if kind == "k2":
         return d.square() / 2
     if kind == "k3":
-        return torch.expm1(-d) + d
+        return torch.expm1(-d.clamp(-20, 20)) + d  # a token of more than e^20 is an overflow, not an estimate
     raise ValueError(f"kl must be k1, k2 or k3 (got {kind})")
 
 
@@ -233,7 +248,7 @@ def grpo_loss(
     kl_clamp: float | None = None,
     aggregate: str = "grpo",
     ratio: str = "token",
-    denominator: float | None = None,
+    denominator: float | Tensor | None = None,
     max_new_tokens: int | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """The clipped GRPO objective, negated (arXiv 2402.03300, equation 3).
@@ -248,11 +263,12 @@ def grpo_loss(
         dr_grpo  sum l m / denominator                          denominator: sequences * max_new_tokens
         bnpo     (sum l m / sum m) / denominator                denominator: micro-batches of the optimiser batch
     Without a denominator these rows are the whole optimiser batch. With the whole batch's denominator the parts of any
-    split sum to the loss of the whole (bnpo alone depends on the split: it is a mean of means).
+    split sum to the loss of the whole. bnpo is a mean of micro-batch means and so depends on the micro-batches; a
+    denominator [B] from bnpo_divisors fixes them beforehand, and then any split sums to the same: sum_i (sum_t l m) / d_i.
 
     logprobs, old_logprobs, ref_logprobs, mask [B, T]; advantages [B]. ref_logprobs may be None where beta is 0. Whatever
     stands under the mask, NaN included, changes neither value nor gradient.
-    Returns (scalar, token means: clipfrac, clip_low, clip_high, approx_kl, kl).
+    Returns (scalar, token_means).
     """
     mask = mask.bool()
     # where() rather than a product: 0 * NaN is NaN, in the value and in the gradient
@@ -266,7 +282,7 @@ def grpo_loss(
         log_ratio = (log_ratio.sum(1) / lengths.clamp(min=1))[:, None].expand_as(log_ratio)
     elif ratio != "token":
         raise ValueError(f"ratio must be token or sequence (got {ratio})")
-    rho = log_ratio.exp()
+    rho = log_ratio.clamp(-20, 20).exp()  # an overflow would make the gradient of the whole batch NaN
     objective = torch.minimum(rho * A, rho.clamp(1 - clip_low, 1 + clip_high) * A)
     if dual_clip:
         objective = torch.where(A < 0, torch.maximum(objective, dual_clip * A), objective)
@@ -285,6 +301,8 @@ def grpo_loss(
 
     if denominator is None:
         denominator = loss_denominator(aggregate, len(mask), int(lengths.sum()), max_new_tokens, 1)
+    if isinstance(denominator, Tensor):
+        return (losses.sum(1) / denominator).sum(), token_means(rho, log_ratio, penalty, A, mask, clip_low, clip_high)
     if aggregate == "grpo":
         total = (losses.sum(1) / lengths.clamp(min=1)).sum()
     elif aggregate == "bnpo":
@@ -292,19 +310,18 @@ def grpo_loss(
     else:
         total = losses.sum()
 
-    with torch.no_grad():
-        low = (rho < 1 - clip_low) & (A < 0) & mask
-        high = (rho > 1 + clip_high) & (A > 0) & mask
-        tokens = lengths.sum().clamp(min=1)
-        per_token = {
-            "clip_low": low,
-            "clip_high": high,
-            "clipfrac": low | high,
-            "approx_kl": (rho - 1 - log_ratio).where(mask, 0.0),
-            "kl": penalty.where(mask, 0.0),
-        }
-        metrics = {name: float(value.sum() / tokens) for name, value in per_token.items()}
-    return total / denominator, metrics
+    return total / denominator, token_means(rho, log_ratio, penalty, A, mask, clip_low, clip_high)
+
+
+@torch.no_grad()
+def token_means(rho, log_ratio, kl, A, mask, clip_low: float, clip_high: float) -> dict[str, float]:
+    """Means over the tokens under the mask: how many were clipped, and the KL to the old policy and to the reference."""
+    low = (rho < 1 - clip_low) & (A < 0)
+    high = (rho > 1 + clip_high) & (A > 0)
+    approx_kl = rho - 1 - log_ratio  # k3 of KL(old || policy), as CleanRL logs it
+    values = {"clipped_low": low, "clipped_high": high, "clipfrac": low | high, "approx_kl": approx_kl, "kl": kl}
+    tokens = mask.sum().clamp(min=1)
+    return {name: float(value.where(mask, 0).sum() / tokens) for name, value in values.items()}
 
 
 def loss_denominator(
@@ -322,6 +339,17 @@ def loss_denominator(
     if aggregate not in divisors:
         raise ValueError(f"aggregate must be {', '.join(divisors)} (got {aggregate})")
     return max(divisors[aggregate], 1)
+
+
+def bnpo_divisors(lengths: Tensor, sequences: int) -> Tensor:
+    """lengths [B] -> [B]: for micro-batches of `sequences` consecutive rows, (tokens of its micro-batch) * (micro-batches).
+
+    sum_i (sum_t l m) / divisor_i is then the mean over micro-batches of their token means.
+    """
+    groups = torch.arange(len(lengths), device=lengths.device) // sequences
+    count = int(groups[-1]) + 1
+    tokens = torch.zeros(count, dtype=lengths.dtype, device=lengths.device).scatter_add_(0, groups, lengths)
+    return (tokens[groups] * count).float()
 
 
 # --- Rewards -----------------------------------------------------------------------------------------------------
@@ -342,19 +370,23 @@ def judge(texts: list[str], questions: Sequence[Encoded], config: Config, gold: 
     answers, votes, rewards = [], [], []
     for p, question in enumerate(questions):
         raw = [extract_answer(text) for text in texts[p * G : (p + 1) * G]]
-        keys = [option_key(a, question.choices) for a in raw]  # canonical forms
+        keys = [option_key(a, question.choices) for a in raw]  # canonical forms; None where nothing parsed
         if config.vote == "published":
             vote = published_vote(raw)
-            winner = None if vote.winner == "None" else option_key(vote.winner, question.choices)
-            agree = [key == winner for key in keys]
+            winner = option_key(vote.winner, question.choices)  # the reward compares by meaning
+            earns_unparsed = vote.winner == UNPARSED
         else:
             vote = majority_vote(keys, config.min_share)
-            agree = [vote.winner is not None and key == vote.winner for key in keys]
-        if config.reward == "gold":
+            winner, earns_unparsed = vote.winner, False
+        if config.reward == "majority":
+            agree = [key == winner if key is not None and winner is not None else False for key in keys]
+            if earns_unparsed:
+                agree = [key is None for key in keys]
+        elif config.reward == "gold":
             agree = [key is not None and key == gold[question.id] for key in keys]
         elif config.reward == "format":
             agree = [key is not None for key in keys]
-        elif config.reward == "random":
+        else:  # random
             rng = random.Random(f"reward {config.seed} {step} {question.id}")
             agree = [rng.random() < 0.5 for _ in keys]
         answers.append(keys)
@@ -365,173 +397,193 @@ def judge(texts: list[str], questions: Sequence[Encoded], config: Config, gold: 
 
 # --- The loop ----------------------------------------------------------------------------------------------------
 
-MAX_SKIPPED = 5  # updates in a row that may be skipped for a non-finite gradient
-
-
-def train(config: Config, world: World) -> int:
-    """Runs the whole training; returns the process's exit status."""
-    checkpoints = Path(config.out) / "checkpoints"
-    resumed = latest_checkpoint(checkpoints) if config.resume else None
-    if checkpoints.exists() and any(checkpoints.iterdir()) and not config.resume:
-        raise cli.UsageError(f"--out {config.out} holds a run already: add --resume, or name another folder")
-
-    processor = load_processor(config.model, config.min_pixels, config.max_pixels)
-    policy = load_model(str(resumed or config.model), device=world.device)
-    # the reference is the base, also after a resume; not loaded at all where it has no weight
-    reference = load_model(config.model, device=world.device).requires_grad_(False) if config.beta else None
-    if config.gradient_checkpointing:
-        policy.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW(policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
-    state = load_checkpoint(resumed, policy, optimizer) if resumed else {"step": 0, "skipped_updates": 0}
-
-    questions = Questions(
-        config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction, config.reward == "gold"
-    )
-    questions.position, questions.bad_rows, questions.too_long = state.get("questions", (0, 0, 0))
-    held_out = load_held_out(config)
-    note = (f"resumed from {resumed}" if resumed else "nothing to resume: starting anew") if config.resume else ""
-    run, stop = RunLog(asdict(config), world, state["step"], note), StopSignal()
-    reports, saved, skipped_in_a_row = {}, True, 0
-    if held_out and not resumed:
-        reports["base"] = measure(config, world, policy, processor, held_out, run, 0)
-
-    for step in run.steps(config.steps):
-        with run.stage("data"):
-            mine = world.share(questions.next(config.questions))  # no answer is in them
-            prompts = processor.collate(mine, world.device)
-        with run.stage("rollout"):
-            rollout = generate(
-                policy, processor, prompts, config.group_size, config.max_new_tokens, config.temperature, config.top_p,
-                config.seed, step, progress="rollout" if world.is_main else None,
-            )  # fmt: skip
-        with run.stage("reward"):
-            texts = rollout.texts(processor)
-            judged = judge(texts, mine, config, questions.gold, step)  # answers, votes, rewards
-            advantages = group_advantages(judged.rewards, config.scale).flatten().to(world.device)  # [B]
-        with run.stage("score"):
-            old, ref = scores_before(config, policy, reference, rollout)  # [B, T] each
-        with run.stage("update"):
-            lr = config.lr * (min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0)
-            for part in minibatches(config, world):
-                updated = update(config, world, policy, optimizer, lr, rollout, old, ref, advantages, part, run.meter)
-                skipped_in_a_row = 0 if updated else skipped_in_a_row + 1
-                state["skipped_updates"] += not updated
-                if skipped_in_a_row == MAX_SKIPPED:
-                    raise Diverged(
-                        f"{MAX_SKIPPED} updates in a row had no finite gradient, up to step {step + 1}; "
-                        f"the last checkpoint is {latest_checkpoint(checkpoints)}"
-                    )
-        counts = (questions.position, questions.bad_rows, questions.too_long)
-        state |= {"step": step + 1, "questions": counts}
-        stopping, last = stop.anywhere(world), step + 1 == config.steps
-        extra = {"lr": lr, "bad_rows": counts[1], "too_long": counts[2], "skipped_updates": state["skipped_updates"]}
-        run.step(step + 1, mine, texts, judged, rollout, extra)
-        if stopping or last or (config.save_every and (step + 1) % config.save_every == 0):
-            saved = save(config, world, checkpoints, policy, processor, optimizer, state)
-        if stopping:
-            break
-        if held_out and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
-            some = held_out if last else held_out[: config.eval_questions or None]
-            reports["trained"] = measure(config, world, policy, processor, some, run, step + 1)
-
-    stop.restore()
-    if world.is_main and state["step"] == config.steps and len(reports) == 2:
-        print("\nheld-out questions, base beside trained\n" + table(reports, config.eval_samples), flush=True)
-    return 0 if saved else 1
-
-
-def scores_before(config: Config, policy, reference, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
-    """Token log-probs before the update [B, T]: of the policy (old) and of the reference.
-
-    With one update per rollout the sampler's own log-probs are the policy's. With several, the trainer scores them itself,
-    so that a ratio differs from 1 by training alone.
-    """
-    several = 0 < config.minibatch_questions < config.questions
-    old = score_all(policy, rollout, config.tokens_per_forward) if several else rollout.logprobs
-    ref = score_all(reference, rollout, config.tokens_per_forward) if reference is not None else None
-    return old, ref
-
-
-def minibatches(config: Config, world: World) -> list[list[int]]:
-    """Each update's questions, as places in this rank's share. The same questions meet in one update for any world size."""
-    per_update = (config.minibatch_questions or config.questions) // world.size
-    count = config.questions // world.size
-    return [list(range(i, i + per_update)) for i in range(0, count, per_update)]
-
-
-def update(
-    config: Config, world: World, policy, optimizer, lr: float, rollout: Rollout, old: Tensor, ref: Tensor | None,
-    advantages: Tensor, questions: list[int], meter: Meter,
-) -> bool:  # fmt: skip
-    """One optimiser step on these questions of this rank; False where it was skipped for a non-finite gradient."""
-    G = config.group_size
-    rows = [q * G + g for q in questions for g in range(G)]
-    tokens = int(world.sum(rollout.lengths[rows].sum().clone()))
-    sequences = len(rows) * world.size
-    denominator = loss_denominator(
-        config.aggregate, sequences, tokens, config.max_new_tokens, -(-sequences // config.bnpo_sequences)
-    )
-    if not config.beta:  # without a KL term a group of equal rewards has no gradient: not computed at all
-        questions = [q for q in questions if bool(advantages[q * G : (q + 1) * G].any())]
-
-    optimizer.zero_grad()
-    policy.train()
-    for part in micro_batches(rollout, questions, config.tokens_per_forward):
-        rows = [q * G + g for q in part for g in range(G)]
-        mini = rollout.select(part)
-        logprobs, entropy = score(policy, mini, with_entropy=True)  # [b, T]
-        # bnpo's mean is over a set number of sequences, however many a forward holds
-        width = config.bnpo_sequences if config.aggregate == "bnpo" else len(rows)
-        loss = 0.0
-        for i in range(0, len(rows), width):
-            some = slice(i, i + width)
-            here = torch.tensor(rows[some], device=world.device)
-            piece, metrics = grpo_loss(
-                logprobs[some],
-                old[here, : logprobs.shape[1]],
-                None if ref is None else ref[here, : logprobs.shape[1]],
-                advantages[here],
-                mini.mask[some],
-                clip_low=config.clip_low,
-                clip_high=config.clip_high,
-                dual_clip=config.dual_clip or None,
-                beta=config.beta,
-                kl=config.kl,
-                kl_clamp=config.kl_clamp or None,
-                aggregate=config.aggregate,
-                ratio=config.ratio,
-                denominator=denominator,
-                max_new_tokens=config.max_new_tokens,
-            )
-            loss = loss + piece
-            meter.add(int(mini.lengths[some].sum()), **metrics)
-        loss.backward()
-        meter.add(int(mini.lengths.sum()), entropy=entropy.sum() / mini.lengths.sum())
-        meter.add(loss=loss.detach() * world.size)
-    policy.eval()
-    world.sum_gradients(policy)
-    grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-    meter.add(grad_norm=grad_norm)
-    if not torch.isfinite(grad_norm):
-        optimizer.zero_grad()
-        return False
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    return True
+MAX_NONFINITE = 5  # updates in a row that may be skipped for a gradient that is not finite
 
 
 class Diverged(RuntimeError):
     """Too many updates in a row had no finite gradient."""
 
 
+@dataclass
+class Scored:
+    """A rollout with everything the loss needs of it; rows are question by question."""
+
+    rollout: Rollout
+    old_logprobs: Tensor  # [B, T] of the policy before the update
+    ref_logprobs: Tensor | None  # [B, T] of the base; None where beta is 0
+    advantages: Tensor  # [B]
+
+    def select(self, questions: list[int]) -> "Scored":
+        """These questions with all their samples."""
+        rollout, G = self.rollout.select(questions), self.rollout.num_samples
+        rows = [q * G + g for q in questions for g in range(G)]
+        ref = None if self.ref_logprobs is None else self.ref_logprobs[rows]
+        return Scored(rollout, self.old_logprobs[rows], ref, self.advantages[rows])
+
+
+def train(config: Config, world: World) -> int:
+    """Runs the whole training; returns the process's exit status."""
+    run, stop = RunLog(asdict(config), world, resume=config.resume), StopSignal()
+    processor = load_processor(config.model, config.min_pixels, config.max_pixels)
+    precision = compute_dtype(config.dtype, world.device)
+    policy = load_model(str(run.resumed or config.model), compute=precision, device=world.device)
+    # the reference is the base, also after a resume; not loaded at all where it has no weight
+    reference = load_model(config.model, precision, precision, world.device) if config.beta else None
+    if config.gradient_checkpointing:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.AdamW(policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
+    if run.resumed:
+        state = load_checkpoint(run.resumed, policy, optimizer)
+    stream = Questions(
+        config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction,
+        labels=config.reward == "gold", **state["stream"],
+    )  # fmt: skip
+    held_out = load_held_out(config, processor)
+    run.open(state["step"])
+
+    nonfinite_in_a_row, saved = 0, True
+    if held_out and not run.has_report(state["step"]) and evaluation_is_due(config, state["step"]):
+        measure(config, world, policy, processor, held_out, run, state["step"])
+    for step in run.steps(state["step"], config.steps):
+        with run.stage("data"):
+            my_questions = world.share(stream.next(config.questions))  # no answer is in them
+        with run.stage("rollout"):
+            rollout = generate(
+                policy, processor, processor.collate(my_questions, world.device), config.group_size,
+                config.max_new_tokens, config.temperature, config.top_p, config.seed, step,
+                progress="rollout" if world.is_main else None,
+            )  # fmt: skip
+        with run.stage("reward"):
+            texts = rollout.texts(processor)
+            judged = judge(texts, my_questions, config, stream.gold, step)  # answers, votes, rewards
+            advantages = group_advantages(judged.rewards, config.scale).flatten().to(world.device)  # [B]
+        with run.stage("score"):
+            scored = Scored(rollout, *logprobs_before(config, policy, reference, rollout), advantages)
+        with run.stage("update"):
+            set_learning_rate(optimizer, config, step)
+            for update_questions in questions_of_each_update(config, world):
+                accumulate_gradients(config, world, policy, scored.select(update_questions), run.meter)
+                finite = apply_gradients(config, world, policy, optimizer, run.meter)
+                nonfinite_in_a_row = 0 if finite else nonfinite_in_a_row + 1
+                state["nonfinite_updates"] += not finite
+                if nonfinite_in_a_row == MAX_NONFINITE:
+                    raise Diverged(
+                        f"{MAX_NONFINITE} updates in a row had no finite gradient, up to step {step + 1}; "
+                        f"the last checkpoint is {latest_checkpoint(run.checkpoints)}"
+                    )
+        state |= {"step": step + 1, "stream": stream.state()}
+        counts = {k: state["stream"][k] for k in ("bad_rows", "too_long")}
+        counts |= {"nonfinite_updates": state["nonfinite_updates"], "lr": optimizer.param_groups[0]["lr"]}
+        run.step(step + 1, my_questions, texts, judged, rollout, counts)
+
+        stopping, last = stop.anywhere(world), step + 1 == config.steps
+        if held_out and not stopping and evaluation_is_due(config, step + 1):
+            measure(config, world, policy, processor, held_out, run, step + 1)
+        if stopping or last or (config.save_every and (step + 1) % config.save_every == 0):
+            saved = save(config, world, run, policy, processor, optimizer, state)
+        if stopping:
+            break
+
+    stop.restore()
+    run.close(config.steps, config.eval_samples)
+    return 0 if saved else 1
+
+
+def logprobs_before(config: Config, policy, reference, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
+    """Token log-probs before the update [B, T]: of the policy (old) and of the reference.
+
+    With one update per rollout the sampler's own log-probs are the policy's: they are of the whole softmax at the sampling
+    temperature, before top-p. With several updates the trainer scores them itself, so that a ratio differs from 1 by
+    training alone.
+    """
+    several_updates = 0 < config.minibatch_questions < config.questions
+    old = score_all(policy, rollout, config.tokens_per_forward) if several_updates else rollout.logprobs
+    ref = score_all(reference, rollout, config.tokens_per_forward) if reference is not None else None
+    return old, ref
+
+
+def set_learning_rate(optimizer, config: Config, step: int) -> None:
+    """Linear warm-up, then constant."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * warmup
+
+
+def questions_of_each_update(config: Config, world: World) -> list[list[int]]:
+    """Places in this rank's share, consecutive. Questions are dealt to ranks in turn, so that for any number of ranks the
+    same questions meet in one update."""
+    per_update = (config.minibatch_questions or config.questions) // world.size
+    count = config.questions // world.size
+    return [list(range(i, i + per_update)) for i in range(0, count, per_update)]
+
+
+def accumulate_gradients(config: Config, world: World, policy, batch: Scored, meter: Meter) -> None:
+    """Gradients of one optimiser batch's loss, in as many forwards as the token budget needs. No collective but one count."""
+    lengths, G = batch.rollout.lengths, config.group_size
+    tokens = int(world.sum(lengths.sum().clone()))
+    sequences = len(lengths) * world.size
+    # the divisors of the whole batch are fixed before anything is split or left out
+    if config.aggregate == "bnpo":
+        divisor = bnpo_divisors(lengths, config.bnpo_sequences) * world.size  # [B]
+    else:
+        divisor = loss_denominator(config.aggregate, sequences, tokens, config.max_new_tokens, 1)
+    questions = list(range(len(lengths) // G))
+    if not config.beta:  # without a KL term a group of equal rewards has no gradient: not computed at all
+        questions = [q for q in questions if bool(batch.advantages[q * G : (q + 1) * G].any())]
+
+    policy.zero_grad()
+    policy.train()
+    total = 0.0
+    for micro_questions in micro_batches(batch.rollout, questions, config.tokens_per_forward):
+        micro = batch.select(micro_questions)
+        logprobs, entropy = score(policy, micro.rollout, with_entropy=True)  # [b, T]
+        rows = [q * G + g for q in micro_questions for g in range(G)]
+        loss, metrics = grpo_loss(
+            logprobs,
+            micro.old_logprobs,
+            micro.ref_logprobs,
+            micro.advantages,
+            micro.rollout.mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip or None,
+            beta=config.beta,
+            kl=config.kl,
+            kl_clamp=config.kl_clamp or None,
+            aggregate=config.aggregate,
+            ratio=config.ratio,
+            denominator=divisor[rows] if isinstance(divisor, Tensor) else divisor,
+        )
+        loss.backward()
+        total += float(loss.detach())
+        n = int(micro.rollout.lengths.sum())
+        meter.add(n, entropy=float(entropy.sum()) / n, **metrics)
+    policy.eval()
+    meter.add(loss=total * world.size)
+
+
+def apply_gradients(config: Config, world: World, policy, optimizer, meter: Meter) -> bool:
+    """Sums gradients over ranks, clips, steps. False, on every rank alike, where they are not finite: no step is taken."""
+    world.sum_gradients(policy)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    if not torch.isfinite(norm):
+        policy.zero_grad()
+        return False
+    meter.add(grad_norm=norm)
+    optimizer.step()
+    return True
+
+
 # --- Around the loop ---------------------------------------------------------------------------------------------
 
 
-def load_held_out(config: Config) -> list[Example]:
+def load_held_out(config: Config, processor: Processor) -> list[Example]:
     if not config.eval_data:
         return []
-    examples, skipped = labelled(load(config.eval_data, config.eval_split, labels=True))
+    examples, skipped = labelled(
+        load(config.eval_data, config.eval_split, labels=True), processor, config.max_prompt_tokens, config.instruction
+    )
     if skipped:
         print(f"--eval_data {config.eval_data}: skipped {len(skipped)} rows, the first: {skipped[0]}", file=sys.stderr)
     if not examples:
@@ -539,39 +591,54 @@ def load_held_out(config: Config) -> list[Example]:
     return examples
 
 
-def measure(config: Config, world: World, policy, processor, examples: list[Example], run: RunLog, step: int) -> dict:
-    """Figures on labelled held-out questions: shown and logged, part of no reward. The main process works, the rest wait."""
-    result = {}
-    if world.is_main:
-        records = evaluate(
-            policy, processor, examples, config.eval_samples, config.max_new_tokens, config.temperature, config.top_p,
-            config.seed, config.max_prompt_tokens, config.instruction,
-        )  # fmt: skip
-        result = report(records, config.eval_samples)
-        run.evaluation(step, result, config.eval_samples)
-    world.wait()
-    return result
+def evaluation_is_due(config: Config, step: int) -> bool:
+    return step in (0, config.steps) or bool(config.eval_every) and step % config.eval_every == 0
 
 
-def save(config: Config, world: World, checkpoints: Path, policy, processor, optimizer, state: dict) -> bool:
+def measure(config: Config, world: World, policy, processor, held_out: list[Example], run: RunLog, step: int) -> None:
+    """Figures on labelled held-out questions: shown and logged, part of no reward. The base and the end use all of them."""
+    whole = step in (0, config.steps)
+    examples = held_out if whole else held_out[: config.eval_questions or None]
+    records = evaluate(
+        policy, processor, world.share(examples), config.eval_samples, config.max_new_tokens, config.temperature,
+        config.top_p, config.seed, config.instruction,
+    )  # fmt: skip
+    run.evaluation(step, report(world.gather_json(records), config.eval_samples), config.eval_samples)
+
+
+def save(config: Config, world: World, run: RunLog, policy, processor, optimizer, state: dict) -> bool:
     """A checkpoint of this step. A full disk is said, and training goes on with the last good one kept."""
     ok = True
     if world.is_main:
         try:
-            save_checkpoint(checkpoints / f"step-{state['step']}", policy, processor, optimizer, state, config.keep)
+            save_checkpoint(run.checkpoints / f"step-{state['step']}", policy, processor, optimizer, state, config.keep)
         except OSError as error:
-            kept = latest_checkpoint(checkpoints)
-            tqdm.write(
-                f"warning: step {state['step']} was not saved ({error}); the last checkpoint is {kept}", sys.stderr
-            )
+            kept = latest_checkpoint(run.checkpoints)
+            message = f"warning: step {state['step']} was not saved ({error}); the last checkpoint is {kept}"
+            tqdm.write(message, file=sys.stderr)
             ok = False
     world.wait()
     return ok
 
 
+def parse_config(argv: list[str]) -> Config:
+    """Flags over a preset's values over the defaults; with --resume, flags over the run's own saved values."""
+    given = cli.parse(Config, argv, PRESETS)
+    if not given.resume:
+        given.out = given.out or time.strftime("runs/%Y%m%d-%H%M%S")
+        return given
+    saved = saved_config(given.out)
+    if not saved:
+        return given
+    config = cli.parse(Config, argv, PRESETS, defaults=saved | {"resume": True})
+    for name in ("model", "train_data", "seed", "questions"):  # these decide which question and draw come next
+        if getattr(config, name) != saved.get(name, getattr(config, name)):
+            raise cli.UsageError(f"--{name} was {saved[name]!r} in {given.out} and can't change on --resume")
+    return config
+
+
 def main(argv: list[str]) -> int:
-    config = cli.parse(Config, argv, PRESETS)
-    config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
+    config = parse_config(argv)
     world = distributed.start()
     try:
         per_update = config.minibatch_questions or config.questions
@@ -579,11 +646,14 @@ def main(argv: list[str]) -> int:
             raise cli.UsageError(
                 f"questions per update ({per_update}) must be a multiple of the {world.size} processes"
             )
+        config.out = world.gather_json([config.out])[0]  # its default holds the time of day
         return train(config, world)
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         print(f"error: --out {config.out}: {error}; continue with --resume once there is room", file=sys.stderr)
         return 1
     finally:

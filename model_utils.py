@@ -36,6 +36,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -86,18 +87,44 @@ def rope_positions(model, prompts: "Prompts") -> Tensor:
 # --- Loading -----------------------------------------------------------------------------------------------------
 
 
-def load_model(path: str, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> torch.nn.Module:
-    """A Hugging Face image-text-to-text checkpoint -> model in eval mode. Safetensors only, no remote code."""
+def load_model(
+    path: str,
+    dtype: torch.dtype = torch.float32,
+    compute: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> torch.nn.Module:
+    """A Hugging Face image-text-to-text checkpoint -> model in eval mode. Safetensors only, no remote code.
+
+    `dtype` is that of the weights, `compute` that of the matrix products (the same where None). A trained policy keeps
+    float32 weights: in bfloat16 an update of lr 1e-6 would round away.
+    """
     check_model_folder(path)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    except Exception as error:  # noqa: BLE001  transformers raises many kinds for a file that is no good checkpoint
         raise ModelError(f"--model {path}: {first_line(error)}") from None
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"--model {path}: {len(missing)} weights are missing, the first: {missing[0]}")
     if not hasattr(model, "get_image_features") or not hasattr(model.model, "get_rope_index"):
         raise ModelError(f"--model {path}: {type(model).__name__} is not served; Qwen2.5-VL checkpoints are")
+    model.compute_dtype = compute or dtype
     return model.to(device).eval()
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`--dtype`: auto is bfloat16 on a GPU and float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return getattr(torch, name)
+
+
+def autocast(model):
+    """Matrix products in the model's compute dtype, where that is not the dtype of its weights."""
+    wanted = getattr(model, "compute_dtype", model.dtype)
+    return torch.autocast(model.device.type, wanted, enabled=wanted != model.dtype)
 
 
 def check_model_folder(path: str) -> None:
@@ -219,6 +246,7 @@ class Processor:
         banned[len(self.tokenizer) :] = True
         special = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
         banned[[i for i in special if i < self.vocabulary]] = True
+        banned[self.tokenizer.convert_tokens_to_ids(self.image_token)] = True
         banned[list(self.eos_ids)] = False
         return banned
 
@@ -257,8 +285,10 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
 
 def eos_ids(path: str, config, tokenizer) -> tuple[int, ...]:
     """Every id that ends a response: generation_config's, else the config's, else the tokenizer's."""
-    generation = Path(path) / "generation_config.json"
-    found = json.loads(generation.read_text()).get("eos_token_id") if generation.exists() else None
+    try:
+        found = GenerationConfig.from_pretrained(path).eos_token_id
+    except (OSError, ValueError):
+        found = None
     found = found if found is not None else getattr(config.get_text_config(), "eos_token_id", None)
     found = found if found is not None else tokenizer.eos_token_id
     return tuple(found) if isinstance(found, (list, tuple)) else (found,)
@@ -304,7 +334,7 @@ class KVCache:
         G = self.samples
         R = query.shape[1] // H
         if layer not in self.own:
-            self.own[layer] = [key.new_empty(P, H, G, self.capacity, d) for _ in range(2)]
+            self.own[layer] = [x.new_empty(P, H, G, self.capacity, d) for x in (key, value)]
         own_key, own_value = self.own[layer]
         n = self.used + 1
         own_key[:, :, :, self.used] = key.view(P, G, H, d).transpose(1, 2)
@@ -451,15 +481,9 @@ def generate(
             [[uniforms(seed, step, prompts.keys[q], g, max_new_tokens) for g in range(num_samples)] for q in chosen]
         )
         rows = torch.tensor(chosen, device=device)[:, None] * num_samples + torch.arange(num_samples, device=device)
-        out = decode_batch(
-            model,
-            processor,
-            prompts.select(chosen),
-            torch.from_numpy(draws).to(device),
-            temperature,
-            top_p,
-            bar,
-        )
+        with autocast(model):
+            u = torch.from_numpy(draws).to(device)
+            out = decode_batch(model, processor, prompts.select(chosen), u, temperature, top_p, bar)
         for target, value in zip((tokens, logprobs, lengths, finished), out, strict=True):
             target[rows.flatten()] = value.flatten(0, 1)
     bar.close()
@@ -599,22 +623,22 @@ def score(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple
     Equal in value and gradient to a forward of each [prompt | response] on its own. With gradient where the caller has
     it enabled. `with_entropy` also gives the entropy [B, T] of each token's distribution, without gradient.
     """
-    positions = rope_positions(model, rollout.prompts)
-    packed = pack(rollout, positions)
-    hidden = text_model(model)(
-        inputs_embeds=embed(model, packed.ids, rollout.prompts),
-        position_ids=packed.positions,
-        attention_mask=packed_mask(packed.segment),
-        use_cache=False,
-    ).last_hidden_state
+    packed = pack(rollout, rope_positions(model, rollout.prompts))
     mask = rollout.mask
-    out = linear_logprobs(
-        hidden.flatten(0, 1)[packed.predictor],  # only what predicts a response token reaches the head
-        model.get_output_embeddings().weight,
-        rollout.tokens[mask],
-        temperature=rollout.temperature or 1.0,
-        return_entropy=with_entropy,
-    )
+    with autocast(model):
+        hidden = text_model(model)(
+            inputs_embeds=embed(model, packed.ids, rollout.prompts),
+            position_ids=packed.positions,
+            attention_mask=packed_mask(packed.segment),
+            use_cache=False,
+        ).last_hidden_state
+        out = linear_logprobs(
+            hidden.flatten(0, 1)[packed.predictor],  # only what predicts a response token reaches the head
+            model.get_output_embeddings().weight,
+            rollout.tokens[mask],
+            temperature=rollout.temperature or 1.0,
+            return_entropy=with_entropy,
+        )
     blank = torch.zeros(mask.shape, device=mask.device)
     if with_entropy:
         return blank.masked_scatter(mask, out[0]), blank.masked_scatter(mask, out[1])
@@ -668,28 +692,31 @@ def save_checkpoint(folder: Path, model, processor: Processor, optimizer, state:
             for key, value in values.items()
         }
         save_file(moments, partial / "optimizer.safetensors")
-        sizes = {f.name: f.stat().st_size for f in sorted(partial.iterdir())}
+        sizes = {str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()}
         (partial / "trainer.json").write_text(json.dumps({**state, "files": sizes}, indent=1))
-        for file in partial.iterdir():
-            with open(file, "rb") as f:
-                os.fsync(f.fileno())
+        for entry in [*partial.rglob("*"), partial]:
+            sync(entry)
         if folder.exists():  # a leftover that latest_checkpoint found broken
             shutil.rmtree(folder)
         partial.rename(folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
     except SafetensorError as error:  # how safetensors reports a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(str(error)) from None
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if keep:
-        for old in checkpoints(folder.parent)[:-keep]:
-            shutil.rmtree(old)
+    if keep:  # broken ones are not counted: they may be newer by number than every good one
+        good = [p for p in checkpoints(folder.parent) if p != folder and is_whole(p)]
+        kept = {folder, *good[len(good) - (keep - 1) :]}
+        for old in checkpoints(folder.parent):
+            if old not in kept:
+                shutil.rmtree(old, ignore_errors=True)
 
 
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """To the disk itself; a folder too, for its list of names."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -722,7 +749,7 @@ def latest_checkpoint(parent: Path) -> Path | None:
 
 
 def load_checkpoint(folder: Path, model, optimizer) -> dict:
-    """Weights of the optimiser's moments into `optimizer` -> the saved `state`. The model is loaded by load_model."""
+    """The optimiser's moments into `optimizer` -> the saved `state`. The weights are load_model's to load."""
     parameters = dict(model.named_parameters())
     with safe_open(folder / "optimizer.safetensors", "pt") as file:
         for entry in file.keys():

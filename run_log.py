@@ -4,6 +4,7 @@ A log row is written in one call; a torn last row is cut off when the run is res
 resumed run does again. Everything here is label-free but the rows of evaluations, which `evaluation` is handed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -20,37 +21,63 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import cli
 from distributed import World
+from eval import table
+from model_utils import latest_checkpoint
 
 METRICS = (
     "reward", "majority_share", "vote_entropy", "parsed", "zero_spread", "abstained", "response_length", "truncated",
-    "loss", "approx_kl", "clipfrac", "clip_low", "clip_high", "kl", "entropy", "grad_norm",
+    "loss", "approx_kl", "clipfrac", "clipped_low", "clipped_high", "kl", "entropy", "grad_norm",
 )  # fmt: skip
+
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class RunLog:
     """The run folder, the progress bar and the meters of the step under way."""
 
-    def __init__(self, config: dict, world: World, done: int, note: str = ""):
-        """`done` steps of this run are kept; a `note` is printed behind the config."""
-        self.path, self.world, self.config = Path(config["out"]), world, config
-        self.collapse = CollapseWatch()
-        if world.is_main:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    def __init__(self, config: dict, world: World, resume: bool):
+        """Finds the checkpoint to resume from; writes nothing yet."""
+        self.path, self.world, self.config, self.resume = Path(config["out"]), world, config, resume
+        self.checkpoints = self.path / "checkpoints"
+        self.resumed = latest_checkpoint(self.checkpoints) if resume else None
+        self.collapse, self.reports = CollapseWatch(), {}
+        used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
+        if used and not resume:
+            raise cli.UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
+
+    def open(self, done: int) -> None:
+        """Makes the folder; of an earlier run's logs the first `done` steps stay."""
+        if self.world.is_main:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path / "config.json", json.dumps(self.config, indent=1) + "\n")
             for name in ("metrics.jsonl", "rollouts.jsonl"):
                 cut_log(self.path / name, done)
-            print(" ".join(f"{k}={v!r}" for k, v in config.items()), flush=True)
-            if note:
-                print(note, flush=True)
-        self.done = done
-        world.wait()
+            print(" ".join(f"{k}={v!r}" for k, v in self.config.items()), flush=True)
+            if self.resume:
+                print(
+                    f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew", flush=True
+                )
+        self.world.wait()
+        log = self.path / "metrics.jsonl"
+        rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        for row in rows:
+            if "eval/pass@1" in row:
+                self.reports[row["step"]] = {
+                    k.removeprefix("eval/"): v for k, v in row.items() if k.startswith("eval/")
+                }
+            else:
+                self.collapse.rows.append(row)
+        self.world.wait()
 
-    def steps(self, total: int):
+    def has_report(self, step: int) -> bool:
+        return step in self.reports
+
+    def steps(self, done: int, total: int):
         """The step numbers still to do, with a progress bar on a terminal."""
-        self.bar = tqdm(
-            range(self.done, total), desc="training", unit="step", disable=None if self.world.is_main else True
-        )
+        self.bar = tqdm(range(done, total), desc="training", unit="step", disable=None if self.world.is_main else True)
         for step in self.bar:
             self.meter, self.seconds, self.began = Meter(METRICS), Counter(), time.perf_counter()
             yield step
@@ -97,19 +124,37 @@ class RunLog:
 
     def evaluation(self, step: int, result: dict, k: int) -> None:
         """Writes a row of held-out figures, which had labels and reached no reward."""
-        self.append(
-            "metrics.jsonl", {"step": step, **{f"eval/{n}": v for n, v in result.items() if n != "by_category"}}
-        )
-        names = dict.fromkeys(("pass@1", f"maj@{k}", f"pass@{k}"))
-        tqdm.write(
-            f"step {step:4}  "
-            + "  ".join(f"{n} {result[n]:.3f}" for n in names)
-            + f"  ({result['questions']} questions)"
-        )
+        self.reports[step] = result
+        if self.world.is_main:
+            self.append("metrics.jsonl", {"step": step, **{f"eval/{n}": v for n, v in result.items()}})
+            names = dict.fromkeys(("pass@1", f"maj@{k}", f"pass@{k}"))
+            figures = "  ".join(f"{n} {result[n]:.3f}" for n in names)
+            tqdm.write(f"step {step:4}  {figures}  ({result['questions']} questions)")
+
+    def close(self, steps: int, k: int) -> None:
+        """The table of the base beside the trained policy, where both were measured."""
+        if self.world.is_main and {0, steps} <= self.reports.keys():
+            columns = {"base": self.reports[0], "trained": self.reports[steps]}
+            print("\nheld-out questions, base beside trained\n" + table(columns, k), flush=True)
 
     def append(self, name: str, row: dict) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n")  # NaN is not JSON
+
+
+def saved_config(out: str) -> dict:
+    """config.json of an earlier run, or nothing."""
+    try:
+        return json.loads((Path(out) / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def cut_log(path: Path, steps: int) -> None:
@@ -123,9 +168,7 @@ def cut_log(path: Path, steps: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, "".join(kept))
 
 
 class Meter:
@@ -157,7 +200,7 @@ class StopSignal:
         if self.asked:
             os._exit(128 + number)
         self.asked = True
-        print("stopping after this step (again to stop at once)", file=sys.stderr)
+        os.write(2, b"stopping after this step (again to stop at once)\n")  # print is not safe in a handler
 
     def anywhere(self, world: World) -> bool:
         """On every rank alike, whichever rank was asked."""
@@ -198,10 +241,41 @@ def hash_of(text: str) -> int:
 
 
 class CollapseWatch:
-    """Warns, without labels, where a run leaves the ground it started from."""
+    """Warns, without labels, where a run leaves the ground it started from.
+
+    The means of the last `window` steps are held against those of the first. A majority reward rises in a collapse as it
+    rises in learning, so it is not looked at; what tells them apart is how far the policy went from its base, whether it
+    answers different questions alike, and what became of its responses.
+    """
+
+    window = 5
 
     def __init__(self):
         self.rows: list[dict] = []
 
     def look(self, row: dict) -> str | None:
+        """Takes a step's metrics; says what looks like a collapse, or nothing."""
+        self.rows.append(row)
+        if len(self.rows) < 2 * self.window:
+            return None
+        for name, limit, says in (
+            ("top_answer_share", lambda start: max(0.35, 2.5 * start), "different questions get the same answer"),
+            ("kl", lambda start: 0.5, "the policy is far from its base, in nats per token"),
+            ("response_length", lambda start: 3 * start, "responses grow"),
+        ):
+            start, now = self.mean(name, self.rows[: self.window]), self.mean(name, self.rows[-self.window :])
+            if now > limit(start):
+                return f"{says}: {name} {start:.2f} -> {now:.2f}"
+        for name, share, says in (
+            ("response_length", 1 / 3, "responses shrink"),
+            ("parsed", 0.7, "fewer responses hold an answer"),
+        ):
+            start, now = self.mean(name, self.rows[: self.window]), self.mean(name, self.rows[-self.window :])
+            if now < share * start:
+                return f"{says}: {name} {start:.2f} -> {now:.2f}"
         return None
+
+    @staticmethod
+    def mean(name: str, rows: list[dict]) -> float:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        return sum(values) / len(values) if values else 0.0

@@ -173,14 +173,17 @@ def summarise(settings: Learning) -> dict:
 
 
 def table(result: dict) -> str:
-    head = "| base | pass@1 | maj@8 | pass@8 | label-free gain (95 % interval) | by seed | gold gain | random gain | chains | right in chains |"
-    lines = [head, "|" + "---|" * 10]
+    names = (
+        "base", "pass@1", "maj@8", "pass@8", "label-free gain (95 % interval)", "by seed", "gold gain", "random gain",
+        "share of chains", "right in chains", "right in bare answers",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for i, b in enumerate(result["bases"]):
         arrow = {k: f"{b['base'][k]:.3f} → {b['trained'][k]:.3f}" for k in b["base"]}
         lines.append(
             f"| {i} | {arrow['pass@1']} | {arrow['maj@8']} | {arrow['pass@8']} | **{b['gain']:+.3f}** ({b['low']:+.3f} to "
             f"{b['high']:+.3f}) | {', '.join(f'{g:+.3f}' for g in b['gain_by_seed'])} | {b['gold_gain']:+.3f} | "
-            f"{b['random_gain']:+.3f} | {arrow['chain_share']} | {arrow['chain_accuracy']} |"
+            f"{b['random_gain']:+.3f} | {arrow['chain_share']} | {arrow['chain_accuracy']} | {arrow['bare_accuracy']} |"
         )
     c = result["collapse"]
     lines += [

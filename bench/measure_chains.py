@@ -18,8 +18,8 @@ class Measure:
 
 def main(argv: list[str]) -> int:
     settings, config, texts = cli.parse(Measure, argv), Config(), []
-    examples, _ = labelled(load("tiny", settings.split, labels=True))
     processor, model = load_processor(settings.model), load_model(settings.model)
+    examples, _ = labelled(load("tiny", settings.split, labels=True), processor, config.max_prompt_tokens)
     G = config.eval_samples
     records = evaluate(model, processor, examples, G, config.max_new_tokens, config.temperature, texts=texts)
     right = [key == r["gold"] for r in records for key in r["answers"]]

@@ -89,13 +89,15 @@ class Jsonl:
         where = f"{self.path.name}:{line_number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRow(f"{where}: not JSON ({error})") from None
         if not isinstance(row, dict):
             raise BadRow(f"{where}: a row is a JSON object, not {type(row).__name__}")
         question = row.get("question")
         if not isinstance(question, str) or not question.strip():
             raise BadRow(f"{where}: no question")
+        if any("\ud800" <= c <= "\udfff" for c in f"{question}{row.get('id')}{row.get('choices')}"):
+            raise BadRow(f"{where}: half a surrogate pair, which is no text")
         paths, choices, answer = row.get("images") or [], row.get("choices") or [], row.get("answer")
         if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
             raise BadRow(f"{where}: `images` is a list of paths")
@@ -108,7 +110,7 @@ class Jsonl:
         except BadImage as error:
             raise BadRow(f"{where}: {error}") from None
         return Example(
-            id=str(row.get("id", f"{self.path.stem}-{line_number}")),
+            id=f"{self.path.stem}-{line_number}" if row.get("id") is None else str(row["id"]),
             images=images,
             question=question,
             answer=str(answer) if self.labels and answer is not None else None,

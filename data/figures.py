@@ -1,10 +1,10 @@
 """Drawn questions: five families of small pictures, each with a question, a gold answer and a way to work it out.
 
-    bars      four bars on a grid         "What is the red bar plus the blue bar?"      an integer
-    area      a rectangle of squares      "What is the area of the rectangle?"          an integer
-    fraction  a disc cut into sectors     "What fraction of the disc is shaded?"        a fraction
-    ruler     a segment over a ruler      "How long is the segment?"                    a decimal
-    lines     four lines                  "Which line is the longest? A. .. D. .."      a letter
+    bars      two bars on a grid           "What do the two bars add up to?"        an integer
+    area      a rectangle of squares       "What is the area of the rectangle?"     an integer
+    fraction  a disc cut into sectors      "What fraction of the disc is shaded?"   a fraction
+    ruler     a segment over a ruler       "How long is the segment?"               a decimal
+    lines     two lines                    "Which line is longer?  A. .. C. .."     a letter
 
 A question is drawn from its parameters alone, and a question's split is decided by a hash of all its parameters: an
 (image, question) pair of one split can't occur in another. `python -m data tiny --sheet FILE.png` draws a contact sheet.
@@ -67,39 +67,34 @@ def number(x) -> str:
     return f"{x:g}"
 
 
-# --- bars: params = heights in order of COLOURS, kind, first colour, second colour --------------------------------------------------------
+# --- bars: params = left height, right height, colour, kind ---------------------------------------------------------
 
 
 def pick_bars(rng):
-    heights = tuple(rng.randint(1, 9) for _ in COLOURS)
-    first, second = rng.sample(range(4), 2)
-    kind = rng.choice(("plus", "taller"))
-    if kind == "taller" and heights[first] < heights[second]:
-        first, second = second, first
-    return heights, kind, list(COLOURS)[first], list(COLOURS)[second]
+    kind = rng.choice(("sum", "difference"))
+    left, right = rng.randint(1, 9), rng.randint(1, 9)
+    if kind == "difference" and left < right:
+        left, right = right, left
+    return left, right, *rng.sample(list(COLOURS), 2), kind
 
 
-def draw_bars(canvas, heights, kind, first, second):
+def draw_bars(canvas, left, right, colour, other, kind):
     for unit in range(10):
-        canvas.line((0, 51 - 5 * unit, 55, 51 - 5 * unit), fill=GRID)
-    for i, (colour, height) in enumerate(zip(COLOURS.values(), heights, strict=True)):
-        canvas.rectangle((2 + 14 * i, 51 - 5 * height, 11 + 14 * i, 51), fill=colour)
-    canvas.line((0, 51, 55, 51), fill=INK)
+        canvas.line((2, 51 - 5 * unit, 53, 51 - 5 * unit), fill=GRID)
+    canvas.rectangle((9, 51 - 5 * left, 22, 51), fill=COLOURS[colour])
+    canvas.rectangle((33, 51 - 5 * right, 46, 51), fill=COLOURS[other])
+    canvas.line((2, 51, 53, 51), fill=INK)
 
 
-def ask_bars(heights, kind, first, second):
-    by_colour = dict(zip(COLOURS, heights, strict=True))
-    if kind == "plus":
-        text = f"What is the {first} bar plus the {second} bar?"
-    else:
-        text = f"How much taller is {first} than {second}?"
-    return text, (), (by_colour[first], by_colour[second])
+def ask_bars(left, right, colour, other, kind):
+    text = "What do the two bars add up to?" if kind == "sum" else "How much taller is the left bar?"
+    return text, (), (left, right)
 
 
-def work_bars(readings, heights, kind, first, second):
+def work_bars(readings, left, right, colour, other, kind):
     x, y = readings
-    sign, result = ("+", x + y) if kind == "plus" else ("-", x - y)
-    return f"{first} {x}, {second} {y}, {x} {sign} {y} = {result}.", str(result)
+    sign, result = ("+", x + y) if kind == "sum" else ("-", x - y)
+    return f"left {x}, right {y}, {x} {sign} {y} = {result}.", str(result)
 
 
 # --- area: params = width, height, colour, left, top, kind ---------------------------------------------------------
@@ -196,30 +191,32 @@ def work_ruler(readings, start, end, colour, height, kind):
     return f"from {number(a)} to {number(b)}.", number(b)
 
 
-# --- lines: params = lengths in order of COLOURS, choices, kind ------------------------------------------------------
+# --- lines: params = upper length, lower length, colours, kind -------------------------------------------------------
 
 
 def pick_lines(rng):
-    return tuple(rng.sample(range(1, 10), 4)), tuple(rng.sample(list(COLOURS), 4)), rng.choice(("long", "short"))
+    upper, lower = rng.randint(1, 9), rng.randint(1, 9)
+    if rng.random() < 0.25:
+        lower = upper
+    return upper, lower, *rng.sample(list(COLOURS), 2), rng.choice(("longer", "shorter"))
 
 
-def draw_lines(canvas, lengths, choices, kind):
+def draw_lines(canvas, upper, lower, colour, other, kind):
     for unit in range(10):
-        canvas.line((5 + 5 * unit, 0, 5 + 5 * unit, 55), fill=GRID)
-    for i, (colour, length) in enumerate(zip(COLOURS.values(), lengths, strict=True)):
-        canvas.rectangle((5, 3 + 14 * i, 5 + 5 * length, 10 + 14 * i), fill=colour)
-    canvas.line((5, 0, 5, 55), fill=INK)
+        canvas.line((5 + 5 * unit, 4, 5 + 5 * unit, 51), fill=GRID)
+    canvas.rectangle((5, 10, 5 + 5 * upper, 21), fill=COLOURS[colour])
+    canvas.rectangle((5, 34, 5 + 5 * lower, 45), fill=COLOURS[other])
+    canvas.line((5, 4, 5, 51), fill=INK)
 
 
-def ask_lines(lengths, choices, kind):
-    by_colour = dict(zip(COLOURS, lengths, strict=True))
-    return f"Which line is the {kind}est?", choices, tuple(by_colour[c] for c in choices)
+def ask_lines(upper, lower, colour, other, kind):
+    return f"Which line is {kind}?", ("upper", "lower", "the same"), (upper, lower)
 
 
-def work_lines(readings, lengths, choices, kind):
-    best = (max if kind == "long" else min)(range(4), key=lambda i: readings[i])
-    steps = ", ".join(f"{c} {x}" for c, x in zip(choices, readings, strict=True))
-    return f"{steps}, so {choices[best]}.", "ABCD"[best]
+def work_lines(readings, upper, lower, colour, other, kind):
+    x, y = readings
+    best = 2 if x == y else int((x < y) == (kind == "longer"))
+    return f"upper {x}, lower {y}, so {('upper', 'lower', 'the same')[best]}.", "ABC"[best]
 
 
 FAMILIES = {
@@ -271,21 +268,21 @@ def misread(drawn: Figure, rng: random.Random, rate: float) -> tuple:
     return tuple(readings)
 
 
+QUESTIONS = {  # what can be asked of a family's pictures
+    "bars": ["What do the two bars add up to?", "How much taller is the left bar?"],
+    "area": ["What is the area of the rectangle?", "How long is the border of the rectangle?"],
+    "fraction": ["What fraction of the disc is shaded?", "What fraction of the disc is white?"],
+    "ruler": ["How long is the segment?", "Where does the segment end?"],
+    "lines": ["Which line is longer?", "Which line is shorter?"],
+}
+
+
 def other_questions(drawn: Figure) -> list[str]:
-    """Every other question of this family that the same picture answers."""
-    if drawn.family == "bars":
-        bars = list(zip(COLOURS, drawn.params[0], strict=True))
-        pairs = [(a, b) for a in bars for b in bars if a is not b]
-        texts = [f"What is the {a} bar plus the {b} bar?" for (a, _), (b, _) in pairs]
-        texts += [f"How much taller is {a} than {b}?" for (a, x), (b, y) in pairs if x >= y]
-    else:
-        texts = {
-            "area": ["What is the area of the rectangle?", "How long is the border of the rectangle?"],
-            "fraction": ["What fraction of the disc is shaded?", "What fraction of the disc is white?"],
-            "ruler": ["How long is the segment?", "Where does the segment end?"],
-            "lines": ["Which line is the longest?", "Which line is the shortest?"],
-        }[drawn.family]
-    return [text for text in texts if text != drawn.question]
+    """Every other question that the same picture answers."""
+    difference_is_negative = drawn.family == "bars" and drawn.params[0] < drawn.params[1]
+    if difference_is_negative:
+        return ["Which bar is taller?"]  # "how much taller" would have no answer
+    return [text for text in QUESTIONS[drawn.family] if text != drawn.question]
 
 
 def notation(answer: str, rng: random.Random) -> str:

@@ -1,6 +1,6 @@
 """Every text that is put to the model, in one place."""
 
-# The paper's instruction, appended to each question (METHOD: Qwen's mathematics prompt).
+# The paper's instruction, appended to each question.
 INSTRUCTION = " Please reason step by step, and put your final answer within \\boxed{}."
 
 # Asking for a new question about an image, without and with one that is known.

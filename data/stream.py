@@ -8,36 +8,38 @@ from data import BadRow, DataError, load, order
 from data.answers import option_key
 from data.prompts import INSTRUCTION
 
+MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
+
 
 class Questions:
-    """`next(n)` gives n different encoded questions. `position`, `bad_rows` and `too_long` are all of its state.
+    """`next(n)` gives n different encoded questions. `state()` is all that a resumed stream needs.
 
     `labels` fills `gold` {question id: canonical answer}, for the control `--reward gold` alone; otherwise answers are
     stripped by the reader and `gold` stays empty.
     """
 
     def __init__(
-        self,
-        source: str,
-        processor,
-        seed: int,
-        max_prompt_tokens: int,
-        instruction: str = INSTRUCTION,
-        labels: bool = False,
-    ):
+        self, source: str, processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
+        labels: bool = False, position: int = 0, bad_rows: int = 0, too_long: int = 0,
+    ):  # fmt: skip
         self.source, self.examples = source, load(source, labels=labels)
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
-        self.position = self.bad_rows = self.too_long = 0
+        self.position, self.bad_rows, self.too_long = position, bad_rows, too_long
+        self.most_tries = MAX_TRIES if source == "tiny" else len(self.examples)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
+
+    def state(self) -> dict[str, int]:
+        return {"position": self.position, "bad_rows": self.bad_rows, "too_long": self.too_long}
 
     def next(self, count: int) -> list:
         taken, tried = {}, set()
         for position, index in order(self.examples, self.seed, self.position):
             self.position = position + 1
-            if index in tried:  # the next epoch has begun: one question once a step
-                if len(tried) == len(self.examples):
+            exhausted = len(tried) - len(taken) >= self.most_tries
+            if index in tried or exhausted:  # the next epoch has begun: one question once a step
+                if exhausted or len(tried) == len(self.examples):
                     raise DataError(
                         f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, "
                         f"but --questions is {count}"
@@ -45,7 +47,10 @@ class Questions:
                 continue
             tried.add(index)
             if (encoded := self.read(index)) is not None:
-                taken.setdefault(encoded.id, encoded)
+                if encoded.id in taken:
+                    self.skip(f"row {index}: the id {encoded.id} is already taken")
+                else:
+                    taken[encoded.id] = encoded
             if len(taken) == count:
                 return list(taken.values())
 

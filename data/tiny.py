@@ -14,7 +14,7 @@ A model that imitates careless writers is calibrated like them: its samples scat
 is better than its average, and its steps are better than its guesses. That is the state label-free post-training needs.
 Answers of the training split only are used here, and nowhere else.
 
-    python -m data.tiny                      rebuild data/tiny (about fifteen minutes on one core)
+    python -m data.tiny                      rebuild data/tiny (about ten minutes on one core)
     python -m data.tiny --seed 1 --out DIR   another base, as bench/learning.py does
 """
 
@@ -71,7 +71,7 @@ STEPS_SHARE, CARELESS, HASTY = 0.5, 0.08, 0.20
 class WarmStart:
     out: str = field(default=str(HOME), metadata={"help": "folder to write the checkpoint to"})
     seed: int = field(default=0, metadata={"help": "weights, demonstrations and their order"})
-    steps: int = field(default=2800, metadata={"help": "optimiser steps; the first 4/7 are careful"})
+    steps: int = field(default=2400, metadata={"help": "optimiser steps; the first 7/12 are careful"})
     batch: int = field(default=32, metadata={"help": "demonstrations per step"})
     lr: float = field(default=3e-3, metadata={"help": "peak learning rate; cosine decay to a tenth"})
 
@@ -221,7 +221,7 @@ def warm_start(settings: WarmStart) -> None:
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * warm * (0.55 + 0.45 * math.cos(math.pi * done))
         first = (settings.seed * settings.steps + step) * settings.batch
-        careful = step < settings.steps * 4 // 7
+        careful = step < settings.steps * 7 // 12
         shown = [demonstration(first + i, careful) for i in range(settings.batch)]
         batch = collate(shown, tokenizer, image_processor)
         labels = batch.pop("labels")[:, 1:]

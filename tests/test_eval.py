@@ -71,18 +71,19 @@ def test_a_comparison_is_paired_by_question_with_an_interval():
         compare(worse, {"records": []})
 
 
-def test_questions_without_an_answer_are_left_out_and_named(tmp_path):
+def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, processor):
     from data import load
 
-    rows = [
-        {"question": "a", "answer": "1"},
-        {"question": "b"},
-        {"question": "", "answer": "2"},
+    rows = [{"question": "a", "answer": "1"}, {"question": "b"}, {"question": "", "answer": "2"}]
+    rows += [
         {"question": "c", "answer": 3},
+        {"question": "<|image_pad|>", "answer": "1"},
+        {"question": "d " * 99, "answer": "1"},
     ]
-    good, skipped = labelled(load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True))
-    assert [e.question for e in good] == ["a", "c"] and len(skipped) == 2
-    assert "no answer" in skipped[0] and "no question" in skipped[1]
+    good, skipped = labelled(load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True), processor, 120)
+    assert [e.question for e in good] == ["a", "c"]
+    for problem, message in zip(skipped, ("no answer", "no question", "image token", "prompt tokens"), strict=True):
+        assert message in problem
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from model_utils import (
@@ -321,6 +321,14 @@ def test_older_checkpoints_go_once_a_newer_one_is_whole(tmp_path, processor, tra
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-10", "step-11"]
 
 
+def test_a_broken_checkpoint_of_a_later_step_never_pushes_out_a_good_one(tmp_path, processor, trained):
+    save(tmp_path, processor, trained, 20)
+    save(tmp_path, processor, trained, 30)
+    (tmp_path / "step-30" / "model.safetensors").unlink()
+    save(tmp_path, processor, trained, 21, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-21"] and latest_checkpoint(tmp_path).name == "step-21"
+
+
 @pytest.mark.parametrize("damage", ["truncate", "delete", "no list", "empty list", "partial", "header"])
 def test_a_half_written_checkpoint_is_passed_over(tmp_path, processor, trained, damage):
     save(tmp_path, processor, trained, 1)
@@ -374,6 +382,29 @@ def test_a_folder_that_is_no_checkpoint_is_named_in_one_line(tmp_path, random_fo
     with pytest.raises(ModelError, match=message) as error:
         load_model(str(folder))
     assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path, random_folder):
+    folder = tmp_path / "m"
+    shutil.copytree(random_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.self_attn.k_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="1 weights are missing"):
+        load_model(str(folder))
+
+
+def test_bfloat16_products_with_float32_weights_generate_score_and_train(random_folder, processor, mixed_examples):
+    model = load_model(str(random_folder), compute=torch.bfloat16)
+    rollout = generate(model, processor, mixed_examples, 2, 8)
+    logprobs = score(model, rollout)
+    assert logprobs.dtype == torch.float32 and (logprobs - rollout.logprobs).abs().max() < 0.5
+    exact = score(load_model(str(random_folder)), rollout)
+    assert 1e-6 < (logprobs - exact).abs().mean() < 0.1
+    logprobs.sum().backward()
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters() if p.grad is not None
+    )
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path, random_folder):
