@@ -69,7 +69,7 @@ class Config:
     resume: bool = flag(False, "continue from the latest whole checkpoint in --out")
     seed: int = flag(0, "seed of the order of questions and of the sampling")
     # how long
-    steps: int = flag(100, "rollout steps")
+    steps: int = flag(60, "rollout steps")
     questions: int = flag(32, "questions per step (P), over all processes")
     group_size: int = flag(8, "samples per question (G)")
     minibatch_questions: int = flag(0, "questions per update; 0 is all: one update per rollout")
@@ -112,10 +112,10 @@ class Config:
     tokens_per_forward: int = flag(16384, "tokens of one forward of an update")
     gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
     # logging
-    eval_every: int = flag(25, "steps between evaluations; 0: only the base and the end")
+    eval_every: int = flag(20, "steps between evaluations; 0: only the base and the end")
     eval_questions: int = flag(256, "questions per evaluation; 0 is all; the base and the end use all")
     eval_samples: int = flag(8, "samples per question in evaluations")
-    save_every: int = flag(25, "steps between checkpoints; 0: only at the end")
+    save_every: int = flag(20, "steps between checkpoints; 0: only at the end")
     keep: int = flag(2, "checkpoints kept; 0 is all")
     log_questions: int = flag(2, "questions per step whose responses go to rollouts.jsonl")
 

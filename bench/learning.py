@@ -95,7 +95,7 @@ def train(settings: Learning, run: Run) -> None:
         ]
         python(
             "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume", "--eval_split", "validation",
-            "--eval_every", 20, "--keep", 1, *flags, log=work / f"{run.name}.log",
+            "--eval_every", 10, "--keep", 1, *flags, log=work / f"{run.name}.log",
         )  # fmt: skip
         (checkpoint,) = last.glob("step-*")
         measure(checkpoint, work / f"{run.name}.json", work / f"{run.name}.log")

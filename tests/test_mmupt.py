@@ -18,7 +18,6 @@ from mmupt import (
     majority_vote,
     published_vote,
 )
-from run_log import top_answer_share
 
 GOLDEN = Path(__file__).parent / "golden"
 LOSS = json.loads((GOLDEN / "grpo_loss.json").read_text())
@@ -352,10 +351,3 @@ def test_the_random_reward_depends_on_seed_and_question_alone():
     once, again = rewards_of(many, reward="random"), rewards_of(["other"] * 64, reward="random")
     assert once == again and 16 < sum(once) < 48
     assert once != rewards_of(many, reward="random", seed=1)
-
-
-def test_the_commonest_pseudo_label_is_shared_over_all_questions():
-    import distributed
-
-    votes = [majority_vote(a) for a in (["1", "1"], ["1", "1"], ["2", "2"], ["3", "4"])]
-    assert top_answer_share(votes, distributed.start()) == 0.5
