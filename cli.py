@@ -21,13 +21,13 @@ def parse(cls, argv: list[str], presets: dict[str, dict] | None = None, defaults
     """Flags -> an instance of the dataclass `cls`. `--preset` and `defaults` set other defaults; flags given win."""
     parser = _Parser(cls, allow_abbrev=False)
     known = {f.name for f in fields(cls)}
-    parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
     if presets:
         chosen, _ = _first(argv, "--preset")
         if chosen:
             if chosen not in presets:
                 raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
             parser.set_defaults(**presets[chosen])
+    parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
     (values, unknown) = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )

@@ -25,7 +25,7 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, items: list) -> list:
+    def my_part(self, items: list) -> list:
         """This rank's part of a list that every rank holds."""
         return items[self.rank :: self.size]
 
@@ -41,10 +41,7 @@ class World:
         for p in parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        if self.size > 1:
-            flat = self.sum(torch.cat([p.grad.flatten() for p in parameters]))
-            for p, g in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                p.grad.copy_(g.view_as(p))
+            self.sum(p.grad)  # one by one: a flat copy of all would cost the model's memory again
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Tensors of one shape, concatenated along the first axis in order of rank."""

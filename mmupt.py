@@ -1,7 +1,7 @@
 """MM-UPT: a vision-language model teaches itself by agreeing with its own majority.
 
     torchrun mmupt.py                                          the built-in run: no data, no download, a CPU is enough
-    torchrun --nproc_per_node 8 mmupt.py --model Qwen/Qwen2.5-VL-7B-Instruct --train_data questions.jsonl --preset mm-upt
+    torchrun --nproc_per_node 8 mmupt.py --model Qwen/Qwen2.5-VL-3B-Instruct --train_data questions.jsonl --preset mm-upt
 
 For each unlabelled question the model samples G answers. The commonest answer is the pseudo-label, agreeing with it earns
 reward 1, and the policy is updated by GRPO: the clipped objective on group-normalised rewards, with a KL term to the frozen
@@ -93,9 +93,9 @@ class Config:
     kl_clamp: float = flag(0.0, "bound on the KL of a token; 0 is none")
     clip_low: float = flag(0.2, "the ratio is clipped below 1 - clip_low")
     clip_high: float = flag(0.2, "the ratio is clipped above 1 + clip_high")
-    dual_clip: float = flag(0.0, "bound on ratio * |A| / |A| where A < 0; 0 is none")
+    dual_clip: float = flag(0.0, "bound on the ratio where the advantage is negative; 0 is none")
     aggregate: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = flag("grpo", "how token losses are averaged")
-    bnpo_sequences: int = flag(4, "sequences per micro-batch of aggregate bnpo, on each process")
+    bnpo_sequences: int = flag(4, "sequences per block of aggregate bnpo: the paper's code has micro-batches of 4")
     ratio: Literal["token", "sequence"] = flag("token", "importance ratio per token, or per sequence (GSPO)")
     # sampling
     temperature: float = flag(1.0, "sampling temperature, also of every log-prob")
@@ -229,7 +229,8 @@ def kl_penalty(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k3") -> Tens
     if kind == "k2":
         return d.square() / 2
     if kind == "k3":
-        return torch.expm1(-d.clamp(-20, 20)) + d  # a token of more than e^20 is an overflow, not an estimate
+        d = d.clamp(-20, 20)  # beyond e^20 it is an overflow, not an estimate
+        return torch.expm1(-d) + d
     raise ValueError(f"kl must be k1, k2 or k3 (got {kind})")
 
 
@@ -261,10 +262,10 @@ def grpo_loss(
         grpo     sum_i (sum_t l m / sum_t m) / denominator      denominator: sequences of the optimiser batch
         dapo     sum l m / denominator                          denominator: tokens of the optimiser batch
         dr_grpo  sum l m / denominator                          denominator: sequences * max_new_tokens
-        bnpo     (sum l m / sum m) / denominator                denominator: micro-batches of the optimiser batch
+        bnpo     (sum l m / sum m) / denominator                denominator: blocks of the optimiser batch
     Without a denominator these rows are the whole optimiser batch. With the whole batch's denominator the parts of any
-    split sum to the loss of the whole. bnpo is a mean of micro-batch means and so depends on the micro-batches; a
-    denominator [B] from bnpo_divisors fixes them beforehand, and then any split sums to the same: sum_i (sum_t l m) / d_i.
+    split sum to the loss of the whole. bnpo is a mean over blocks of sequences, each a token mean; a
+    denominator [B] from bnpo_divisors fixes the blocks beforehand: the loss is then sum_i (sum_t l m) / denominator_i.
 
     logprobs, old_logprobs, ref_logprobs, mask [B, T]; advantages [B]. ref_logprobs may be None where beta is 0. Whatever
     stands under the mask, NaN included, changes neither value nor gradient.
@@ -300,7 +301,7 @@ def grpo_loss(
     losses = losses.where(mask, 0.0)
 
     if denominator is None:
-        denominator = loss_denominator(aggregate, len(mask), int(lengths.sum()), max_new_tokens, 1)
+        denominator = loss_denominator(aggregate, len(mask), int(lengths.sum()), max_new_tokens)
     if isinstance(denominator, Tensor):
         return (losses.sum(1) / denominator).sum(), token_means(rho, log_ratio, penalty, A, mask, clip_low, clip_high)
     if aggregate == "grpo":
@@ -324,16 +325,14 @@ def token_means(rho, log_ratio, kl, A, mask, clip_low: float, clip_high: float) 
     return {name: float(value.where(mask, 0).sum() / tokens) for name, value in values.items()}
 
 
-def loss_denominator(
-    aggregate: str, sequences: int, tokens: int, max_new_tokens: int | None, micro_batches: int
-) -> float:
+def loss_denominator(aggregate: str, sequences: int, tokens: int, max_new_tokens: int | None = None) -> float:
     """The divisor of a whole optimiser batch, for each aggregation of grpo_loss."""
     if aggregate == "dr_grpo" and max_new_tokens is None:
         raise ValueError("aggregate dr_grpo needs max_new_tokens")
     divisors = {
         "grpo": sequences,
         "dapo": tokens,
-        "bnpo": micro_batches,
+        "bnpo": 1,  # one block; bnpo_divisors has the case of several
         "dr_grpo": sequences * (max_new_tokens or 0),
     }
     if aggregate not in divisors:
@@ -342,14 +341,14 @@ def loss_denominator(
 
 
 def bnpo_divisors(lengths: Tensor, sequences: int) -> Tensor:
-    """lengths [B] -> [B]: for micro-batches of `sequences` consecutive rows, (tokens of its micro-batch) * (micro-batches).
+    """lengths [B] -> [B]: for blocks of `sequences` consecutive rows, (tokens of its block) * (blocks).
 
-    sum_i (sum_t l m) / divisor_i is then the mean over micro-batches of their token means.
+    sum_i (sum_t l m) / divisor_i is then the mean over blocks of their token means.
     """
-    groups = torch.arange(len(lengths), device=lengths.device) // sequences
-    count = int(groups[-1]) + 1
-    tokens = torch.zeros(count, dtype=lengths.dtype, device=lengths.device).scatter_add_(0, groups, lengths)
-    return (tokens[groups] * count).float()
+    block = torch.arange(len(lengths), device=lengths.device) // sequences
+    count = int(block[-1]) + 1
+    tokens = torch.zeros(count, dtype=lengths.dtype, device=lengths.device).scatter_add_(0, block, lengths)
+    return (tokens[block] * count).float()
 
 
 # --- Rewards -----------------------------------------------------------------------------------------------------
@@ -374,14 +373,14 @@ def judge(texts: list[str], questions: Sequence[Encoded], config: Config, gold: 
         if config.vote == "published":
             vote = published_vote(raw)
             winner = option_key(vote.winner, question.choices)  # the reward compares by meaning
-            earns_unparsed = vote.winner == UNPARSED
+            unparsed_won = vote.winner == UNPARSED
         else:
             vote = majority_vote(keys, config.min_share)
-            winner, earns_unparsed = vote.winner, False
+            winner, unparsed_won = vote.winner, False
         if config.reward == "majority":
-            agree = [key == winner if key is not None and winner is not None else False for key in keys]
-            if earns_unparsed:
-                agree = [key is None for key in keys]
+            agree = [key is not None and key == winner for key in keys]
+            if unparsed_won:
+                agree = [a is None or a == UNPARSED for a in raw]
         elif config.reward == "gold":
             agree = [key is not None and key == gold[question.id] for key in keys]
         elif config.reward == "format":
@@ -405,7 +404,7 @@ class Diverged(RuntimeError):
 
 
 @dataclass
-class Scored:
+class LossInputs:
     """A rollout with everything the loss needs of it; rows are question by question."""
 
     rollout: Rollout
@@ -413,12 +412,12 @@ class Scored:
     ref_logprobs: Tensor | None  # [B, T] of the base; None where beta is 0
     advantages: Tensor  # [B]
 
-    def select(self, questions: list[int]) -> "Scored":
+    def select(self, questions: list[int]) -> "LossInputs":
         """These questions with all their samples."""
         rollout, G = self.rollout.select(questions), self.rollout.num_samples
         rows = [q * G + g for q in questions for g in range(G)]
         ref = None if self.ref_logprobs is None else self.ref_logprobs[rows]
-        return Scored(rollout, self.old_logprobs[rows], ref, self.advantages[rows])
+        return LossInputs(rollout, self.old_logprobs[rows], ref, self.advantages[rows])
 
 
 def train(config: Config, world: World) -> int:
@@ -428,7 +427,7 @@ def train(config: Config, world: World) -> int:
     precision = compute_dtype(config.dtype, world.device)
     policy = load_model(str(run.resumed or config.model), compute=precision, device=world.device)
     # the reference is the base, also after a resume; not loaded at all where it has no weight
-    reference = load_model(config.model, precision, precision, world.device) if config.beta else None
+    reference = load_model(config.model, dtype=precision, device=world.device) if config.beta else None
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
@@ -447,7 +446,7 @@ def train(config: Config, world: World) -> int:
         measure(config, world, policy, processor, held_out, run, state["step"])
     for step in run.steps(state["step"], config.steps):
         with run.stage("data"):
-            my_questions = world.share(stream.next(config.questions))  # no answer is in them
+            my_questions = world.my_part(stream.next(config.questions))  # no answer is in them
         with run.stage("rollout"):
             rollout = generate(
                 policy, processor, processor.collate(my_questions, world.device), config.group_size,
@@ -459,11 +458,11 @@ def train(config: Config, world: World) -> int:
             judged = judge(texts, my_questions, config, stream.gold, step)  # answers, votes, rewards
             advantages = group_advantages(judged.rewards, config.scale).flatten().to(world.device)  # [B]
         with run.stage("score"):
-            scored = Scored(rollout, *logprobs_before(config, policy, reference, rollout), advantages)
+            inputs = LossInputs(rollout, *logprobs_before(config, policy, reference, rollout), advantages)
         with run.stage("update"):
             set_learning_rate(optimizer, config, step)
             for update_questions in questions_of_each_update(config, world):
-                accumulate_gradients(config, world, policy, scored.select(update_questions), run.meter)
+                accumulate_gradients(config, world, policy, inputs.select(update_questions), run.meter)
                 finite = apply_gradients(config, world, policy, optimizer, run.meter)
                 nonfinite_in_a_row = 0 if finite else nonfinite_in_a_row + 1
                 state["nonfinite_updates"] += not finite
@@ -491,7 +490,7 @@ def train(config: Config, world: World) -> int:
 
 
 def logprobs_before(config: Config, policy, reference, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
-    """Token log-probs before the update [B, T]: of the policy (old) and of the reference.
+    """Token log-probs before the update [B, T]: of the policy (old) and of the reference, at the rollout's temperature.
 
     With one update per rollout the sampler's own log-probs are the policy's: they are of the whole softmax at the sampling
     temperature, before top-p. With several updates the trainer scores them itself, so that a ratio differs from 1 by
@@ -518,7 +517,7 @@ def questions_of_each_update(config: Config, world: World) -> list[list[int]]:
     return [list(range(i, i + per_update)) for i in range(0, count, per_update)]
 
 
-def accumulate_gradients(config: Config, world: World, policy, batch: Scored, meter: Meter) -> None:
+def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs, meter: Meter) -> None:
     """Gradients of one optimiser batch's loss, in as many forwards as the token budget needs. No collective but one count."""
     lengths, G = batch.rollout.lengths, config.group_size
     tokens = int(world.sum(lengths.sum().clone()))
@@ -527,7 +526,7 @@ def accumulate_gradients(config: Config, world: World, policy, batch: Scored, me
     if config.aggregate == "bnpo":
         divisor = bnpo_divisors(lengths, config.bnpo_sequences) * world.size  # [B]
     else:
-        divisor = loss_denominator(config.aggregate, sequences, tokens, config.max_new_tokens, 1)
+        divisor = loss_denominator(config.aggregate, sequences, tokens, config.max_new_tokens)
     questions = list(range(len(lengths) // G))
     if not config.beta:  # without a KL term a group of equal rewards has no gradient: not computed at all
         questions = [q for q in questions if bool(batch.advantages[q * G : (q + 1) * G].any())]
@@ -600,7 +599,7 @@ def measure(config: Config, world: World, policy, processor, held_out: list[Exam
     whole = step in (0, config.steps)
     examples = held_out if whole else held_out[: config.eval_questions or None]
     records = evaluate(
-        policy, processor, world.share(examples), config.eval_samples, config.max_new_tokens, config.temperature,
+        policy, processor, world.my_part(examples), config.eval_samples, config.max_new_tokens, config.temperature,
         config.top_p, config.seed, config.instruction,
     )  # fmt: skip
     run.evaluation(step, report(world.gather_json(records), config.eval_samples), config.eval_samples)

@@ -252,7 +252,7 @@ def test_every_variant_equals_a_loop_over_tokens_in_value_and_gradient(aggregate
 def test_any_split_of_a_batch_sums_to_the_same_loss_and_gradient(aggregate, split):
     options = dict(aggregate=aggregate, beta=0.04, max_new_tokens=8)
     whole, gradient, _ = loss_of(**options)
-    denominator = loss_denominator(aggregate, 4, int(MASK.sum()), 8, 1)
+    denominator = loss_denominator(aggregate, 4, int(MASK.sum()), 8)
     first, total, gradients = 0, 0.0, torch.zeros_like(gradient)
     for size in split:
         value, g, _ = loss_of(slice(first, first + size), denominator=denominator, **options)
@@ -334,6 +334,7 @@ def test_an_abstaining_group_earns_nothing():
 
 def test_the_published_vote_lets_the_unparsed_win_and_earn():
     assert rewards_of(["-", "-", r"\boxed{2}"], vote="published") == [1, 1, 0]
+    assert rewards_of(["-", r"\boxed{None}", r"\boxed{2}"], vote="published") == [1, 1, 0]
     # strings split the vote, the reward compares by meaning
     assert rewards_of([r"\boxed{45}", r"\boxed{45°}", r"\boxed{45°}"], vote="published") == [1, 1, 1]
 
