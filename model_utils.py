@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,11 +34,11 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
 )
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
@@ -261,7 +262,7 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        image_processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+        image_processor = load_image_processor(path)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"--model {path}: {first_line(error)}") from None
     if tokenizer.chat_template is None:
@@ -281,6 +282,16 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
         eos_ids=eos_ids(path, config, tokenizer),
         vocabulary=config.get_text_config().vocab_size,
     )
+
+
+def load_image_processor(path: str):
+    """The Pillow image processor of a checkpoint: the same pixels on every machine, and no torchvision."""
+    settings, _ = BaseImageProcessor.get_image_processor_dict(path)
+    name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
+    pillow = getattr(transformers, f"{name}Pil", None)
+    if pillow is None:
+        raise ImportError(f"no Pillow image processor for {name or 'this checkpoint'} in transformers")
+    return pillow.from_pretrained(path)
 
 
 def eos_ids(path: str, config, tokenizer) -> tuple[int, ...]:

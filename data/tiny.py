@@ -238,7 +238,9 @@ def warm_start(settings: WarmStart) -> None:
             print(f"step {step + 1}  loss {total:.4f}  {time.monotonic() - started:.0f} s", flush=True)
 
     model.generation_config = GenerationConfig(
-        eos_token_id=[config.eos_token_id, config.pad_token_id], pad_token_id=config.pad_token_id, do_sample=False
+        eos_token_id=[config.text_config.eos_token_id, config.text_config.pad_token_id],
+        pad_token_id=config.text_config.pad_token_id,
+        do_sample=False,
     )
     model.save_pretrained(settings.out)
     tokenizer.save_pretrained(settings.out)

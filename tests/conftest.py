@@ -33,10 +33,13 @@ def make_random_checkpoint(folder: Path, seed: int = 0) -> None:
     for weight in model.parameters():
         if weight.ndim >= 2:
             torch.nn.init.normal_(weight, std=1.5 * weight[0].numel() ** -0.5)
+    eos, pad = config.text_config.eos_token_id, config.text_config.pad_token_id
     with torch.no_grad():  # the head is tied: a longer eos embedding is a likelier end
-        model.get_input_embeddings().weight[[config.eos_token_id, config.pad_token_id]] *= 2
+        model.get_input_embeddings().weight[[eos, pad]] *= 2
     model.generation_config = GenerationConfig(
-        eos_token_id=[config.eos_token_id, config.pad_token_id], pad_token_id=config.pad_token_id, do_sample=False
+        eos_token_id=[config.text_config.eos_token_id, config.text_config.pad_token_id],
+        pad_token_id=config.text_config.pad_token_id,
+        do_sample=False,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
