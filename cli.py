@@ -22,7 +22,7 @@ def parse(cls, argv: list[str], presets: dict[str, dict] | None = None, defaults
     parser = _Parser(cls, allow_abbrev=False)
     known = {f.name for f in fields(cls)}
     if presets:
-        chosen, _ = _first(argv, "--preset")
+        chosen = _first(argv, "--preset")
         if chosen:
             if chosen not in presets:
                 raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
@@ -38,13 +38,13 @@ def parse(cls, argv: list[str], presets: dict[str, dict] | None = None, defaults
     return values
 
 
-def _first(argv: list[str], flag: str) -> tuple[str | None, int]:
+def _first(argv: list[str], flag: str) -> str | None:
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
-            return argv[i + 1], i
+            return argv[i + 1]
         if word.startswith(flag + "="):
-            return word.split("=", 1)[1], i
-    return None, -1
+            return word.split("=", 1)[1]
+    return None
 
 
 def run(main: Callable[[list[str]], int]) -> None:

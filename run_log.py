@@ -46,7 +46,7 @@ class RunLog:
         self.resumed = latest_checkpoint(self.checkpoints) if resume else None
         self.collapse, self.reports = CollapseWatch(), {}
         used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
-        if used and not resume:
+        if used and not resume and world.is_main:  # by now another rank may have made the folder
             raise cli.UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
 
     def open(self, done: int) -> None:
@@ -259,20 +259,15 @@ class CollapseWatch:
         self.rows.append(row)
         if len(self.rows) < 2 * self.window:
             return None
-        for name, limit, says in (
-            ("top_answer_share", lambda start: max(0.35, 2.5 * start), "different questions get the same answer"),
-            ("kl", lambda start: 0.25, "the policy is far from its base, in nats per token"),
-            ("response_length", lambda start: 3 * start, "responses grow"),
+        for name, collapsed, says in (
+            ("top_answer_share", lambda a, b: b > max(0.35, 2.5 * a), "different questions get the same answer"),
+            ("kl", lambda a, b: b > 0.25, "the policy is far from its base, in nats per token"),
+            ("response_length", lambda a, b: b > 3 * a, "responses grow"),
+            ("response_length", lambda a, b: b < a / 3, "responses shrink"),
+            ("parsed", lambda a, b: b < 0.7 * a, "fewer responses hold an answer"),
         ):
             start, now = self.median(name, self.rows[: self.window]), self.median(name, self.rows[-self.window :])
-            if now > limit(start):
-                return f"{says}: {name} {start:.2f} -> {now:.2f}"
-        for name, share, says in (
-            ("response_length", 1 / 3, "responses shrink"),
-            ("parsed", 0.7, "fewer responses hold an answer"),
-        ):
-            start, now = self.median(name, self.rows[: self.window]), self.median(name, self.rows[-self.window :])
-            if now < share * start:
+            if collapsed(start, now):
                 return f"{says}: {name} {start:.2f} -> {now:.2f}"
         return None
 
