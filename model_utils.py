@@ -5,8 +5,8 @@
     rollout   = generate(model, processor, examples, num_samples=8, max_new_tokens=64)
     logprobs  = score(model, rollout)                       # what the policy says of those same tokens, with gradient
 
-The model's code is transformers'; the cache, the sampling, the scoring and the checkpoints around it are here. What
-differs between model families stands in one place, the section "What a family decides".
+The model's code is transformers'. Loading, scoring and checkpoints are here; attention over shared prompts is in
+attention.py, sampling in decoding.py, and what differs between model families in families.py.
 
 Letters: P questions, G samples each, B = P*G responses, L prompt tokens, T response tokens, V vocabulary, D width,
 H key/value heads, R query heads per key/value head.
@@ -24,65 +24,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     AutoConfig,
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
 
+from attention import ATTENTION, Layout, Sequences
 from data import Example
 from data.prompts import INSTRUCTION, with_choices
+from decoding import Sampling, decode, lay_side_by_side, next_position, steps_alike
+from families import embed, rope_positions, text_model
 from kernels import linear_logprobs
 
 transformers_logging.disable_progress_bar()
 
+MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
+
 
 class ModelError(ValueError):
     """A model folder or checkpoint that can't be used; the message names the fix."""
-
-
-# --- What a family decides ---------------------------------------------------------------------------------------
-
-
-def text_model(model) -> torch.nn.Module:
-    """The decoder over embeddings, without vision tower and head."""
-    return model.model.language_model
-
-
-def embed(model, ids: Tensor, prompts: "Prompts") -> Tensor:
-    """ids [N, S] -> embeddings [N, S, D], image features in place of the image tokens (row by row, in order)."""
-    embeddings = model.get_input_embeddings()(ids)
-    if prompts.pixel_values is None:
-        return embeddings
-    # .visual is called through get_image_features, which also splits and orders the features
-    features = model.get_image_features(prompts.pixel_values, prompts.image_grid_thw)
-    features = torch.cat(tuple(features.pooler_output)).to(embeddings.dtype)
-    return embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], features)
-
-
-def rope_positions(model, prompts: "Prompts") -> Tensor:
-    """Rotary positions of the prompt tokens, [3, P, L]: time, height and width for image tokens, all equal for text."""
-    mask = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
-    if prompts.image_grid_thw is None:
-        return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-    image_tokens = (prompts.ids == model.config.image_token_id).int()
-    # without the token types transformers falls back to one-dimensional positions, silently
-    return model.model.get_rope_index(
-        prompts.ids, mm_token_type_ids=image_tokens, image_grid_thw=prompts.image_grid_thw, attention_mask=mask.int()
-    )[0]
 
 
 # --- Loading -----------------------------------------------------------------------------------------------------
@@ -112,7 +81,11 @@ def load_model(
     if not hasattr(model, "get_image_features") or not hasattr(model.model, "get_rope_index"):
         raise ModelError(f"--model {path}: {type(model).__name__} is not served; Qwen2.5-VL checkpoints are")
     model.compute_dtype = compute or dtype
-    return model.to(device).eval()
+    model.to(device).eval()
+    lay_side_by_side(model)
+    with autocast(model):
+        model.usual_decoder = steps_alike(model)
+    return model
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -167,6 +140,7 @@ class Prompts:
     pixel_values: Tensor | None  # the patches of all images, in order
     image_grid_thw: Tensor | None  # [images, 3]
     images: list[int]  # images per question
+    positions: Tensor | None = None  # [3, P, L] rotary positions, once the model has said them
 
     def __len__(self):
         return len(self.keys)
@@ -185,7 +159,9 @@ class Prompts:
                 pixels = torch.cat([pieces[i] for i in wanted])
                 grids = self.image_grid_thw[wanted]
         keys, images = [self.keys[r] for r in rows], [self.images[r] for r in rows]
-        return Prompts(keys, self.ids[rows, : int(lengths.max())], lengths, pixels, grids, images)
+        width = int(lengths.max())
+        positions = None if self.positions is None else self.positions[:, rows, :width]
+        return Prompts(keys, self.ids[rows, :width], lengths, pixels, grids, images, positions)
 
 
 @dataclass(frozen=True)
@@ -305,89 +281,6 @@ def eos_ids(path: str, config, tokenizer) -> tuple[int, ...]:
     return tuple(found) if isinstance(found, (list, tuple)) else (found,)
 
 
-# --- Attention and its cache -------------------------------------------------------------------------------------
-
-ATTENTION = "mmupt"
-
-
-class KVCache:
-    """Keys and values of a rollout in two parts, so that the G samples of a question share its prompt.
-
-    Per layer: the prompt's, [P, H, L, d], kept once per question and read by all of its samples together; and each
-    sample's own, [P, H, G, capacity, d], allocated once and written in place. All rows of a batch decode in step, so
-    the own part is `used` tokens long in every row; the prompt part is as long as each question's own prompt.
-    """
-
-    def __init__(self, lengths: Tensor, num_samples: int, capacity: int):
-        self.prompt: dict[int, tuple[Tensor, Tensor]] = {}
-        self.own: dict[int, list[Tensor]] = {}
-        self.samples, self.capacity = num_samples, capacity
-        self.used = -1  # -1: the prompt is being read
-        width = int(lengths.max())
-        beyond = torch.arange(width, device=lengths.device) >= lengths[:, None]
-        # added to the scores: -inf on the padding of shorter prompts
-        self.padding = torch.zeros(beyond.shape, device=lengths.device).masked_fill_(beyond, -torch.inf)[:, None, None]
-        self.padded = bool(beyond.any())
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        if self.used < 0:
-            self.prompt[layer] = (key, value)
-            groups = query.shape[1] // key.shape[1]
-            key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-            # right padding lies after every real token, so plain causal attention is right for all of those
-            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale).transpose(1, 2)
-        return self.decode(layer, query, key, value, scale)
-
-    def decode(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query [P*G, H*R, 1, d], key and value [P*G, H, 1, d] of the newest token -> [P*G, 1, H*R, d]."""
-        prompt_key, prompt_value = self.prompt[layer]
-        P, H, L, d = prompt_key.shape
-        G = self.samples
-        R = query.shape[1] // H
-        if layer not in self.own:
-            self.own[layer] = [x.new_empty(P, H, G, self.capacity, d) for x in (key, value)]
-        own_key, own_value = self.own[layer]
-        n = self.used + 1
-        own_key[:, :, :, self.used] = key.view(P, G, H, d).transpose(1, 2)
-        own_value[:, :, :, self.used] = value.view(P, G, H, d).transpose(1, 2)
-        # the samples and the query heads of a group are folded into one matrix: the prompt's keys are read once
-        q = query.view(P, G, H, R, d).transpose(1, 2) * scale  # [P, H, G, R, d]
-        to_prompt = q.reshape(P, H, G * R, d) @ prompt_key.transpose(2, 3)  # [P, H, G*R, L]
-        if self.padded:
-            to_prompt = to_prompt + self.padding.to(to_prompt.dtype)
-        to_own = q @ own_key[:, :, :, :n].transpose(3, 4)  # [P, H, G, R, n]
-        weights = torch.cat([to_prompt.view(P, H, G, R, L), to_own], -1)
-        weights = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
-        out = (weights[..., :L].reshape(P, H, G * R, L) @ prompt_value).view(P, H, G, R, d)
-        out = out + weights[..., L:] @ own_value[:, :, :, :n]
-        return out.transpose(1, 2).reshape(P * G, 1, H * R, d)
-
-    def keep(self, questions: Tensor, samples: Tensor) -> None:
-        """Drops rows: questions [P'] stay, and of each of them the samples [P', G']."""
-        n = self.used + 1
-        self.padding = self.padding[questions]
-        for layer, pair in self.prompt.items():
-            self.prompt[layer] = tuple(x[questions] for x in pair)
-            kept = []
-            for x in self.own[layer]:
-                new = x.new_empty(len(questions), x.shape[1], samples.shape[1], self.capacity, x.shape[-1])
-                new[:, :, :, :n] = x[questions[:, None], :, samples, :n].transpose(1, 2)
-                kept.append(new)
-            self.own[layer] = kept
-        self.samples = samples.shape[1]
-
-
-def attention(module, query, key, value, attention_mask, scaling=None, kv_cache: KVCache | None = None, **kwargs):
-    """transformers' attention interface: sdpa, or the cache's own attention where a rollout passes its cache along."""
-    if kv_cache is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return kv_cache.attend(module.layer_idx, query, key, value, scaling), None
-
-
-AttentionInterface.register(ATTENTION, attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
 # --- Sampling ----------------------------------------------------------------------------------------------------
 
 
@@ -424,39 +317,6 @@ def uniforms(seed: int, step: int, key: str, sample: int, count: int) -> np.ndar
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(count)
 
 
-def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, banned: Tensor) -> tuple[Tensor, Tensor]:
-    """One token per row by inverse CDF: the first token whose cumulative probability exceeds u.
-
-    logits [N, V], u [N] in [0, 1), banned [V] bool -> tokens [N], logprobs [N] float32.
-    Drawn from softmax(logits / temperature) without the banned tokens and, where top_p < 1, cut to the smallest set of
-    likeliest tokens that holds top_p of the mass. The log-prob is of logits / temperature over the whole vocabulary,
-    as the trainer scores it. Temperature 0 takes the likeliest token, and its log-prob at temperature 1.
-    """
-    scaled = logits.float() / (temperature or 1.0)
-    logprobs = scaled.log_softmax(-1)
-    if temperature == 0:
-        tokens = logprobs.masked_fill(banned, -torch.inf).argmax(-1)
-    else:
-        probs = logprobs.exp().masked_fill_(banned, 0.0)
-        if top_p < 1:
-            probs = nucleus(probs, top_p)
-        cdf = probs.cumsum(-1, dtype=torch.float64)
-        total = cdf[:, -1:]
-        tokens = torch.searchsorted(cdf, u[:, None].to(cdf.dtype) * total, right=True)[:, 0]
-        # rounding may push u * total up to the total: stay on the last token that has any mass
-        tokens = torch.minimum(tokens, (cdf < total).sum(-1))
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
-
-
-def nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """[N, V] unnormalised -> the same with 0 outside the smallest set of likeliest tokens of mass >= top_p."""
-    ordered, index = probs.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    outside = before >= top_p * ordered.sum(-1, keepdim=True)
-    outside[:, 0] = False
-    return probs.masked_fill(torch.zeros_like(outside).scatter_(-1, index, outside), 0.0)
-
-
 @torch.no_grad()
 def generate(
     model,
@@ -468,114 +328,49 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     step: int = 0,
-    memory: int = 2**31,
+    memory: int = 0,
     progress: str | None = None,
 ) -> Rollout:
-    """G responses to each question. Greedy at temperature 0. `memory`: bytes that cache and logits may take."""
+    """G responses to each question. Greedy at temperature 0. `memory`: bytes that cache and logits may
+    take; 0 chooses."""
     device = next(model.parameters()).device
     prompts = examples
     if not isinstance(prompts, Prompts):
         prompts = processor.collate([processor.encode(e) for e in examples], device)
-    B = len(prompts) * num_samples
-    tokens = torch.full((B, max_new_tokens), processor.tokenizer.pad_token_id, device=device)
-    logprobs = torch.zeros(B, max_new_tokens, device=device)
-    lengths = torch.zeros(B, dtype=torch.long, device=device)
-    finished = torch.zeros(B, dtype=torch.bool, device=device)
-    width = questions_per_batch(model, prompts, num_samples, max_new_tokens, memory)
-    by_length = torch.argsort(prompts.lengths, stable=True).tolist()  # less padding
-    bar = tqdm(total=B, desc=progress, unit="resp", leave=False, disable=True if progress is None else None)
+    if prompts.positions is None:
+        prompts = replace(prompts, positions=rope_positions(model, prompts))
+    sampling = Sampling(
+        temperature,
+        top_p,
+        processor.banned().to(device),
+        torch.tensor(processor.eos_ids, dtype=torch.long, device=device),
+    )
+
+    def draws(questions: list[int]) -> Tensor:
+        rows = [
+            [uniforms(seed, step, prompts.keys[q], g, max_new_tokens) for g in range(num_samples)] for q in questions
+        ]
+        return torch.from_numpy(np.array(rows))
+
+    bar = tqdm(
+        total=len(prompts) * num_samples, desc=progress, unit="resp", leave=False, disable=progress is None or None
+    )
     was_training = model.training
     model.eval()
-    for start in range(0, len(by_length), width):
-        chosen = by_length[start : start + width]
-        draws = np.stack(
-            [[uniforms(seed, step, prompts.keys[q], g, max_new_tokens) for g in range(num_samples)] for q in chosen]
-        )
-        rows = torch.tensor(chosen, device=device)[:, None] * num_samples + torch.arange(num_samples, device=device)
-        with autocast(model):
-            u = torch.from_numpy(draws).to(device)
-            out = decode_batch(model, processor, prompts.select(chosen), u, temperature, top_p, bar)
-        for target, value in zip((tokens, logprobs, lengths, finished), out, strict=True):
-            target[rows.flatten()] = value.flatten(0, 1)
-    bar.close()
+    with autocast(model), bar:
+        out = decode(model, prompts, num_samples, max_new_tokens, sampling, draws, memory or memory_for(device), bar)
     model.train(was_training)
-    T = int(lengths.max())
-    return Rollout(prompts, num_samples, tokens[:, :T], lengths, logprobs[:, :T], finished, temperature)
+    T = int(out.lengths.max())
+    after = torch.arange(T, device=device) >= out.lengths[:, None]
+    tokens = out.tokens[:, :T].masked_fill_(after, processor.tokenizer.pad_token_id)
+    logprobs = out.logprobs[:, :T].masked_fill_(after, 0.0)
+    return Rollout(prompts, num_samples, tokens, out.lengths, logprobs, out.finished, temperature)
 
 
-def questions_per_batch(model, prompts: Prompts, num_samples: int, max_new_tokens: int, memory: int) -> int:
-    """How many questions decode together: cache, and a float32 and a float64 row of logits per sample."""
-    text = model.config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    per_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * model.dtype.itemsize
-    per_question = per_token * (prompts.ids.shape[1] + num_samples * max_new_tokens)
-    per_question += num_samples * text.vocab_size * 20
-    return max(1, memory // per_question)
-
-
-def decode_batch(model, processor, prompts: Prompts, u: Tensor, temperature: float, top_p: float, bar):
-    """u [P, G, T] -> tokens [P, G, T], logprobs [P, G, T], lengths [P, G], finished [P, G]."""
-    P, G, T = u.shape
-    device = u.device
-    decoder, head = text_model(model), model.get_output_embeddings()
-    banned = processor.banned().to(device)
-    eos = torch.tensor(processor.eos_ids, device=device)
-    tokens = torch.full((P, G, T), processor.tokenizer.pad_token_id, device=device)
-    logprobs = torch.zeros(P, G, T, device=device)
-    lengths = torch.full((P, G), T, device=device)
-    finished = torch.zeros(P, G, dtype=torch.bool, device=device)
-
-    # prefill: every question once, its images once
-    positions = rope_positions(model, prompts)  # [3, P, L]
-    cache = KVCache(prompts.lengths, G, T)
-    hidden = decoder(
-        inputs_embeds=embed(model, prompts.ids, prompts), position_ids=positions, use_cache=False, kv_cache=cache
-    ).last_hidden_state  # [P, L, D]
-    last = prompts.lengths - 1
-    logits = head(hidden[torch.arange(P, device=device), last]).repeat_interleave(G, 0)  # [P*G, V]
-    position = next_position(positions, prompts.lengths).repeat_interleave(G)  # [P*G]
-
-    # decode: `questions` and `samples` say which of the P x G rows are still in the batch
-    questions, samples = torch.arange(P, device=device), torch.arange(G, device=device).expand(P, G)
-    for t in range(T):
-        here = (questions[:, None], samples)
-        new, new_logprobs = sample_tokens(logits, u[..., t][here].flatten(), temperature, top_p, banned)
-        live = ~finished[here]
-        new, new_logprobs = new.view(live.shape), new_logprobs.view(live.shape)
-        tokens[(*here, t)] = torch.where(live, new, tokens[(*here, t)])
-        logprobs[(*here, t)] = torch.where(live, new_logprobs, logprobs[(*here, t)])
-        ended = live & torch.isin(new, eos)
-        lengths[here] = torch.where(ended, t + 1, lengths[here])
-        finished[here] |= ended
-        live = live & ~ended
-        alive = live.sum(1)  # [P']
-        bar.update(int(ended.sum()))
-        if t + 1 == T or not bool(live.any()):
-            break
-        kept, widest = int((alive > 0).sum()), int(alive.max())
-        if t > 0 and kept * widest <= 0.8 * live.numel():  # finished rows leave once it is worth the copy
-            stay = alive.nonzero()[:, 0]
-            order = torch.argsort(~live[stay], dim=1, stable=True)[:, :widest]
-            cache.keep(stay, order)
-            new = new[stay[:, None], order]
-            position = position.view(live.shape)[stay[:, None], order].flatten()
-            questions, samples = questions[stay], samples[stay[:, None], order]
-        cache.used = t
-        hidden = decoder(
-            inputs_embeds=model.get_input_embeddings()(new.reshape(-1, 1)),
-            position_ids=(position + t).expand(3, -1)[..., None],
-            use_cache=False,
-            kv_cache=cache,
-        ).last_hidden_state
-        logits = head(hidden[:, -1])
-    bar.update(int((~finished).sum()))
-    return tokens, logprobs, lengths, finished
-
-
-def next_position(positions: Tensor, lengths: Tensor) -> Tensor:
-    """positions [3, P, L], lengths [P] -> [P], the rotary position of the first response token."""
-    real = torch.arange(positions.shape[-1], device=positions.device) < lengths[:, None]
-    return positions.amax(0).masked_fill(~real, -1).amax(-1) + 1
+def memory_for(device: torch.device) -> int:
+    """Bytes that cache and logits of a rollout may take: most of what is free on a GPU, little on a CPU, whose own
+    caches a large batch would only spill."""
+    return int(0.7 * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else MEMORY_CPU
 
 
 # --- Scoring -----------------------------------------------------------------------------------------------------
@@ -583,49 +378,32 @@ def next_position(positions: Tensor, lengths: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Packed:
-    """Questions as rows [prompt | r1 | r2 | .. | rG]: each response sees the prompt and itself, the prompt is read once.
+    """A rollout as one flat row: the tokens of all prompts, then of all responses (see attention.py).
 
     The last token of a response is predicted but never read, so it has no place in the row.
     """
 
-    ids: Tensor  # [P, S]
-    positions: Tensor  # [3, P, S]
-    segment: Tensor  # [P, S]: 0 prompt, g response g, -1 padding
-    predictor: Tensor  # [N] index into P*S of the position that predicts each response token, row by row
+    ids: Tensor  # [1, N]
+    positions: Tensor  # [3, 1, N]
+    layout: Layout
+    predictor: Tensor  # index into N of what predicts each response token, in the order of rollout.mask
 
 
-def pack(rollout: Rollout, prompt_positions: Tensor) -> Packed:
-    P, G = len(rollout.prompts), rollout.num_samples
-    device = rollout.tokens.device
-    prompt_lengths, lengths = rollout.prompts.lengths.tolist(), rollout.lengths.view(P, G).tolist()
-    width = max(n + sum(r) - G for n, r in zip(prompt_lengths, lengths, strict=True))
-    ids = torch.full((P, width), int(rollout.prompts.ids[0, 0]), device=device)
-    positions = torch.zeros(3, P, width, dtype=torch.long, device=device)
-    segment = torch.full((P, width), -1, device=device)
-    after = next_position(prompt_positions, rollout.prompts.lengths)
-    predictor = []
-    steps = torch.arange(max(map(max, lengths)), device=device)
-    for p in range(P):
-        end = prompt_lengths[p]
-        ids[p, :end] = rollout.prompts.ids[p, :end]
-        positions[:, p, :end] = prompt_positions[:, p, :end]
-        segment[p, :end] = 0
-        last = p * width + end - 1
-        for g in range(G):
-            n = lengths[p][g] - 1
-            ids[p, end : end + n] = rollout.tokens[p * G + g, :n]
-            positions[:, p, end : end + n] = after[p] + steps[:n]
-            segment[p, end : end + n] = g + 1
-            predictor += [steps.new_tensor([last]), steps[:n] + (p * width + end)]
-            end += n
-    return Packed(ids, positions, segment, torch.cat(predictor))
-
-
-def packed_mask(segment: Tensor) -> Tensor:
-    """[P, S] -> [P, 1, S, S] bool: token i reads token j where j is not later and is of the prompt or its own response."""
-    S = segment.shape[1]
-    causal = torch.ones(S, S, dtype=torch.bool, device=segment.device).tril()
-    return (causal & ((segment == 0)[:, None] | (segment[:, :, None] == segment[:, None])))[:, None]
+def pack(rollout: Rollout) -> Packed:
+    prompts, G = rollout.prompts, rollout.num_samples
+    own = rollout.lengths - 1
+    layout = Layout(Sequences(prompts.lengths), Sequences(own) if bool(own.any()) else None, G)
+    steps = torch.arange(rollout.tokens.shape[1], device=own.device)
+    read = steps < own[:, None]  # [B, T]
+    after = next_position(prompts).repeat_interleave(G)  # [B]
+    ids = torch.cat([prompts.ids[layout.prompts.real], rollout.tokens[read]])
+    own_positions = (after[:, None] + steps)[read]
+    positions = torch.cat([prompts.positions[:, layout.prompts.real], own_positions.expand(3, -1)], 1)
+    # the first token of a response is predicted by its prompt's last, every later one by the token before it
+    prompt_end = prompts.lengths.cumsum(0).repeat_interleave(G) - 1
+    start = layout.prompts.total + own.cumsum(0) - own
+    predictor = torch.cat([prompt_end[:, None], start[:, None] + steps[:-1]], 1)
+    return Packed(ids[None], positions[:, None], layout, predictor[rollout.mask])
 
 
 def score(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -634,17 +412,17 @@ def score(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple
     Equal in value and gradient to a forward of each [prompt | response] on its own. With gradient where the caller has
     it enabled. `with_entropy` also gives the entropy [B, T] of each token's distribution, without gradient.
     """
-    packed = pack(rollout, rope_positions(model, rollout.prompts))
+    packed = pack(rollout)
     mask = rollout.mask
     with autocast(model):
         hidden = text_model(model)(
             inputs_embeds=embed(model, packed.ids, rollout.prompts),
             position_ids=packed.positions,
-            attention_mask=packed_mask(packed.segment),
             use_cache=False,
+            layout=packed.layout,
         ).last_hidden_state
         out = linear_logprobs(
-            hidden.flatten(0, 1)[packed.predictor],  # only what predicts a response token reaches the head
+            hidden[0][packed.predictor],  # only what predicts a response token reaches the head
             model.get_output_embeddings().weight,
             rollout.tokens[mask],
             temperature=rollout.temperature or 1.0,
@@ -657,15 +435,17 @@ def score(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple
 
 
 def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> list[list[int]]:
-    """Splits questions so that each part, padded to its longest packed row, holds at most `tokens` tokens (or one row)."""
-    totals = rollout.lengths.view(len(rollout.prompts), -1).sum(1).tolist()
-    length = {q: int(rollout.prompts.lengths[q]) + totals[q] for q in questions}
+    """Splits questions so that each part reads at most `tokens` tokens (or is one question), like lengths together."""
+    read = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1) + rollout.prompts.lengths
+    read = read.tolist()
     parts: list[list[int]] = []
-    for q in sorted(questions, key=lambda q: (length[q], q)):  # like lengths together; the newest is the longest
-        if parts and (len(parts[-1]) + 1) * length[q] <= tokens:
-            parts[-1].append(q)
-        else:
-            parts.append([q])
+    room = 0
+    for q in sorted(questions, key=lambda q: (read[q], q)):
+        if read[q] > room:
+            parts.append([])
+            room = tokens
+        parts[-1].append(q)
+        room -= read[q]
     return parts
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from decoding import nucleus, sample_tokens
 from model_utils import (
     ModelError,
     generate,
@@ -19,8 +20,6 @@ from model_utils import (
     load_model,
     load_processor,
     micro_batches,
-    nucleus,
-    sample_tokens,
     save_checkpoint,
     score,
     score_all,

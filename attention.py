@@ -1,0 +1,345 @@
+"""Attention where the G responses to a question share its prompt: all at once for training, token by token for sampling.
+
+A batch of P questions with G responses each is one flat row of real tokens, all prompts first, then all responses, no
+padding between them. A prompt token reads its prompt up to itself; a response token reads its whole prompt and its own
+response up to itself. So prompts and their images cost once, and nothing is computed on padding but inside attention.
+
+Letters: P questions, G samples each, B = P*G responses, L longest prompt, T longest response, N tokens in the row,
+H key/value heads, R query heads per key/value head, d width of a head.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from kernels.decode import decode_attention
+
+ATTENTION = "mmupt"  # the name transformers knows it by
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A sequences one after the other, [total, ..], and the same as a padded block, [A, width, ..]."""
+
+    lengths: Tensor  # [A]
+
+    @cached_property
+    def width(self) -> int:
+        return int(self.lengths.max())
+
+    @cached_property
+    def total(self) -> int:
+        return int(self.lengths.sum())
+
+    @cached_property
+    def real(self) -> Tensor:
+        """[A, width] bool: where the block holds tokens."""
+        return torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None]
+
+    @cached_property
+    def place(self) -> Tensor | None:
+        """[total]: the place of each token in the flattened block; None where there is no padding."""
+        return None if self.total == self.real.numel() else self.real.flatten().nonzero()[:, 0]
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[total, ..] -> [A, width, ..], zeros as padding."""
+        if self.place is not None:
+            x = x.new_zeros(self.real.numel(), *x.shape[1:]).index_copy(0, self.place, x)
+        return x.view(*self.real.shape, *x.shape[1:])
+
+    def unpad(self, block: Tensor) -> Tensor:
+        """[A, width, ..] -> [total, ..]"""
+        x = block.flatten(0, 1)
+        return x if self.place is None else x.index_select(0, self.place)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tokens of a flat row belong to which prompt and response."""
+
+    prompts: Sequences  # P
+    responses: Sequences | None  # B, question by question; None where there are prompts alone
+    num_samples: int = 1
+    _reads: dict = field(default_factory=dict)
+
+    @cached_property
+    def padding(self) -> Tensor | None:
+        """[P, L] float32, -inf on the padding of shorter prompts: added to the scores of what reads prompts."""
+        if self.prompts.place is None:
+            return None
+        real = self.prompts.real
+        return torch.zeros(real.shape, device=real.device).masked_fill_(~real, -torch.inf)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[B, 1, T, L+T] bool: what each response token reads of [its prompt | its response]."""
+        T = self.responses.width
+        to_prompt = self.prompts.real.repeat_interleave(self.num_samples, 0)[:, None].expand(-1, T, -1)
+        to_own = torch.ones(T, T, dtype=torch.bool, device=to_prompt.device).tril().expand(len(to_prompt), -1, -1)
+        return torch.cat([to_prompt, to_own], -1)[:, None]
+
+    def reads(self, H: int, R: int) -> list["Read"]:
+        """Prompts read themselves; responses read their prompt and themselves."""
+        if (H, R) not in self._reads:
+            prompts, responses, n = self.prompts, self.responses, self.prompts.total
+            keys = Blocks(prompts, H, 1)
+            found = [Read(slice(None, n), Blocks(prompts, H, R), slice(None, n), keys, causal=True)]
+            if responses is not None:
+                # all responses to a prompt are one sequence of queries to it
+                readers = Sequences(responses.lengths.view(-1, self.num_samples).sum(1))
+                bias = None if self.padding is None else self.padding.repeat_interleave(H, 0)[:, None, None]
+                own = Blocks(responses, H, R), slice(n, None), Blocks(responses, H, 1)
+                found.append(Read(slice(n, None), Blocks(readers, H, R), slice(None, n), keys, causal=False, bias=bias))
+                found.append(Read(slice(n, None), *own, causal=True))
+            self._reads[H, R] = found
+        return self._reads[H, R]
+
+
+# --- All tokens at once ------------------------------------------------------------------------------------------
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    """query [N, H*R, d], key and value [N, H, d] -> [N, H*R, d], differentiable."""
+    if query.device.type == "cpu":
+        return PackedAttention.apply(query, key, value, layout, scale)
+    return packed_attention_by_rows(query, key, value, layout, scale)
+
+
+def packed_attention_by_rows(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    """The same by public functions alone, on any device: each response is a row with its own copy of the prompt's keys."""
+    n, R = layout.prompts.total, query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(R, 1), value.repeat_interleave(R, 1)
+    q, k, v = (layout.prompts.pad(x[:n]).transpose(1, 2) for x in (query, key, value))  # [P, H*R, L, d]
+    # right padding lies after every real token, so plain causal attention is right for all of those
+    out = layout.prompts.unpad(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2))
+    if layout.responses is None:
+        return out
+    G = layout.num_samples
+    rows = [layout.responses.pad(x[n:]).transpose(1, 2) for x in (query, key, value)]  # [B, H*R, T, d]
+    k, v = (torch.cat([x.repeat_interleave(G, 0), own], 2) for x, own in zip((k, v), rows[1:], strict=True))
+    own = F.scaled_dot_product_attention(rows[0], k, v, attn_mask=layout.mask, scale=scale)
+    return torch.cat([out, layout.responses.unpad(own.transpose(1, 2))])
+
+
+# PyTorch's CPU flash attention as its two halves: they give and take the log-sum-exp, which joining two key sets needs
+flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class PackedAttention(torch.autograd.Function):
+    """Response tokens attend to two sets of keys, prompt and own, joined by their log-sum-exp:
+
+        out = sum_s exp(lse_s - lse) out_s,   lse = log sum_s exp(lse_s)
+
+    Each part's gradient is flash attention's own, given the joined out and lse: its weights are then exp(score - lse),
+    those of the joint softmax (as in ring attention, arXiv 2310.01889). All responses to a prompt read it as one
+    sequence of queries; no key is repeated, and no score matrix stands in memory.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, layout, scale):
+        reads = layout.reads(key.shape[1], query.shape[1] // key.shape[1])
+        outs, lses = zip(*(read.forward(query, key, value, scale) for read in reads), strict=True)
+        if len(reads) == 3:
+            lse = torch.logaddexp(lses[1], lses[2])
+            shares = [(part - lse).exp()[:, None].to(query.dtype) for part in lses[1:]]
+            outs, lses = (outs[0], torch.addcmul(outs[1] * shares[0], outs[2], shares[1])), (lses[0], lse)
+        out = torch.cat(outs).view(query.shape)
+        ctx.save_for_backward(query, key, value, out, torch.cat(lses).view(query.shape[:2]))
+        ctx.reads, ctx.scale = reads, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        query, key, value, out, lse = ctx.saved_tensors
+        grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
+        for read in ctx.reads:
+            read.backward(grad, query, key, value, out, lse, ctx.scale, grads)
+        return *grads, None, None
+
+
+@dataclass(frozen=True)
+class Read:
+    """Which tokens read which: flash attention of blocks, from flat tokens and back to them."""
+
+    readers: slice
+    queries: "Blocks"
+    tokens: slice
+    keys: "Blocks"
+    causal: bool
+    bias: Tensor | None = None  # [A*H, 1, 1, S], -inf where a key doesn't count
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Flat query [N, H*R, d], key and value [N, H, d] -> out [n*H*R, d] and lse [n*H*R] of the readers."""
+        q = self.queries.fill(query[self.readers])
+        # the R query heads of a block read the same keys, by stride 0
+        k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
+        out, lse = flash(q, k, v, 0.0, self.causal, attn_mask=self.bias_as(q), scale=scale)
+        return self.queries.take(out), self.queries.take(lse)
+
+    def backward(self, grad, query, key, value, out, lse, scale: float, grads: list[Tensor]) -> None:
+        """Adds the gradients of flat query, key and value to `grads`, given the joined out and lse."""
+        g, q, o, total = (self.queries.fill(x[self.readers]) for x in (grad, query, out, lse[..., None]))
+        k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
+        bias = self.bias_as(q)
+        found = flash_backward(g, q, k, v, o, total[..., 0], 0.0, self.causal, attn_mask=bias, scale=scale)
+        grads[0][self.readers] += self.queries.take(found[0]).view_as(query[self.readers])
+        for to, x in zip(grads[1:], found[1:], strict=True):
+            to[self.tokens] += self.keys.take(x.sum(1, keepdim=True)).view_as(to[self.tokens])
+
+    def bias_as(self, q: Tensor) -> Tensor | None:
+        return None if self.bias is None else self.bias.to(q.dtype)
+
+
+class Blocks:
+    """Flat heads [n, H*R, ..] as padded blocks [A*H, R, S, ..], one for each sequence and key/value head, and back."""
+
+    def __init__(self, sequences: Sequences, H: int, R: int):
+        A, S = sequences.real.shape
+        a, t = sequences.real.nonzero().t()  # [n] each
+        heads = torch.arange(H * R, device=a.device)
+        self.place = ((a[:, None] * H * R + heads) * S + t[:, None]).flatten()  # [n*H*R], where each head's row goes
+        self.shape = (A * H, R, S)
+
+    def fill(self, x: Tensor) -> Tensor:
+        """[n, H*R, ..] -> [A*H, R, S, ..], zeros as padding."""
+        A, R, S = self.shape
+        x = x.flatten(0, 1)
+        block = x.new_zeros(A * R * S, *x.shape[1:]) if A * R * S > len(x) else torch.empty_like(x)
+        return block.index_copy_(0, self.place, x).view(*self.shape, *x.shape[1:])
+
+    def take(self, block: Tensor) -> Tensor:
+        """[A*H, R, S, ..] -> [n*H*R, ..]"""
+        return block.reshape(-1, *block.shape[3:]).index_select(0, self.place)
+
+
+# --- Token by token ----------------------------------------------------------------------------------------------
+
+
+class KVCache:
+    """Keys and values of N rows that decode in step, in two parts, so that the samples of a question share its prompt.
+
+    Per layer: the prompts', [P, H, L, d], kept once per question and read by all of its rows together; and each row's
+    own, [N, H, capacity, d], allocated once and written in place. All rows have generated equally much, so there is one
+    count of steps. Rows that ended leave by `keep`.
+    """
+
+    def __init__(self, layout: Layout, num_samples: int, capacity: int):
+        self.layout, self.capacity = layout, capacity
+        self.lengths = layout.prompts.lengths  # [P]
+        self.padding = layout.padding  # [P, L] or None
+        self.question = torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(
+            num_samples
+        )  # [N]
+        self.prompt: list[tuple[Tensor, Tensor]] = []  # by layer
+        self.own: list[tuple[Tensor, Tensor]] = []
+        self.steps = 0  # own keys of each row
+        self.slot = torch.zeros(1, dtype=torch.long, device=self.lengths.device)  # the same on the device, for graphs
+
+    def __len__(self):
+        return len(self.question)
+
+    def store_prompt(self, key: Tensor, value: Tensor) -> None:
+        """key and value [n, H, d] of the next layer, for the prompts of the layout alone."""
+        pair = tuple(self.layout.prompts.pad(x).transpose(1, 2).contiguous() for x in (key, value))  # [P, H, L, d]
+        self.prompt.append(pair)
+        self.own.append(self.own_blocks(pair[0], len(self)))
+        if len(self.prompt) == 1:
+            self.seat_rows()
+
+    def own_blocks(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Room for keys and values, [rows, H, capacity, d]. On a CPU keys lie transposed in memory: small products of them
+        are three times as fast."""
+        _, H, _, d = like.shape
+        value = like.new_empty(rows, H, self.capacity, d)
+        return (torch.empty_like(value) if like.is_cuda else like.new_empty(rows, H, d, self.capacity).mT), value
+
+    def seat_rows(self) -> None:
+        """Groups the rows of a question: row n is the seat-th of its question; a question has at most `seats`."""
+        P, H, L, _ = self.prompt[0][0].shape
+        count = torch.bincount(self.question, minlength=P)
+        seat = torch.arange(len(self), device=count.device) - (count.cumsum(0) - count)[self.question]
+        self.seats = int(count.max())
+        heads = torch.arange(H, device=count.device)
+        # where the heads of row n stand among those of all questions, [P, H, seats]
+        self.place = ((self.question[:, None] * H + heads) * self.seats + seat[:, None]).flatten()  # [N*H]
+        self.bias = None
+        if self.padding is not None:  # [P*H, 1, L]: -inf on the padding of shorter prompts
+            self.bias = self.padding.to(self.prompt[0][0].dtype).repeat_interleave(H, 0)[:, None]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """query [N, H*R, d], key and value [N, H, d] of the newest tokens -> [N, H*R*d]. Appends the keys."""
+        prompt_key, prompt_value = self.prompt[layer]
+        own_key, own_value = self.own[layer]
+        if key.is_cuda:
+            own_key.index_copy_(2, self.slot, key[:, :, None])
+            own_value.index_copy_(2, self.slot, value[:, :, None])
+            return decode_attention(
+                query, prompt_key, prompt_value, own_key, own_value, self.question, self.lengths, self.slot + 1, scale
+            ).flatten(1)
+        P, H, L, d = prompt_key.shape
+        N, R, seats, n = len(self), query.shape[1] // H, self.seats, self.steps + 1
+        own_key[:, :, self.steps] = key
+        own_value[:, :, self.steps] = value
+        q = query.reshape(N * H, R, d)
+        # all rows and query heads that read the same keys are one matrix: those are read once, and never repeated
+        blocks = q.new_zeros(P * H * seats, R * d).index_copy_(0, self.place, q.view(N * H, R * d)).view(P * H, -1, d)
+        prompt_key, prompt_value = prompt_key.flatten(0, 1), prompt_value.flatten(0, 1)  # [P*H, L, d]
+        own_key, own_value = own_key[:, :, :n].flatten(0, 1), own_value[:, :, :n].flatten(0, 1)  # [N*H, n, d]
+        bias, beta = (q.new_zeros(1), 0) if self.bias is None else (self.bias, 1)
+        to_prompt = torch.baddbmm(bias, blocks, prompt_key.transpose(1, 2), beta=beta, alpha=scale)  # [P*H, seats*R, L]
+        to_prompt = to_prompt.view(-1, R * L).index_select(0, self.place).view(N * H, R, L)
+        to_own = torch.baddbmm(q.new_zeros(1), q, own_key.transpose(1, 2), beta=0, alpha=scale)  # [N*H, R, n]
+        weights = torch.cat([to_prompt, to_own], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        blocks = weights.new_zeros(P * H * seats, R * L).index_copy_(0, self.place, weights[..., :L].reshape(N * H, -1))
+        out = blocks.view(P * H, -1, L).bmm(prompt_value).view(-1, R * d).index_select(0, self.place).view(N * H, R, d)
+        return out.baddbmm_(weights[..., L:], own_value).view(N, H * R * d)
+
+    def advance(self) -> None:
+        """The newest token of every row is in all layers."""
+        self.steps += 1
+        self.slot += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """The rows that stay, in order; questions without any leave too."""
+        n, question = self.steps, self.question[rows]
+        stay, self.question = question.unique_consecutive(return_inverse=True)
+        for layer, (prompt, own) in enumerate(zip(self.prompt, self.own, strict=True)):
+            if len(stay) < len(prompt[0]):
+                self.prompt[layer] = tuple(x[stay] for x in prompt)
+            self.own[layer] = self.own_blocks(own[0], len(rows))
+            for new, old in zip(self.own[layer], own, strict=True):
+                new[:, :, :n] = old[:, :, :n].index_select(0, rows)
+        self.lengths, self.padding = self.lengths[stay], None if self.padding is None else self.padding[stay]
+        self.seat_rows()
+
+    def bytes(self) -> int:
+        return sum(x.numel() * x.element_size() for pairs in (self.prompt, self.own) for pair in pairs for x in pair)
+
+
+def attention(module, query, key, value, attention_mask, scaling=None, layout=None, caches=None, **kwargs):
+    """transformers' attention interface. With `layout`, one flat row of many sequences, stored where there is a cache
+    too; with `caches` alone, the newest token of every row, cache by cache; else plain sdpa."""
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotation may have widened them
+    if layout is not None:
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, d]
+        for cache in caches or ():
+            cache.store_prompt(k, v)
+        return packed_attention(q, k, v, layout, scaling)[None], None
+    if caches is not None:
+        pieces = [x[:, :, 0].split([len(cache) for cache in caches]) for x in (query, key, value)]
+        out = [cache.attend(module.layer_idx, *rows, scaling) for cache, *rows in zip(caches, *pieces, strict=True)]
+        return torch.cat(out).unflatten(1, (query.shape[1], -1))[:, None], None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,486 @@
+"""Sampling, one token at a time for all rows, with a cache that the samples of a question share.
+
+    decode(model, prompts, sampling, draws, max_new_tokens, memory, bar) -> Decoded
+
+Questions that were read together are a cohort and decode in step. Samples that ended leave their cohort's batch, and
+once enough memory is free the next questions are read and join as another cohort: one step is one pass over the rows
+of all cohorts.
+
+A step does only what it must. Where a decoder is made of the usual parts (`usual_layers`), its layers are a few calls
+each: query, key and value from one product, gate and up from another, the attention of attention.py. Any other decoder
+takes the same step through its own forward. On a GPU the step is captured as a CUDA graph and replayed until rows
+leave or join.
+
+Letters: P questions, G samples, N rows of all cohorts, T max_new_tokens, V vocabulary, D width, d width of a head.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention import KVCache, Layout, Sequences
+from families import embed, rope_positions, rope_table, text_model
+
+CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look waits for the GPU
+ALIKE = (
+    0.02  # largest difference, as a share of the largest logit, between two ways of one step: bfloat16 rounds by 0.004
+)
+DROP_BELOW = 0.8  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
+READ_AT_ONCE = 16384  # prompt tokens of one forward
+REFILL_BELOW = 0.5  # share of the memory in use below which waiting questions join
+
+
+# --- One token per row -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sampling:
+    temperature: float
+    top_p: float
+    banned: Tensor  # [V] bool: never sampled
+    eos: Tensor  # ids that end a response
+
+
+def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, banned: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row by inverse CDF: the first token whose cumulative probability exceeds u.
+
+    logits [N, V], u [N] in [0, 1), banned [V] bool -> tokens [N], logprobs [N] float32.
+    Drawn from softmax(logits / temperature) without the banned tokens and, where top_p < 1, cut to the smallest set of
+    likeliest tokens that holds top_p of the mass. The log-prob is of logits / temperature over the whole vocabulary,
+    as the trainer scores it. Temperature 0 takes the likeliest token, and its log-prob at temperature 1.
+    """
+    scaled = logits.float()
+    if temperature not in (0, 1):
+        scaled = scaled / temperature
+    logprobs = scaled.log_softmax(-1)
+    if temperature == 0:
+        tokens = logprobs.masked_fill(banned, -torch.inf).argmax(-1)
+    else:
+        probs = logprobs.exp() * ~banned
+        if top_p < 1:
+            probs = nucleus(probs, top_p)
+        tokens = inverse_cdf(probs, u.double())
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
+    """weights [N, V] >= 0, u [N] float64 in [0, 1) -> [N], the first token whose cumulative weight exceeds u * total.
+
+    A large vocabulary goes block by block: first the block by the sums of the blocks, then the token within it, so
+    that only sums are accumulated in float64.
+    """
+    N, V = weights.shape
+    if V <= 32 * block:
+        cdf = weights.cumsum(-1, dtype=torch.float64)
+        return first_above(cdf, u * cdf[:, -1])
+    weights = F.pad(weights, (0, -V % block)).view(N, -1, block)
+    cdf = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # [N, blocks]
+    target = u * cdf[:, -1]
+    chosen = first_above(cdf, target)[:, None]
+    before = F.pad(cdf, (1, 0)).gather(1, chosen)[:, 0]
+    inner = weights.gather(1, chosen[..., None].expand(-1, -1, block))[:, 0].cumsum(-1, dtype=torch.float64)
+    return chosen[:, 0] * block + first_above(inner, target - before)
+
+
+def first_above(cdf: Tensor, target: Tensor) -> Tensor:
+    """cdf [N, K] rising, target [N] -> [N], the first place above the target, so one that has weight of its own."""
+    # rounding may push the target up to the total, which nothing is above
+    below_total = torch.nextafter(cdf[:, -1], torch.zeros_like(target))
+    return torch.searchsorted(cdf, torch.minimum(target, below_total)[:, None], right=True)[:, 0]
+
+
+def nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """[N, V] unnormalised -> the same with 0 outside the smallest set of likeliest tokens of mass >= top_p."""
+    ordered, index = probs.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    outside = before >= top_p * ordered.sum(-1, keepdim=True)
+    outside[:, 0] = False
+    return probs.masked_fill(torch.zeros_like(outside).scatter_(-1, index, outside), 0.0)
+
+
+# --- The decoder's layers ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one decoder layer; those that read the same input stand in one matrix."""
+
+    norm_in: Callable
+    qkv: tuple[Tensor, Tensor | None]  # [(H*R + 2 H) d, D] and bias
+    norm_query: Callable | None
+    norm_key: Callable | None
+    out: tuple[Tensor, Tensor | None]
+    norm_mlp: Callable
+    gate_up: tuple[Tensor, Tensor | None]
+    down: tuple[Tensor, Tensor | None]
+    act: Callable
+    scale: float
+    head: int  # d
+
+
+def usual_parts(layer) -> bool:
+    """Whether a decoder layer is the usual one: x + attention(norm(x)), then x + down(act(gate(norm(x))) * up(norm(x)))."""
+    children = {name: {n for n, _ in part.named_children()} for name, part in layer.named_children()}
+    attention, mlp = children.get("self_attn", set()), children.get("mlp", set())
+    return (
+        children.keys() == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+        and {"q_proj", "k_proj", "v_proj", "o_proj"} <= attention
+        and attention <= {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm", "rotary_emb"}
+        and mlp == {"gate_proj", "up_proj", "down_proj", "act_fn"}
+        and getattr(layer.self_attn, "sliding_window", None) is None
+        and all(type(m) is torch.nn.Linear for n, m in layer.named_modules() if n.endswith("_proj"))
+    )
+
+
+def together(layer) -> list[list[torch.nn.Linear]]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [[attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]]
+
+
+@torch.no_grad()
+def lay_side_by_side(model) -> None:
+    """Puts the weights that are multiplied together next to each other in memory, so that one matrix can be a view of
+    them. They stay separate parameters to everything else, and training them in place trains the view."""
+    for layer in filter(usual_parts, text_model(model).layers):
+        for linears in together(layer):
+            for name in ("weight", "bias"):
+                parts = [getattr(linear, name) for linear in linears]
+                if all(p is not None for p in parts):
+                    whole = torch.cat(parts)
+                    for p, rows in zip(parts, whole.split([len(p) for p in parts]), strict=True):
+                        p.data = rows
+
+
+def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
+    """The parts as one tensor of `dtype`: a view where they lie side by side in memory, a copy elsewhere."""
+    if any(p is None for p in parts):
+        return None
+    first, end = parts[0].detach(), parts[0].data_ptr()
+    for p in parts:
+        if p.dtype != dtype or p.data_ptr() != end or not p.is_contiguous():
+            return torch.cat([p.detach().to(dtype) for p in parts])
+        end += p.numel() * p.element_size()
+    return first.as_strided((sum(len(p) for p in parts), *first.shape[1:]), first.stride())
+
+
+def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    return joined([m.weight for m in linears], dtype), joined([m.bias for m in linears], dtype)
+
+
+def usual_layers(model) -> list[Layer] | None:
+    """The decoder's layers in the compute dtype, or None where it isn't made of the usual parts."""
+    decoder, dtype = text_model(model), getattr(model, "compute_dtype", model.dtype)
+    if not getattr(model, "usual_decoder", False):
+        return None
+    layers = []
+    for layer in decoder.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv, gate_up = (linear_of(linears, dtype) for linears in together(layer))
+        layers.append(
+            Layer(
+                rms_norm(layer.input_layernorm), qkv, getattr(attention, "q_norm", None), getattr(attention, "k_norm", None),
+                linear_of([attention.o_proj], dtype), rms_norm(layer.post_attention_layernorm), gate_up,
+                linear_of([mlp.down_proj], dtype), mlp.act_fn, attention.scaling, attention.head_dim,
+            )
+        )  # fmt: skip
+    return layers
+
+
+@torch.no_grad()
+def steps_alike(model) -> bool:
+    """Whether `usual_layers` step as the decoder's own forward does. Tried on three rows after a prompt of four tokens."""
+    if not all(map(usual_parts, text_model(model).layers)):
+        return False
+    device = next(model.parameters()).device
+    ids = torch.arange(1, 5, device=device)[None]
+    prompts = SimpleNamespace(ids=ids, lengths=torch.tensor([4], device=device), pixel_values=None, image_grid_thw=None)
+    prompts.positions = rope_positions(model, prompts)
+    sampling = Sampling(
+        0.0, 1.0, torch.zeros(model.config.get_text_config().vocab_size, dtype=torch.bool, device=device), ids[0, :0]
+    )
+    found = []
+    for usual in (False, True):
+        model.usual_decoder = usual
+        step = Stepper(model)
+        cohort = Cohort(model, prompts, 3, 2, sampling)
+        cohort.start(ids.new_tensor(range(3)), torch.zeros(3, 2, device=device), step.head_weights)
+        cohort.token.copy_(ids[0, 1:])
+        found.append(step.logits([cohort]).float())
+    return bool((found[0] - found[1]).abs().max() <= ALIKE * found[0].abs().max())
+
+
+def rms_norm(module) -> Callable:
+    """A norm of the usual kind as one call; one of another kind would fail the check at loading."""
+    weight, eps = module.weight, module.variance_epsilon
+    return lambda x: F.rms_norm(x, weight.shape, weight, eps)
+
+
+def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort"]) -> Tensor:
+    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm."""
+    for i, layer in enumerate(layers):
+        qkv = F.linear(layer.norm_in(x), *layer.qkv)
+        pieces = qkv.split([len(cohort) for cohort in cohorts]) if len(cohorts) > 1 else [qkv]
+        read = [cohort.attend(i, layer, piece) for cohort, piece in zip(cohorts, pieces, strict=True)]
+        x = plus_linear(x, read[0] if len(read) == 1 else torch.cat(read), *layer.out)
+        gate, up = F.linear(layer.norm_mlp(x), *layer.gate_up).chunk(2, -1)
+        x = plus_linear(x, layer.act(gate) * up, *layer.down)
+    return x
+
+
+def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x + y W^T + b; the sum stays in x's dtype, which may be wider than the product's."""
+    if bias is None and x.dtype == y.dtype == weight.dtype:
+        return torch.addmm(x, y, weight.t())
+    return x + F.linear(y, weight, bias)
+
+
+# --- Questions that decode in step -------------------------------------------------------------------------------
+
+
+def next_position(prompts) -> Tensor:
+    """[P], the rotary position of the first response token."""
+    real = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
+    return prompts.positions.amax(0).masked_fill(~real, -1).amax(-1) + 1
+
+
+class Cohort:
+    """Questions read together; their rows, question by question, hold one token more at every step."""
+
+    def __init__(self, model, prompts, num_samples: int, max_new_tokens: int, sampling: Sampling):
+        """Reads the prompts, each once, and their images."""
+        P, device = len(prompts.lengths), prompts.lengths.device
+        self.sampling = sampling
+        layout = Layout(Sequences(prompts.lengths), None)
+        self.cache = KVCache(layout, num_samples, max_new_tokens)
+        real = layout.prompts.real
+        hidden = text_model(model)(
+            inputs_embeds=embed(model, prompts.ids[real][None], prompts),
+            position_ids=prompts.positions[:, real][:, None],
+            use_cache=False,
+            layout=layout,
+            caches=[self.cache],
+        ).last_hidden_state[0]
+        self.prompt_end = hidden[prompts.lengths.cumsum(0) - 1]  # [P, D]
+        self.position = next_position(prompts)  # [P]
+        later = self.position + torch.arange(max_new_tokens, device=device)[:, None]  # [T, P]
+        self.cos, self.sin = rope_table(model, later)  # [T, P, d]
+        # x cos + rotate_half(x) sin, the sign of the half that is negated moved into sin
+        self.sin = torch.cat([-self.sin[..., : self.sin.shape[-1] // 2], self.sin[..., self.sin.shape[-1] // 2 :]], -1)
+        N = P * num_samples
+        self.token = torch.zeros(N, dtype=torch.long, device=device)
+        self.live = torch.ones(N, dtype=torch.bool, device=device)
+        self.lengths = torch.zeros(N, dtype=torch.long, device=device)
+        self.tokens = torch.zeros(max_new_tokens, N, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(max_new_tokens, N, device=device)
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def start(self, rows: Tensor, draws: Tensor, head: tuple[Tensor, Tensor | None]) -> None:
+        """Draws the first tokens. rows [N]: where each row's result goes; draws [N, T] in [0, 1)."""
+        self.rows, self.draws = rows, draws.t().contiguous()
+        self.accept(F.linear(self.prompt_end, *head).index_select(0, self.cache.question))
+
+    @property
+    def positions(self) -> Tensor:
+        """[N] of the newest token."""
+        return (self.position + self.cache.slot)[self.cache.question]
+
+    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
+        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
+        H, d = self.cache.prompt[i][0].shape[1], layer.head
+        heads = qkv.view(len(qkv), -1, d)  # [N, H*R + 2 H, d]
+        rotated, value = heads[:, :-H], heads[:, -H:]
+        if layer.norm_query is not None:
+            rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
+        cos, sin = self.rotation
+        halves = rotated[..., d // 2 :], rotated[..., : d // 2]
+        rotated = torch.addcmul(rotated * cos, torch.cat(halves, -1), sin).to(value.dtype)
+        return self.cache.attend(i, rotated[:, :-H], rotated[:, -H:], value, layer.scale)
+
+    def turn(self) -> None:
+        """Looks up the rotation of this step's tokens, [N, 1, d] each."""
+        at = self.cache.question
+        self.rotation = tuple(
+            x.index_select(0, self.cache.slot)[0].index_select(0, at)[:, None] for x in (self.cos, self.sin)
+        )
+
+    def accept(self, logits: Tensor) -> None:
+        """Draws the next token of every row. Rows that ended draw too, until they leave; nobody reads what they draw."""
+        slot, sampling = self.cache.slot, self.sampling
+        new, logprobs = sample_tokens(
+            logits, self.draws.index_select(0, slot)[0], sampling.temperature, sampling.top_p, sampling.banned
+        )
+        self.tokens.index_copy_(0, slot, new[None])
+        self.logprobs.index_copy_(0, slot, logprobs[None])
+        self.lengths.add_(self.live)
+        self.live.logical_and_((new[:, None] != sampling.eos).all(1))
+        self.token.copy_(new)
+
+    def is_over(self, out: "Decoded", max_new_tokens: int) -> bool:
+        """Whether no row goes on; its results are then handed over."""
+        over = self.cache.steps + 1 == max_new_tokens or not bool(self.live.any())
+        if over:
+            self.hand_over(out)
+        return over
+
+    def drop(self, out: "Decoded") -> None:
+        """Lets rows that ended leave, where enough have."""
+        if int(self.live.sum()) > DROP_BELOW * len(self):
+            return
+        self.hand_over(out)
+        rows = self.live.nonzero()[:, 0]
+        questions = self.cache.question[rows].unique_consecutive()
+        self.cos, self.sin, self.position = self.cos[:, questions], self.sin[:, questions], self.position[questions]
+        self.cache.keep(rows)
+        for name in ("token", "live", "lengths", "rows"):
+            setattr(self, name, getattr(self, name)[rows])
+        for name in ("tokens", "logprobs", "draws"):
+            setattr(self, name, getattr(self, name)[:, rows])
+
+    def hand_over(self, out: "Decoded") -> None:
+        """Writes what the rows have so far to their places."""
+        n = self.cache.steps + 1
+        out.tokens[self.rows, :n] = self.tokens[:n].t()
+        out.logprobs[self.rows, :n] = self.logprobs[:n].t()
+        out.lengths[self.rows] = self.lengths
+        out.finished[self.rows] = ~self.live
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """B responses; row p*G + g is sample g of question p. Nothing past a response's length is meant to be read."""
+
+    tokens: Tensor  # [B, T]
+    logprobs: Tensor  # [B, T] float32
+    lengths: Tensor  # [B]
+    finished: Tensor  # [B] bool
+
+
+# --- The loop ----------------------------------------------------------------------------------------------------
+
+
+class Stepper:
+    """One token more for all rows of some cohorts; on a GPU replayed from a CUDA graph."""
+
+    def __init__(self, model):
+        self.model, self.layers = model, usual_layers(model)
+        self.decoder, self.embedding, self.head = (
+            text_model(model),
+            model.get_input_embeddings(),
+            model.get_output_embeddings(),
+        )
+        self.head_weights = linear_of([self.head], getattr(model, "compute_dtype", model.dtype))
+        self.graph = None
+        self.fresh = True
+
+    def rows_changed(self) -> None:
+        self.graph, self.fresh = None, True
+
+    def logits(self, cohorts: Sequence[Cohort]) -> Tensor:
+        """[N, V] after the newest token of every row, whose keys are appended to the caches."""
+        tokens = torch.cat([cohort.token for cohort in cohorts]) if len(cohorts) > 1 else cohorts[0].token
+        x = self.embedding(tokens)
+        if self.layers is None:
+            positions = torch.cat([cohort.positions for cohort in cohorts])
+            hidden = self.decoder(
+                inputs_embeds=x[:, None], position_ids=positions.expand(3, -1)[..., None], use_cache=False,
+                caches=[cohort.cache for cohort in cohorts],
+            ).last_hidden_state[:, 0]  # fmt: skip
+        else:
+            for cohort in cohorts:
+                cohort.turn()
+            hidden = self.decoder.norm(through_layers(self.layers, x, cohorts))
+        return F.linear(hidden, *self.head_weights)
+
+    def run(self, cohorts: Sequence[Cohort]) -> None:
+        logits = self.logits(cohorts)
+        for cohort, piece in zip(cohorts, logits.split([len(cohort) for cohort in cohorts]), strict=True):
+            cohort.cache.slot.add_(1)
+            cohort.accept(piece)
+
+    def __call__(self, cohorts: Sequence[Cohort]) -> None:
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.fresh or self.layers is None or not cohorts[0].token.is_cuda:
+            self.run(cohorts)  # the first step after a change is a plain one: it warms up what capture needs warm
+            self.fresh = False
+        else:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.run(cohorts)
+            self.graph = graph
+            graph.replay()
+        for cohort in cohorts:
+            cohort.cache.steps += 1
+
+
+def decode(
+    model, prompts, num_samples: int, max_new_tokens: int, sampling: Sampling, draws: Callable, memory: int, bar
+) -> Decoded:
+    """num_samples responses to each prompt. draws(questions) gives [len(questions), G, T] numbers in [0, 1)."""
+    P, G, T, device = len(prompts), num_samples, max_new_tokens, prompts.ids.device
+    out = Decoded(
+        torch.zeros(P * G, T, dtype=torch.long, device=device),
+        torch.zeros(P * G, T, device=device),
+        torch.zeros(P * G, dtype=torch.long, device=device),
+        torch.zeros(P * G, dtype=torch.bool, device=device),
+    )
+    waiting = torch.argsort(prompts.lengths, stable=True).tolist()  # like lengths together: less padding
+    lengths = prompts.lengths.tolist()
+    costs = Costs(model, G, T)
+    cohorts: list[Cohort] = []
+    step, samples = Stepper(model), torch.arange(G, device=device)
+    look_every, steps = CHECK_EVERY_CUDA if device.type == "cuda" else 1, 0
+    while waiting or cohorts:
+        in_use = sum(c.cache.bytes() + len(c) * costs.row for c in cohorts)
+        while waiting and (not cohorts or in_use < REFILL_BELOW * memory):
+            chosen = waiting[: costs.how_many_fit([lengths[q] for q in waiting], memory - in_use, at_least=not cohorts)]
+            if not chosen:
+                break
+            waiting = waiting[len(chosen) :]
+            cohort = Cohort(model, prompts.select(chosen), G, T, sampling)
+            rows = torch.tensor(chosen, device=device)[:, None] * G + samples
+            cohort.start(rows.flatten(), draws(chosen).flatten(0, 1).to(device), step.head_weights)
+            cohorts.append(cohort)
+            step.rows_changed()
+            in_use += cohort.cache.bytes() + len(cohort) * costs.row
+        full = any(c.cache.steps + 1 == T for c in cohorts)
+        if full or steps % look_every == 0:
+            before = sum(len(c) for c in cohorts)
+            cohorts = [c for c in cohorts if not c.is_over(out, T)]
+            for cohort in cohorts:
+                cohort.drop(out)
+            if sum(len(c) for c in cohorts) < before:
+                step.rows_changed()
+                bar.update(int(out.lengths.count_nonzero()) - bar.n)
+        if cohorts:
+            step(cohorts)
+            steps += 1
+    return out
+
+
+class Costs:
+    """Bytes that decoding takes."""
+
+    def __init__(self, model, num_samples: int, max_new_tokens: int):
+        text = model.config.get_text_config()
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        itemsize = getattr(model, "compute_dtype", model.dtype).itemsize
+        self.token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * itemsize  # of the cache
+        self.row = 20 * text.vocab_size  # a few float32 rows and a float64 row of logits
+        self.samples, self.own = num_samples, num_samples * max_new_tokens
+
+    def how_many_fit(self, lengths: Sequence[int], room: int, at_least: int) -> int:
+        """Of the first of these prompts, in order of length; reading them is kept to READ_AT_ONCE tokens."""
+        read = 0
+        for count, length in enumerate(lengths):
+            read += length
+            size = (count + 1) * (self.token * (length + self.own) + self.samples * self.row)
+            if count >= at_least and (size > room or read > READ_AT_ONCE):
+                return count
+        return len(lengths)
