@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from kernels.decode import decode_attention
 
 ATTENTION = "mmupt"  # the name transformers knows it by
+SHARE_FROM = 96  # prompt tokens from which a CPU's rows share them
 
 
 @dataclass(frozen=True)
@@ -229,19 +230,25 @@ class KVCache:
 
     Per layer: the prompts', [P, H, L, d], kept once per question and read by all of its rows together; and each row's
     own, [N, H, capacity, d], allocated once and written in place. All rows have generated equally much, so there is one
-    count of steps. Rows that ended leave by `keep`.
+    count of steps. Rows that ended leave by `keep`. On a CPU short prompts are not shared but copied into every row:
+    bringing the rows of a question together would take longer than reading its prompt for each.
     """
 
     def __init__(self, layout: Layout, num_samples: int, capacity: int):
-        self.layout, self.capacity = layout, capacity
+        self.layout = layout
         self.lengths = layout.prompts.lengths  # [P]
         self.padding = layout.padding  # [P, L] or None
         self.question = torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(
             num_samples
         )  # [N]
+        self.constants: dict[float, Tensor] = {}
+        self.prompt_blocks: list[tuple[Tensor, Tensor]] = []
         self.prompt: list[tuple[Tensor, Tensor]] = []  # by layer
         self.own: list[tuple[Tensor, Tensor]] = []
+        self.shared = layout.prompts.width >= SHARE_FROM or self.lengths.is_cuda
         self.steps = 0  # own keys of each row
+        self.before = 0 if self.shared else layout.prompts.width  # places before the first of them
+        self.capacity = self.before + capacity
         self.slot = torch.zeros(1, dtype=torch.long, device=self.lengths.device)  # the same on the device, for graphs
 
     def __len__(self):
@@ -249,18 +256,20 @@ class KVCache:
 
     def store_prompt(self, key: Tensor, value: Tensor) -> None:
         """key and value [n, H, d] of the next layer, for the prompts of the layout alone."""
-        pair = tuple(self.layout.prompts.pad(x).transpose(1, 2).contiguous() for x in (key, value))  # [P, H, L, d]
-        self.prompt.append(pair)
-        self.own.append(self.own_blocks(pair[0], len(self)))
-        if len(self.prompt) == 1:
-            self.seat_rows()
+        keys, values = (self.layout.prompts.pad(x).transpose(1, 2).contiguous() for x in (key, value))  # [P, H, L, d]
+        own = self.own_blocks(keys, len(self))
+        if not self.shared:
+            L = keys.shape[2]
+            own[0][..., :L], own[1][:, :, :L] = keys.mT[self.question], values[self.question]
+            keys, values = keys[:, :, :0], values[:, :, :0]
+        self.prompt.append((keys, values))
+        self.own.append(own)
 
     def own_blocks(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Room for keys and values, [rows, H, capacity, d]. On a CPU keys lie transposed in memory: small products of them
-        are three times as fast."""
+        """Room for keys [rows, H, d, capacity] and values [rows, H, capacity, d]. Keys lie transposed: on a CPU small
+        products of them are then three times as fast."""
         _, H, _, d = like.shape
-        value = like.new_empty(rows, H, self.capacity, d)
-        return (torch.empty_like(value) if like.is_cuda else like.new_empty(rows, H, d, self.capacity).mT), value
+        return like.new_empty(rows, H, d, self.capacity), like.new_empty(rows, H, self.capacity, d)
 
     def seat_rows(self) -> None:
         """Groups the rows of a question: row n is the seat-th of its question; a question has at most `seats`."""
@@ -269,55 +278,72 @@ class KVCache:
         seat = torch.arange(len(self), device=count.device) - (count.cumsum(0) - count)[self.question]
         self.seats = int(count.max())
         heads = torch.arange(H, device=count.device)
-        # where the heads of row n stand among those of all questions, [P, H, seats]
+        # where the heads of row n sit among those of all questions, [P, H, seats], and who sits there
         self.place = ((self.question[:, None] * H + heads) * self.seats + seat[:, None]).flatten()  # [N*H]
+        self.sitter = torch.zeros(P * H * self.seats, dtype=torch.long, device=count.device)  # an empty seat: anyone
+        self.sitter[self.place] = torch.arange(len(self) * H, device=count.device)
+        self.sitter_head: Tensor | None = None  # the same for each query head, made when R is known
+        # [P*H, d, L] and [P*H, L, d]
+        self.prompt_blocks = [(key.flatten(0, 1).mT, value.flatten(0, 1)) for key, value in self.prompt]
         self.bias = None
-        if self.padding is not None:  # [P*H, 1, L]: -inf on the padding of shorter prompts
-            self.bias = self.padding.to(self.prompt[0][0].dtype).repeat_interleave(H, 0)[:, None]
+        if (
+            self.padding is not None
+        ):  # -inf on the padding of shorter prompts: [P*H, 1, L] or, copied, [N*H, 1, L + own]
+            bias = self.padding.to(self.prompt[0][0].dtype)
+            if not self.shared:
+                bias = F.pad(bias[self.question], (0, self.capacity - self.before))
+            self.bias = bias.repeat_interleave(H, 0)[:, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """query [N, H*R, d], key and value [N, H, d] of the newest tokens -> [N, H*R*d]. Appends the keys."""
-        prompt_key, prompt_value = self.prompt[layer]
         own_key, own_value = self.own[layer]
         if key.is_cuda:
-            own_key.index_copy_(2, self.slot, key[:, :, None])
+            own_key.index_copy_(3, self.slot, key[..., None])
             own_value.index_copy_(2, self.slot, value[:, :, None])
             return decode_attention(
-                query, prompt_key, prompt_value, own_key, own_value, self.question, self.lengths, self.slot + 1, scale
+                query, *self.prompt[layer], own_key.mT, own_value, self.question, self.lengths, self.slot + 1, scale
             ).flatten(1)
-        P, H, L, d = prompt_key.shape
-        N, R, seats, n = len(self), query.shape[1] // H, self.seats, self.steps + 1
-        own_key[:, :, self.steps] = key
-        own_value[:, :, self.steps] = value
-        q = query.reshape(N * H, R, d)
+        N, H, d = key.shape
+        R, at = query.shape[1] // H, self.before + self.steps
+        own_key.select(3, at).copy_(key)
+        own_value.select(2, at).copy_(value)
+        if len(self.prompt_blocks) <= layer:
+            self.seat_rows()
+        own_key = own_key.view(N * H, d, -1).narrow(2, 0, at + 1)
+        own_value = own_value.view(N * H, -1, d).narrow(1, 0, at + 1)
+        q = (query * self.constant(scale, query)).view(-1, R, d)  # [N*H, R, d]
+        if not self.shared:
+            scores = q.bmm(own_key) if self.bias is None else torch.baddbmm(self.bias.narrow(2, 0, at + 1), q, own_key)
+            return scores.softmax(-1, dtype=torch.float32).to(value.dtype).bmm(own_value).view(N, -1)
+        prompt_key, prompt_value = self.prompt_blocks[layer]
+        L = prompt_value.shape[1]
         # all rows and query heads that read the same keys are one matrix: those are read once, and never repeated
-        blocks = q.new_zeros(P * H * seats, R * d).index_copy_(0, self.place, q.view(N * H, R * d)).view(P * H, -1, d)
-        prompt_key, prompt_value = prompt_key.flatten(0, 1), prompt_value.flatten(0, 1)  # [P*H, L, d]
-        own_key, own_value = own_key[:, :, :n].flatten(0, 1), own_value[:, :, :n].flatten(0, 1)  # [N*H, n, d]
-        bias, beta = (q.new_zeros(1), 0) if self.bias is None else (self.bias, 1)
-        to_prompt = torch.baddbmm(bias, blocks, prompt_key.transpose(1, 2), beta=beta, alpha=scale)  # [P*H, seats*R, L]
-        to_prompt = to_prompt.view(-1, R * L).index_select(0, self.place).view(N * H, R, L)
-        to_own = torch.baddbmm(q.new_zeros(1), q, own_key.transpose(1, 2), beta=0, alpha=scale)  # [N*H, R, n]
-        weights = torch.cat([to_prompt, to_own], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-        blocks = weights.new_zeros(P * H * seats, R * L).index_copy_(0, self.place, weights[..., :L].reshape(N * H, -1))
-        out = blocks.view(P * H, -1, L).bmm(prompt_value).view(-1, R * d).index_select(0, self.place).view(N * H, R, d)
-        return out.baddbmm_(weights[..., L:], own_value).view(N, H * R * d)
+        blocks = q.view(-1, R * d).index_select(0, self.sitter).view(len(prompt_key), -1, d)  # [P*H, seats*R, d]
+        to_prompt = blocks.bmm(prompt_key) if self.bias is None else torch.baddbmm(self.bias, blocks, prompt_key)
+        to_prompt = to_prompt.view(-1, R * L).index_select(0, self.place).view(-1, R, L)  # [N*H, R, L]
+        weights = torch.cat((to_prompt, q.bmm(own_key)), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        if self.sitter_head is None:
+            self.sitter_head = (self.sitter[:, None] * R + torch.arange(R, device=key.device)).flatten()
+        blocks = weights.view(N * H * R, -1).narrow(1, 0, L).index_select(0, self.sitter_head)  # [P*H*seats*R, L]
+        out = blocks.view(len(prompt_key), -1, L).bmm(prompt_value).view(-1, R * d).index_select(0, self.place)
+        return out.view(-1, R, d).baddbmm_(weights.narrow(2, L, at + 1), own_value).view(N, -1)
 
-    def advance(self) -> None:
-        """The newest token of every row is in all layers."""
-        self.steps += 1
-        self.slot += 1
+    def constant(self, x: float, like: Tensor) -> Tensor:
+        """x as a tensor, made once: a Python number would be converted at every use."""
+        if self.constants.get(x) is None:
+            self.constants[x] = like.new_full((), x)
+        return self.constants[x]
 
     def keep(self, rows: Tensor) -> None:
         """The rows that stay, in order; questions without any leave too."""
-        n, question = self.steps, self.question[rows]
+        n, question = self.before + self.steps, self.question[rows]
         stay, self.question = question.unique_consecutive(return_inverse=True)
         for layer, (prompt, own) in enumerate(zip(self.prompt, self.own, strict=True)):
             if len(stay) < len(prompt[0]):
-                self.prompt[layer] = tuple(x[stay] for x in prompt)
-            self.own[layer] = self.own_blocks(own[0], len(rows))
-            for new, old in zip(self.own[layer], own, strict=True):
-                new[:, :, :n] = old[:, :, :n].index_select(0, rows)
+                self.prompt[layer] = tuple(x.index_select(0, stay) for x in prompt)
+            self.own[layer] = self.own_blocks(prompt[0], len(rows))
+            self.own[layer][0][..., :n] = own[0][..., :n].index_select(0, rows)
+            self.own[layer][1][:, :, :n] = own[1][:, :, :n].index_select(0, rows)
         self.lengths, self.padding = self.lengths[stay], None if self.padding is None else self.padding[stay]
         self.seat_rows()
 

@@ -60,7 +60,7 @@ def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, b
     if temperature == 0:
         tokens = logprobs.masked_fill(banned, -torch.inf).argmax(-1)
     else:
-        probs = logprobs.exp() * ~banned
+        probs = logprobs.exp().mul_(~banned)
         if top_p < 1:
             probs = nucleus(probs, top_p)
         tokens = inverse_cdf(probs, u.double())
@@ -70,27 +70,21 @@ def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, b
 def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
     """weights [N, V] >= 0, u [N] float64 in [0, 1) -> [N], the first token whose cumulative weight exceeds u * total.
 
-    A large vocabulary goes block by block: first the block by the sums of the blocks, then the token within it, so
-    that only sums are accumulated in float64.
+    First the block of tokens by the sums of the blocks, then the token within it, so that only few numbers are
+    accumulated in float64.
     """
     N, V = weights.shape
-    if V <= 32 * block:
-        cdf = weights.cumsum(-1, dtype=torch.float64)
-        return first_above(cdf, u * cdf[:, -1])
-    weights = F.pad(weights, (0, -V % block)).view(N, -1, block)
+    weights = (F.pad(weights, (0, -V % block)) if V % block else weights).view(N, -1, block)
     cdf = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # [N, blocks]
-    target = u * cdf[:, -1]
-    chosen = first_above(cdf, target)[:, None]
-    before = F.pad(cdf, (1, 0)).gather(1, chosen)[:, 0]
-    inner = weights.gather(1, chosen[..., None].expand(-1, -1, block))[:, 0].cumsum(-1, dtype=torch.float64)
-    return chosen[:, 0] * block + first_above(inner, target - before)
-
-
-def first_above(cdf: Tensor, target: Tensor) -> Tensor:
-    """cdf [N, K] rising, target [N] -> [N], the first place above the target, so one that has weight of its own."""
-    # rounding may push the target up to the total, which nothing is above
-    below_total = torch.nextafter(cdf[:, -1], torch.zeros_like(target))
-    return torch.searchsorted(cdf, torch.minimum(target, below_total)[:, None], right=True)[:, 0]
+    # below the total for any u of 53 bits, so some block with weight exceeds it
+    target = (u * cdf[:, -1])[:, None]
+    chosen = torch.searchsorted(cdf, target, right=True)  # [N, 1]
+    within = weights.gather(1, chosen[..., None].expand(-1, -1, block))[:, 0].cumsum(-1, dtype=torch.float64)
+    target -= F.pad(cdf, (1, 0)).gather(1, chosen)
+    # the float32 sum of a block is not quite that of its parts: stay below the latter, which nothing is above
+    last = within[:, -1:]
+    target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
+    return chosen.mul_(block).add_(torch.searchsorted(within, target, right=True))[:, 0]
 
 
 def nucleus(probs: Tensor, top_p: float) -> Tensor:
@@ -214,9 +208,15 @@ def steps_alike(model) -> bool:
 
 
 def rms_norm(module) -> Callable:
-    """A norm of the usual kind as one call; one of another kind would fail the check at loading."""
-    weight, eps = module.weight, module.variance_epsilon
-    return lambda x: F.rms_norm(x, weight.shape, weight, eps)
+    """A norm of the usual kind in few calls; one of another kind would fail the check at loading."""
+    weight, share = module.weight, 1 / module.weight.numel()
+    eps = torch.full((1,), module.variance_epsilon, device=weight.device)
+
+    def norm(x: Tensor) -> Tensor:  # x / sqrt(mean(x^2) + eps) * weight
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return x * torch.addcmul(eps, length, length, value=share).rsqrt_() * weight
+
+    return norm
 
 
 def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort"]) -> Tensor:
@@ -267,9 +267,10 @@ class Cohort:
         self.prompt_end = hidden[prompts.lengths.cumsum(0) - 1]  # [P, D]
         self.position = next_position(prompts)  # [P]
         later = self.position + torch.arange(max_new_tokens, device=device)[:, None]  # [T, P]
-        self.cos, self.sin = rope_table(model, later)  # [T, P, d]
-        # x cos + rotate_half(x) sin, the sign of the half that is negated moved into sin
-        self.sin = torch.cat([-self.sin[..., : self.sin.shape[-1] // 2], self.sin[..., self.sin.shape[-1] // 2 :]], -1)
+        cos, sin = rope_table(model, later)  # [T, P, d]
+        # x cos + rotate_half(x) sin, with the sign of the half that is negated moved into sin
+        half = sin.shape[-1] // 2
+        self.turns = torch.cat([cos, -sin[..., :half], sin[..., half:]], -1)  # [T, P, 2 d]
         N = P * num_samples
         self.token = torch.zeros(N, dtype=torch.long, device=device)
         self.live = torch.ones(N, dtype=torch.bool, device=device)
@@ -304,10 +305,8 @@ class Cohort:
 
     def turn(self) -> None:
         """Looks up the rotation of this step's tokens, [N, 1, d] each."""
-        at = self.cache.question
-        self.rotation = tuple(
-            x.index_select(0, self.cache.slot)[0].index_select(0, at)[:, None] for x in (self.cos, self.sin)
-        )
+        turns = self.turns.index_select(0, self.cache.slot)[0].index_select(0, self.cache.question)
+        self.rotation = turns[:, None].chunk(2, -1)
 
     def accept(self, logits: Tensor) -> None:
         """Draws the next token of every row. Rows that ended draw too, until they leave; nobody reads what they draw."""
@@ -335,7 +334,7 @@ class Cohort:
         self.hand_over(out)
         rows = self.live.nonzero()[:, 0]
         questions = self.cache.question[rows].unique_consecutive()
-        self.cos, self.sin, self.position = self.cos[:, questions], self.sin[:, questions], self.position[questions]
+        self.turns, self.position = self.turns[:, questions], self.position[questions]
         self.cache.keep(rows)
         for name in ("token", "live", "lengths", "rows"):
             setattr(self, name, getattr(self, name)[rows])
@@ -437,7 +436,7 @@ def decode(
     step, samples = Stepper(model), torch.arange(G, device=device)
     look_every, steps = CHECK_EVERY_CUDA if device.type == "cuda" else 1, 0
     while waiting or cohorts:
-        in_use = sum(c.cache.bytes() + len(c) * costs.row for c in cohorts)
+        in_use = sum(c.cache.bytes() + len(c) * costs.row for c in cohorts) if waiting else 0
         while waiting and (not cohorts or in_use < REFILL_BELOW * memory):
             chosen = waiting[: costs.how_many_fit([lengths[q] for q in waiting], memory - in_use, at_least=not cohorts)]
             if not chosen:

@@ -430,7 +430,9 @@ def train(config: Config, world: World) -> int:
     reference = load_model(config.model, dtype=precision, device=world.device) if config.beta else None
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW(policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
+    )
     state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
     if run.resumed:
         state = load_checkpoint(run.resumed, policy, optimizer)

@@ -357,14 +357,15 @@ def generate(
     )
     was_training = model.training
     model.eval()
-    with autocast(model), bar:
+    # inference mode spares every operation some bookkeeping; what leaves it below is an ordinary tensor again
+    with torch.inference_mode(), autocast(model), bar:
         out = decode(model, prompts, num_samples, max_new_tokens, sampling, draws, memory or memory_for(device), bar)
     model.train(was_training)
-    T = int(out.lengths.max())
-    after = torch.arange(T, device=device) >= out.lengths[:, None]
-    tokens = out.tokens[:, :T].masked_fill_(after, processor.tokenizer.pad_token_id)
-    logprobs = out.logprobs[:, :T].masked_fill_(after, 0.0)
-    return Rollout(prompts, num_samples, tokens, out.lengths, logprobs, out.finished, temperature)
+    T, lengths = int(out.lengths.max()), out.lengths.clone()
+    after = torch.arange(T, device=device) >= lengths[:, None]
+    tokens = out.tokens[:, :T].masked_fill(after, processor.tokenizer.pad_token_id)
+    logprobs = out.logprobs[:, :T].masked_fill(after, 0.0)
+    return Rollout(prompts, num_samples, tokens, lengths, logprobs, out.finished.clone(), temperature)
 
 
 def memory_for(device: torch.device) -> int:
@@ -547,7 +548,7 @@ def load_checkpoint(folder: Path, model, optimizer) -> dict:
             name, key = entry.rsplit("|", 1)
             value = file.get_tensor(entry)
             p = parameters[name]
-            optimizer.state[p][key] = value if key == "step" else value.to(p.device)
+            optimizer.state[p][key] = value.to(p.device)
     state = json.loads((Path(folder) / "trainer.json").read_text())
     del state["files"]
     return state

@@ -28,9 +28,9 @@ except ImportError:  # Triton ships for Linux only
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
-# Of 16-bit numbers; half as many of float32, so that a block takes the same shared memory.
-BLOCK_KEYS = 64  # keys held at a time
-BLOCK_ROWS = 128  # queries of one program at most
+# By bytes of a number: keys held at a time, and queries of one program at most. Float32 is multiplied without tensor
+# cores, whose operands stand in registers too: of more than these they would spill.
+BLOCKS = {2: (64, 128), 4: (32, 32)}
 KEYS_PER_SPLIT = 128  # at least: each split costs a [rows, d] float32 matrix, written and read again
 MOST_SPLITS = 16
 # Programs wanted on each multiprocessor. Those of own keys hold 16 rows, few registers and little shared memory.
@@ -65,8 +65,7 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
     if out.numel() == 0:
         return out
     R = query.shape[1] // H
-    narrow = query.dtype.itemsize // 2  # 1 or 2
-    block_keys, most_rows = BLOCK_KEYS // narrow, BLOCK_ROWS // narrow
+    block_keys, most_rows = BLOCKS[query.dtype.itemsize]
     block_d = max(16, triton.next_power_of_2(d))  # tl.dot takes no less than 16
     rows_prompt, rows_own = (min(most_rows, max(16, triton.next_power_of_2(n))) for n in (G * R, R))
     tiles_prompt, tiles_own = triton.cdiv(G * R, rows_prompt), triton.cdiv(R, rows_own)
@@ -84,8 +83,8 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
             query, key, value, lengths, maxima, totals, sums,
             H, groups, samples, slots, step, *query.stride()[:2], *strides(key), *strides(value), splits, first,
             scale * math.log2(math.e),
-            R=R, D=d, BLOCK_D=block_d, BLOCK_ROWS=rows, BLOCK_KEYS=block_keys,
-            num_warps=8 if rows >= 128 else 4, num_stages=2,
+            R=R, D=d, BLOCK_D=block_d, BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, WIDEN=INTERPRETED,
+            num_warps=8 if rows >= 128 or query.dtype == torch.float32 else 4, num_stages=2,
         )  # fmt: skip
 
     with torch.cuda.device_of(query):  # Triton launches on the current device, not on the tensor's
@@ -134,39 +133,37 @@ def _processors(device):
 
 
 def _check(query, prompt_key, prompt_value, own_key, own_value):
-    if prompt_key.dim() != 4 or own_key.dim() != 5 or query.dim() != 3:
+    if (query.dim(), prompt_key.dim(), own_key.dim()) != (3, 4, 5):
         got = ", ".join(str(list(x.shape)) for x in (query, prompt_key, own_key))
-        raise ValueError(
-            f"query, prompt_key and own_key must be [P*G, Hq, d], [P, H, L, d], [P, H, G, T, d] (got {got})"
-        )
-    (P, H, _, d), G = prompt_key.shape, own_key.shape[2]
-    shapes = {
-        "query": (query, (P * G, query.shape[1], d)),
-        "prompt_value": (prompt_value, tuple(prompt_key.shape)),
-        "own_key": (own_key, (P, H, G, own_key.shape[3], d)),
-        "own_value": (own_value, tuple(own_key.shape)),
-        "prompt_key": (prompt_key, tuple(prompt_key.shape)),
-    }
-    for name, (x, shape) in shapes.items():
-        if tuple(x.shape) != shape:
+        raise ValueError(f"query, prompt_key, own_key must be [P*G, Hq, d], [P, H, L, d], [P, H, G, T, d] (got {got})")
+    (P, H, L, d), (G, T), Hq = prompt_key.shape, own_key.shape[2:4], query.shape[1]
+    for name, x, shape in (
+        ("query", query, (P * G, Hq, d)),
+        ("prompt_key", prompt_key, (P, H, L, d)),
+        ("prompt_value", prompt_value, (P, H, L, d)),
+        ("own_key", own_key, (P, H, G, T, d)),
+        ("own_value", own_value, (P, H, G, T, d)),
+    ):
+        if x.shape != shape:
             raise ValueError(f"{name} must be {list(shape)} (got {list(x.shape)})")
         if x.dtype != query.dtype:
             raise TypeError(f"{name} is {x.dtype} but query {query.dtype}")
         if x.stride(-1) != 1 and d > 1:
             raise ValueError(f"the last axis of {name} must be dense (got stride {x.stride(-1)})")
-    if query.shape[1] % H:
-        raise ValueError(f"query has {query.shape[1]} heads, no multiple of the {H} key/value heads")
+    if Hq % H:
+        raise ValueError(f"query has {Hq} heads, which is no multiple of the {H} key/value heads")
 
 
 if triton is not None:
-
-    @triton.jit
+    # Specialised on these, the kernel would be compiled again whenever rows leave.
+    @triton.jit(do_not_specialize=["H", "groups", "samples", "slots", "length_stride", "splits", "first_split"])
     def _split_kernel(
         query, key, value, lengths, maxima, totals, sums,
         H, groups, samples, slots, length_stride, query_row, query_head,
         key_question, key_head, key_group, key_slot, value_question, value_head, value_group, value_slot,
         splits, first_split, scale_log2,
         R: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+        WIDEN: tl.constexpr,
     ):  # fmt: skip
         """One split of the keys that a group of samples shares: the prompt's (one group of G) or a sample's own
         (G groups of one). Grid: (P * H * groups, splits of these keys, tiles of the samples * R queries)."""
@@ -190,6 +187,8 @@ if triton is not None:
         in_head = (dims < D)[None, :]
         places = query + row[:, None] * query_row + head[:, None] * query_head + dims[None, :]
         q = tl.load(places, mask=real[:, None] & in_head, other=0.0)
+        if WIDEN:  # Triton's interpreter multiplies the bits of bf16 as if they were integers
+            q = q.to(tl.float32)
         key += question * key_question + h * key_head + group * key_group
         value += question * value_question + h * value_head + group * value_group
 
@@ -203,6 +202,8 @@ if triton is not None:
             mask = live[:, None] & in_head
             k = tl.load(key + slot * key_slot + dims[None, :], mask=mask, other=0.0)
             v = tl.load(value + slot * value_slot + dims[None, :], mask=mask, other=0.0)
+            if WIDEN:
+                k, v = k.to(tl.float32), v.to(tl.float32)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
             scores = tl.where(live[None, :], scores, float("-inf"))
             new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
@@ -216,7 +217,7 @@ if triton is not None:
         tl.store(totals + at, total, mask=real)
         tl.store(sums + at[:, None] * D + dims[None, :], summed, mask=real[:, None] & in_head)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["splits"])
     def _join_kernel(
         maxima, totals, sums, out, splits, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SPLITS: tl.constexpr
     ):

@@ -1,0 +1,54 @@
+"""Model folders to measure: the built-in base, or a Qwen2.5-VL shape with random weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+import cli
+
+TINY = Path(__file__).parents[1] / "data" / "tiny"
+
+# hidden, layers, heads, key/value heads, MLP, vocabulary, tied head; vision: hidden, layers, heads, MLP
+# (3b and 7b: config.json of Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct)
+SHAPES = {
+    "toy": (256, 4, 4, 2, 768, 2048, True, 128, 2, 4, 256),
+    "3b": (2048, 36, 16, 2, 11008, 151936, True, 1280, 32, 16, 3420),
+    "7b": (3584, 28, 28, 4, 18944, 152064, False, 1280, 32, 16, 3420),
+}
+
+
+def build_shape(shape: str, folder: Path) -> Path:
+    """Writes a checkpoint folder with the tokenizer and image processor of the built-in base."""
+    shutil.copytree(TINY, folder)
+    if shape == "tiny":
+        return folder
+    if shape not in SHAPES:
+        raise cli.UsageError(f"--shape {shape}: there is tiny, {', '.join(SHAPES)}")
+    hidden, layers, heads, kv_heads, mlp, vocabulary, tied, v_hidden, v_layers, v_heads, v_mlp = SHAPES[shape]
+    settings = json.loads((TINY / "config.json").read_text())
+    d = hidden // heads
+    settings["tie_word_embeddings"] = tied
+    settings["text_config"] |= dict(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        intermediate_size=mlp, vocab_size=vocabulary, layer_types=["full_attention"] * layers, tie_word_embeddings=tied,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [d // 2 - 2 * (d * 3 // 16), d * 3 // 16, d * 3 // 16]},
+    )  # fmt: skip
+    settings["vision_config"] |= dict(
+        hidden_size=v_hidden, depth=v_layers, num_heads=v_heads, intermediate_size=v_mlp, out_hidden_size=hidden,
+        fullatt_block_indexes=[v_layers - 1],
+    )  # fmt: skip
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    with torch.device(device):
+        torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**settings))
+        torch.set_default_dtype(torch.float32)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return folder
