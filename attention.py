@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from kernels.decode import decode_attention
 
 ATTENTION = "mmupt"  # the name transformers knows it by
+BY_KERNEL = False  # decode on a CPU too as on a GPU; for tests
 SHARE_FROM = 96  # prompt tokens from which a CPU's rows share them
 
 
@@ -225,6 +226,11 @@ class Blocks:
 # --- Token by token ----------------------------------------------------------------------------------------------
 
 
+def shares_prompts(width: int, device: torch.device) -> bool:
+    """Whether rows read one copy of their prompt, or each its own."""
+    return BY_KERNEL or device.type == "cuda" or width >= SHARE_FROM
+
+
 class KVCache:
     """Keys and values of N rows that decode in step, in two parts, so that the samples of a question share its prompt.
 
@@ -245,7 +251,8 @@ class KVCache:
         self.prompt_blocks: list[tuple[Tensor, Tensor]] = []
         self.prompt: list[tuple[Tensor, Tensor]] = []  # by layer
         self.own: list[tuple[Tensor, Tensor]] = []
-        self.shared = layout.prompts.width >= SHARE_FROM or self.lengths.is_cuda
+        self.by_kernel = BY_KERNEL or self.lengths.is_cuda  # then every question has equally many rows
+        self.shared = shares_prompts(layout.prompts.width, self.lengths.device)
         self.steps = 0  # own keys of each row
         self.before = 0 if self.shared else layout.prompts.width  # places before the first of them
         self.capacity = self.before + capacity
@@ -266,9 +273,11 @@ class KVCache:
         self.own.append(own)
 
     def own_blocks(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Room for keys [rows, H, d, capacity] and values [rows, H, capacity, d]. Keys lie transposed: on a CPU small
+        """Room for values, [rows, H, capacity, d], and for keys: on a CPU transposed, [rows, H, d, capacity], for small
         products of them are then three times as fast."""
         _, H, _, d = like.shape
+        if self.by_kernel:
+            return like.new_empty(rows, H, self.capacity, d), like.new_empty(rows, H, self.capacity, d)
         return like.new_empty(rows, H, d, self.capacity), like.new_empty(rows, H, self.capacity, d)
 
     def seat_rows(self) -> None:
@@ -297,12 +306,12 @@ class KVCache:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """query [N, H*R, d], key and value [N, H, d] of the newest tokens -> [N, H*R*d]. Appends the keys."""
         own_key, own_value = self.own[layer]
-        if key.is_cuda:
-            own_key.index_copy_(3, self.slot, key[..., None])
+        if self.by_kernel:
+            own_key.index_copy_(2, self.slot, key[:, :, None])
             own_value.index_copy_(2, self.slot, value[:, :, None])
-            return decode_attention(
-                query, *self.prompt[layer], own_key.mT, own_value, self.question, self.lengths, self.slot + 1, scale
-            ).flatten(1)
+            grid = (len(self.lengths), -1)
+            own = (x.unflatten(0, grid).transpose(1, 2) for x in (own_key, own_value))  # [P, H, G, T, d]
+            return decode_attention(query, *self.prompt[layer], *own, self.lengths, self.slot + 1, scale).flatten(1)
         N, H, d = key.shape
         R, at = query.shape[1] // H, self.before + self.steps
         own_key.select(3, at).copy_(key)
@@ -342,8 +351,8 @@ class KVCache:
             if len(stay) < len(prompt[0]):
                 self.prompt[layer] = tuple(x.index_select(0, stay) for x in prompt)
             self.own[layer] = self.own_blocks(prompt[0], len(rows))
-            self.own[layer][0][..., :n] = own[0][..., :n].index_select(0, rows)
-            self.own[layer][1][:, :, :n] = own[1][:, :, :n].index_select(0, rows)
+            for new, old, axis in zip(self.own[layer], own, (2 if self.by_kernel else 3, 2), strict=True):
+                new.narrow(axis, 0, n).copy_(old.narrow(axis, 0, n).index_select(0, rows))
         self.lengths, self.padding = self.lengths[stay], None if self.padding is None else self.padding[stay]
         self.seat_rows()
 

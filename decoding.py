@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention import KVCache, Layout, Sequences
+from attention import KVCache, Layout, Sequences, shares_prompts
 from families import embed, rope_positions, rope_table, text_model
 
 CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look waits for the GPU
@@ -329,10 +329,11 @@ class Cohort:
 
     def drop(self, out: "Decoded") -> None:
         """Lets rows that ended leave, where enough have."""
-        if int(self.live.sum()) > DROP_BELOW * len(self):
+        staying = self.evened() if self.cache.by_kernel else self.live
+        if int(staying.sum()) > DROP_BELOW * len(self):
             return
         self.hand_over(out)
-        rows = self.live.nonzero()[:, 0]
+        rows = staying.nonzero()[:, 0]
         questions = self.cache.question[rows].unique_consecutive()
         self.turns, self.position = self.turns[:, questions], self.position[questions]
         self.cache.keep(rows)
@@ -340,6 +341,13 @@ class Cohort:
             setattr(self, name, getattr(self, name)[rows])
         for name in ("tokens", "logprobs", "draws"):
             setattr(self, name, getattr(self, name)[:, rows])
+
+    def evened(self) -> Tensor:
+        """[N] bool: the live rows, with as many others as give all questions that go on the same number of rows."""
+        live = self.live.view(len(self.cache.lengths), -1)  # [P, G]
+        widest = int(live.sum(1).max())
+        first = torch.argsort(~live, dim=1, stable=True)[:, :widest]  # the live before the others
+        return torch.zeros_like(live).scatter_(1, first, True).logical_and_(live.any(1, keepdim=True)).flatten()
 
     def hand_over(self, out: "Decoded") -> None:
         """Writes what the rows have so far to their places."""
@@ -472,14 +480,15 @@ class Costs:
         itemsize = getattr(model, "compute_dtype", model.dtype).itemsize
         self.token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * itemsize  # of the cache
         self.row = 20 * text.vocab_size  # a few float32 rows and a float64 row of logits
-        self.samples, self.own = num_samples, num_samples * max_new_tokens
+        self.samples, self.own, self.device = num_samples, num_samples * max_new_tokens, model.device
 
     def how_many_fit(self, lengths: Sequence[int], room: int, at_least: int) -> int:
         """Of the first of these prompts, in order of length; reading them is kept to READ_AT_ONCE tokens."""
         read = 0
         for count, length in enumerate(lengths):
             read += length
-            size = (count + 1) * (self.token * (length + self.own) + self.samples * self.row)
+            prompt = length if shares_prompts(length, self.device) else length * self.samples
+            size = (count + 1) * (self.token * (prompt + self.own) + self.samples * self.row)
             if count >= at_least and (size > room or read > READ_AT_ONCE):
                 return count
         return len(lengths)

@@ -6,7 +6,6 @@ compared before anything is timed. Writes bench/results/speed.{json,md}; `--devi
 """
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -320,7 +319,7 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
         side = memory["ours" if k == "ours" else "trl"]
         rows.append([k, spread(seconds[k]), *(f"{v:.3f}" for v in by_stage.values()), f"{tokens:.0f}", *side.values()])
     rows.append(["ratio", f"**{times:.2f}**", "", "", "", "", ""])
-    rows[-1] += [f"{memory['ours'][k] / memory['trl'][k]:.2f}" for k in memory["ours"]]
+    rows[-1] += [f"**{memory['ours'][k] / max(memory['trl'][k], 1):.2f}**" for k in memory["ours"]]
     head = [
         "",
         "step, s",
@@ -373,7 +372,9 @@ def print_peak(s: Speed) -> int:
 
 
 def peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes. Not getrusage: its peak is inherited from the process that started this one."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def unshared(rollout: Rollout) -> Rollout:

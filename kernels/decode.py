@@ -60,42 +60,38 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
         return decode_attention_torch(
             query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale
         )
-    (P, H, L, d), (G, T) = prompt_key.shape, own_key.shape[2:4]
+    (P, H, _, d), G = prompt_key.shape, own_key.shape[2]
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if out.numel() == 0:
         return out
     R = query.shape[1] // H
     block_keys, most_rows = BLOCKS[query.dtype.itemsize]
     block_d = max(16, triton.next_power_of_2(d))  # tl.dot takes no less than 16
-    rows_prompt, rows_own = (min(most_rows, max(16, triton.next_power_of_2(n))) for n in (G * R, R))
-    tiles_prompt, tiles_own = triton.cdiv(G * R, rows_prompt), triton.cdiv(R, rows_own)
     processors = _processors(query.device)
-    splits_prompt = split_count(L, P * H * tiles_prompt, PROGRAMS_PROMPT * processors)
-    splits_own = split_count(T, P * H * G * tiles_own, PROGRAMS_OWN * processors)
-    splits = splits_prompt + splits_own
+    launches, splits = [], 0
+    for key, value, lengths, step, wanted in (
+        # the G samples of a question are one group of readers; of its own keys each sample is the only reader
+        (prompt_key[:, :, None], prompt_value[:, :, None], prompt_lengths, prompt_lengths.stride(0), PROGRAMS_PROMPT),
+        (own_key, own_value, own_length, 0, PROGRAMS_OWN),
+    ):
+        groups, slots = key.shape[2:4]
+        samples = G // groups
+        rows = min(most_rows, max(16, triton.next_power_of_2(samples * R)))
+        units, tiles = P * H * groups, triton.cdiv(samples * R, rows)
+        count = split_count(slots, units * tiles, wanted * processors)
+        sizes = H, groups, samples, slots, step, *query.stride()[:2], *key.stride()[:4], *value.stride()[:4]
+        if count:
+            launches.append(((units, count, tiles), (key, value, lengths), sizes, splits, rows))
+        splits += count
     maxima, totals = torch.empty(2, *query.shape[:2], splits, device=query.device).unbind()
     sums = torch.empty(*query.shape[:2], splits, d, device=query.device)
-
-    def launch(key, value, strides, lengths, step, slots, groups, samples, rows, grid, first):
-        if grid[1] == 0:
-            return
-        _split_kernel[grid](
-            query, key, value, lengths, maxima, totals, sums,
-            H, groups, samples, slots, step, *query.stride()[:2], *strides(key), *strides(value), splits, first,
-            scale * math.log2(math.e),
-            R=R, D=d, BLOCK_D=block_d, BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, WIDEN=INTERPRETED,
-            num_warps=8 if rows >= 128 or query.dtype == torch.float32 else 4, num_stages=2,
-        )  # fmt: skip
-
     with torch.cuda.device_of(query):  # Triton launches on the current device, not on the tensor's
-        launch(
-            prompt_key, prompt_value, lambda x: (*x.stride()[:2], 0, x.stride(2)), prompt_lengths, prompt_lengths.stride(0),
-            L, 1, G, rows_prompt, (P * H, splits_prompt, tiles_prompt), 0,
-        )  # fmt: skip
-        launch(
-            own_key, own_value, lambda x: x.stride()[:4], own_length, 0,
-            T, G, 1, rows_own, (P * H * G, splits_own, tiles_own), splits_prompt,
-        )  # fmt: skip
+        for grid, cache, sizes, first, rows in launches:
+            _split_kernel[grid](
+                query, *cache, maxima, totals, sums, *sizes, splits, first, scale * math.log2(math.e),
+                R=R, D=d, BLOCK_D=block_d, BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, WIDEN=INTERPRETED,
+                num_warps=8 if rows >= 128 or query.dtype == torch.float32 else 4, num_stages=2,
+            )  # fmt: skip
         _join_kernel[(P * G * H * R,)](
             maxima, totals, sums, out, splits, D=d, BLOCK_D=block_d, BLOCK_SPLITS=triton.next_power_of_2(splits)
         )
@@ -114,7 +110,7 @@ def decode_attention_torch(query, prompt_key, prompt_value, own_key, own_value, 
         torch.cat([x[:, :, None].expand(-1, -1, G, -1, -1), own], 3).to(wide).masked_fill(~live, 0.0)
         for x, own in ((prompt_key, own_key), (prompt_value, own_value))
     )  # [P, H, G, L+T, d]
-    q = query.to(wide).reshape(P, G, H, -1, d).transpose(1, 2)  # [P, H, G, R, d]
+    q = query.to(wide).reshape(P, G, H, query.shape[1] // H, d).transpose(1, 2)  # [P, H, G, R, d]
     scores = (q @ key.mT * scale).masked_fill(~live.mT, -torch.inf)
     return (scores.softmax(-1) @ value).transpose(1, 2).reshape(query.shape).to(query.dtype)
 

@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+import attention
+import decoding
+from attention import Layout, Sequences, packed_attention, packed_attention_by_rows
 from decoding import nucleus, sample_tokens
 from model_utils import (
     ModelError,
@@ -69,6 +72,68 @@ def test_greedy_generation_is_hugging_faces_token_for_token_run_twice(model, pro
                 n = int(rollout.lengths[b])
                 assert rollout.tokens[b, :n].tolist() == theirs[:n].tolist()
                 assert n == len(theirs)
+
+
+@pytest.mark.parametrize("way", ["kernel", "own forward", "shared", "copied", "refilled"])
+def test_every_way_of_decoding_gives_the_same_tokens(model, processor, mixed_examples, monkeypatch, way):
+    """As on a GPU; through a decoder of unknown parts; with prompts shared or copied into rows; with questions that join."""
+    options = dict(num_samples=8, max_new_tokens=40, temperature=1.5, seed=2)
+    expected = generate(model, processor, mixed_examples, **options)
+    assert len(set(expected.lengths.tolist())) > 4  # rows leave at different times
+    if way == "kernel":
+        monkeypatch.setattr(attention, "BY_KERNEL", True)
+    elif way == "own forward":
+        assert model.usual_decoder
+        monkeypatch.setattr(model, "usual_decoder", False)
+    elif way == "refilled":
+        monkeypatch.setattr(decoding, "REFILL_BELOW", 0.9)
+        monkeypatch.setattr(attention, "SHARE_FROM", 0)
+        options["memory"] = 1_100_000
+    else:
+        monkeypatch.setattr(attention, "SHARE_FROM", 0 if way == "shared" else 10**6)
+    cohorts = count_calls(monkeypatch, decoding.Cohort, "__init__")
+    together = count_calls(monkeypatch, decoding.Stepper, "__call__", lambda self, cohorts: len(cohorts))
+    found = generate(model, processor, mixed_examples, **options)
+    if way == "refilled":
+        assert len(cohorts) > 2 and max(together) > 1
+    assert torch.equal(found.lengths, expected.lengths) and torch.equal(found.finished, expected.finished)
+    assert torch.equal(found.tokens, expected.tokens)
+    assert (found.logprobs - expected.logprobs).abs().max() < 1e-5
+
+
+def count_calls(monkeypatch, cls, name, what=lambda *args: 1) -> list:
+    """Every call of cls.name from now on, as what(*args) says of it."""
+    calls, plain = [], getattr(cls, name)
+
+    def counted(*args, **kwargs):
+        calls.append(what(*args[: what.__code__.co_argcount] if what.__code__.co_argcount else ()))
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(cls, name, counted)
+    return calls
+
+
+def test_a_decoder_that_steps_differently_is_found_out(random_folder, processor, mixed_examples, monkeypatch):
+    """Its own forward is then what decodes."""
+    monkeypatch.setattr(decoding, "rms_norm", lambda module: lambda x: 1.1 * module(x))
+    model = load_model(str(random_folder))
+    assert not model.usual_decoder
+    monkeypatch.undo()
+    assert load_model(str(random_folder)).usual_decoder
+    rollout = generate(model, processor, mixed_examples, 2, 12)
+    with torch.no_grad():
+        assert (rollout.logprobs - score(model, rollout)).abs().max() < 1e-4
+
+
+def test_weights_that_are_multiplied_together_are_one_matrix_without_a_copy(random_folder):
+    model = load_model(str(random_folder))
+    layer, part = decoding.usual_layers(model)[0], model.model.language_model.layers[0]
+    assert layer.qkv[0].data_ptr() == part.self_attn.q_proj.weight.data_ptr()
+    with torch.no_grad():
+        part.self_attn.v_proj.weight.add_(1)  # training in place trains the view
+        part.mlp.up_proj.weight.mul_(2)
+    assert torch.equal(layer.qkv[0], torch.cat([getattr(part.self_attn, f"{n}_proj").weight for n in "qkv"]))
+    assert torch.equal(layer.gate_up[0], torch.cat([part.mlp.gate_proj.weight, part.mlp.up_proj.weight]))
 
 
 def test_greedy_generation_is_hugging_faces_in_one_left_padded_batch(model, processor, mixed_examples):
@@ -252,6 +317,50 @@ def test_packed_scoring_equals_plain_forwards_in_value_and_gradient(model, proce
     for name, expected in plain.items():
         error = (packed[name] - expected).norm() / expected.norm().clamp(min=1e-6)
         assert error < 1e-5, (name, error)
+
+
+@pytest.mark.parametrize("attend", [packed_attention, packed_attention_by_rows])
+@pytest.mark.parametrize("ragged", [True, False])
+def test_packed_attention_equals_a_loop_over_sequences_in_value_and_gradient(attend, ragged):
+    """float64: each [prompt | response] on its own, softmax written out."""
+    torch.manual_seed(1)
+    P, G, H, R, d = 3, 4, 2, 3, 8
+    prompts = torch.tensor([7, 3, 5] if ragged else [6] * P)
+    responses = torch.tensor([5, 0, 2, 1, 0, 0, 0, 0, 4, 4, 1, 3] if ragged else [4] * P * G)
+    layout = Layout(Sequences(prompts), Sequences(responses), G)
+    N = int(prompts.sum() + responses.sum())
+    inputs = [torch.randn(N, heads, d, dtype=torch.float64, requires_grad=True) for heads in (H * R, H, H)]
+    weight = torch.randn(N, H * R, d, dtype=torch.float64)
+    found = attend(*inputs, layout, 0.3)
+    (found * weight).sum().backward()
+    gradients = [x.grad for x in inputs]
+
+    plain = [x.detach().clone().requires_grad_() for x in inputs]
+    query, key, value = plain[0], *(x.repeat_interleave(R, 1) for x in plain[1:])
+    ends, starts = prompts.cumsum(0), int(prompts.sum()) + responses.cumsum(0) - responses
+    expected = torch.zeros_like(weight)
+    for p in range(P):
+        own = [range(int(ends[p] - prompts[p]), int(ends[p]))]
+        own += [[*own[0], *range(int(starts[b]), int(starts[b] + responses[b]))] for b in range(p * G, p * G + G)]
+        for tokens in own:
+            for i, t in enumerate(tokens):
+                read = list(tokens[: i + 1])
+                scores = torch.einsum("hd,shd->hs", query[t], key[read]) * 0.3
+                expected = expected.index_put(
+                    (torch.tensor([t]),), torch.einsum("hs,shd->hd", scores.softmax(-1), value[read])[None]
+                )
+    assert (found - expected).abs().max() < 1e-12
+    (expected * weight).sum().backward()
+    for got, x in zip(gradients, plain, strict=True):
+        assert (got - x.grad).abs().max() < 1e-12
+
+
+def test_responses_of_one_token_and_single_samples_are_scored(model, processor, mixed_examples):
+    for G, T in ((1, 1), (3, 1), (1, 5)):
+        rollout = generate(model, processor, mixed_examples, G, T, temperature=0.9)
+        with torch.no_grad():
+            plain = plain_logprobs(model, processor, rollout, mixed_examples)
+            assert (score(model, rollout) - plain).abs().max() < 1e-4
 
 
 def test_entropy_is_that_of_the_whole_distribution(model, processor, mixed_examples):
