@@ -1,10 +1,10 @@
-# make train | test | lint | learn | tiny: each makes the virtual environment where there is none.
+# make train | test | lint | bench | bench-gpu | learn | tiny: each makes the virtual environment where there is none.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test lint learn tiny
+.PHONY: train test lint bench bench-gpu learn tiny
 
 train: $(VENV)/installed
 	$(BIN)/torchrun --standalone mmupt.py $(ARGS)
@@ -14,6 +14,14 @@ test: $(VENV)/installed-dev
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m bench.speed $(ARGS)
+
+# in a Python that has a CUDA build of torch, transformers, triton, pytest and trl: PYTHON=...
+bench-gpu:
+	$(PYTHON) -m pytest -q tests/test_kernels.py tests/test_decode.py tests/test_model_utils.py
+	$(PYTHON) -m bench.speed --device cuda --shape 3b --questions 10 --group_size 8 --max_new_tokens 512 $(ARGS)
 
 learn: $(VENV)/installed-dev
 	$(BIN)/python -m bench.learning $(ARGS)

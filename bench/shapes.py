@@ -36,7 +36,9 @@ def build_shape(shape: str, folder: Path) -> Path:
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
         intermediate_size=mlp, vocab_size=vocabulary, layer_types=["full_attention"] * layers, tie_word_embeddings=tied,
         max_position_embeddings=32768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [d // 2 - 2 * section, section, section]},
+        rope_parameters=dict(
+            rope_type="default", rope_theta=1e6, mrope_section=[d // 2 - 2 * section, section, section]
+        ),
     )  # fmt: skip
     settings["vision_config"] |= dict(
         hidden_size=v_hidden, depth=v_layers, num_heads=v_heads, intermediate_size=v_mlp, out_hidden_size=hidden,
