@@ -46,6 +46,11 @@ class Sequences:
         return torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None]
 
     @cached_property
+    def coordinates(self) -> tuple[Tensor, Tensor]:
+        """[total] each: the sequence of each token, and its place in it."""
+        return tuple(self.real.nonzero().t())
+
+    @cached_property
     def place(self) -> Tensor | None:
         """[total]: the place of each token in the flattened block; None where there is no padding."""
         return None if self.total == self.real.numel() else self.real.flatten().nonzero()[:, 0]
@@ -67,8 +72,8 @@ class Layout:
     """Which tokens of a flat row belong to which prompt and response."""
 
     prompts: Sequences  # P
-    responses: Sequences | None  # B, question by question; None where there are prompts alone
-    num_samples: int = 1
+    responses: Sequences | None = None  # B, in any order; best by `width_class`. None where there are prompts alone
+    question: Tensor | None = None  # [B], each response's prompt
     _reads: dict = field(default_factory=dict)
 
     @cached_property
@@ -83,25 +88,44 @@ class Layout:
     def mask(self) -> Tensor:
         """[B, 1, T, L+T] bool: what each response token reads of [its prompt | its response]."""
         T = self.responses.width
-        to_prompt = self.prompts.real.repeat_interleave(self.num_samples, 0)[:, None].expand(-1, T, -1)
+        to_prompt = self.prompts.real[self.question][:, None].expand(-1, T, -1)
         to_own = torch.ones(T, T, dtype=torch.bool, device=to_prompt.device).tril().expand(len(to_prompt), -1, -1)
         return torch.cat([to_prompt, to_own], -1)[:, None]
 
     def reads(self, H: int, R: int) -> list["Read"]:
         """Prompts read themselves; responses read their prompt and themselves."""
         if (H, R) not in self._reads:
-            prompts, responses, n = self.prompts, self.responses, self.prompts.total
-            keys = Blocks(prompts, H, 1)
-            found = [Read(slice(None, n), Blocks(prompts, H, R), slice(None, n), keys, causal=True)]
-            if responses is not None:
+            n, prompts = self.prompts.total, slice(None, self.prompts.total)
+            keys = Blocks(*self.prompts.coordinates, len(self.prompts.lengths), H, 1)
+            found = [Read(prompts, Blocks(*self.prompts.coordinates, keys.sequences, H, R), prompts, keys, causal=True)]
+            if self.responses is not None:
                 # all responses to a prompt are one sequence of queries to it
-                readers = Sequences(responses.lengths.view(-1, self.num_samples).sum(1))
+                row, t = self.responses.coordinates
+                lengths = self.responses.lengths
+                order = torch.argsort(self.question, stable=True)
+                before = torch.empty_like(lengths)
+                before[order] = lengths[order].cumsum(0) - lengths[order]
+                total = torch.zeros_like(self.prompts.lengths).index_add_(0, self.question, lengths)
+                before -= (total.cumsum(0) - total)[self.question]  # tokens of the question's earlier responses
+                readers = Blocks(self.question[row], before[row] + t, keys.sequences, H, R)
                 bias = None if self.padding is None else self.padding.repeat_interleave(H, 0)[:, None, None]
-                own = Blocks(responses, H, R), slice(n, None), Blocks(responses, H, 1)
-                found.append(Read(slice(n, None), Blocks(readers, H, R), slice(None, n), keys, causal=False, bias=bias))
-                found.append(Read(slice(n, None), *own, causal=True))
+                found.append(Read(slice(n, None), readers, prompts, keys, causal=False, bias=bias))
+                # responses of like length together: padded to the longest of all, most would be padding
+                classes, counts = width_class(lengths).unique_consecutive(return_counts=True)
+                for group in lengths.split(counts.tolist()):
+                    own = Sequences(group)
+                    here = slice(n, n + own.total)
+                    if own.total:
+                        where = Blocks(*own.coordinates, len(group), H, R), Blocks(*own.coordinates, len(group), H, 1)
+                        found.append(Read(here, where[0], here, where[1], causal=True))
+                    n += own.total
             self._reads[H, R] = found
         return self._reads[H, R]
+
+
+def width_class(lengths: Tensor) -> Tensor:
+    """Of lengths up to 16, 32, 64, ..: the exponent."""
+    return lengths.clamp(min=16).log2().ceil()
 
 
 # --- All tokens at once ------------------------------------------------------------------------------------------
@@ -123,9 +147,8 @@ def packed_attention_by_rows(query: Tensor, key: Tensor, value: Tensor, layout: 
     out = layout.prompts.unpad(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2))
     if layout.responses is None:
         return out
-    G = layout.num_samples
     rows = [layout.responses.pad(x[n:]).transpose(1, 2) for x in (query, key, value)]  # [B, H*R, T, d]
-    k, v = (torch.cat([x.repeat_interleave(G, 0), own], 2) for x, own in zip((k, v), rows[1:], strict=True))
+    k, v = (torch.cat([x[layout.question], own], 2) for x, own in zip((k, v), rows[1:], strict=True))
     own = F.scaled_dot_product_attention(rows[0], k, v, attn_mask=layout.mask, scale=scale)
     return torch.cat([out, layout.responses.unpad(own.transpose(1, 2))])
 
@@ -149,10 +172,11 @@ class PackedAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, layout, scale):
         reads = layout.reads(key.shape[1], query.shape[1] // key.shape[1])
         outs, lses = zip(*(read.forward(query, key, value, scale) for read in reads), strict=True)
-        if len(reads) == 3:
-            lse = torch.logaddexp(lses[1], lses[2])
-            shares = [(part - lse).exp()[:, None].to(query.dtype) for part in lses[1:]]
-            outs, lses = (outs[0], torch.addcmul(outs[1] * shares[0], outs[2], shares[1])), (lses[0], lse)
+        if len(reads) > 1:
+            to_prompt, own = (outs[1], lses[1]), (torch.cat(outs[2:]), torch.cat(lses[2:]))
+            lse = torch.logaddexp(to_prompt[1], own[1])
+            shares = [(part - lse).exp()[:, None].to(query.dtype) for _, part in (to_prompt, own)]
+            outs, lses = (outs[0], torch.addcmul(to_prompt[0] * shares[0], own[0], shares[1])), (lses[0], lse)
         out = torch.cat(outs).view(query.shape)
         ctx.save_for_backward(query, key, value, out, torch.cat(lses).view(query.shape[:2]))
         ctx.reads, ctx.scale = reads, scale
@@ -204,12 +228,12 @@ class Read:
 class Blocks:
     """Flat heads [n, H*R, ..] as padded blocks [A*H, R, S, ..], one for each sequence and key/value head, and back."""
 
-    def __init__(self, sequences: Sequences, H: int, R: int):
-        A, S = sequences.real.shape
-        a, t = sequences.real.nonzero().t()  # [n] each
-        heads = torch.arange(H * R, device=a.device)
-        self.place = ((a[:, None] * H * R + heads) * S + t[:, None]).flatten()  # [n*H*R], where each head's row goes
-        self.shape = (A * H, R, S)
+    def __init__(self, sequence: Tensor, t: Tensor, sequences: int, H: int, R: int):
+        """sequence, t [n]: the sequence of each token, and its place in it."""
+        S, heads = int(t.max()) + 1, torch.arange(H * R, device=t.device)
+        self.sequences, self.shape = sequences, (sequences * H, R, S)
+        # [n*H*R], where each head's row goes
+        self.place = ((sequence[:, None] * H * R + heads) * S + t[:, None]).flatten()
 
     def fill(self, x: Tensor) -> Tensor:
         """[n, H*R, ..] -> [A*H, R, S, ..], zeros as padding."""

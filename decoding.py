@@ -257,7 +257,7 @@ class Cohort:
         """Reads the prompts, each once, and their images."""
         P, device = len(prompts.lengths), prompts.lengths.device
         self.sampling = sampling
-        layout = Layout(Sequences(prompts.lengths), None)
+        layout = Layout(Sequences(prompts.lengths))
         self.cache = KVCache(layout, num_samples, max_new_tokens)
         real = layout.prompts.real
         hidden = text_model(model)(

@@ -38,7 +38,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging as transformers_logging
 
-from attention import ATTENTION, Layout, Sequences
+from attention import ATTENTION, Layout, Sequences, width_class
 from data import Example
 from data.prompts import INSTRUCTION, with_choices
 from decoding import Sampling, decode, lay_side_by_side, next_position, steps_alike
@@ -393,16 +393,20 @@ class Packed:
 def pack(rollout: Rollout) -> Packed:
     prompts, G = rollout.prompts, rollout.num_samples
     own = rollout.lengths - 1
-    layout = Layout(Sequences(prompts.lengths), Sequences(own) if bool(own.any()) else None, G)
+    order = torch.argsort(width_class(own), stable=True)  # of the responses in the row
+    layout = Layout(Sequences(prompts.lengths))
+    if bool(own.any()):
+        layout = replace(layout, responses=Sequences(own[order]), question=order // G)
     steps = torch.arange(rollout.tokens.shape[1], device=own.device)
-    read = steps < own[:, None]  # [B, T]
-    after = next_position(prompts).repeat_interleave(G)  # [B]
-    ids = torch.cat([prompts.ids[layout.prompts.real], rollout.tokens[read]])
+    read = steps < own[order, None]  # [B, T]
+    after = next_position(prompts)[order // G]  # [B]
+    ids = torch.cat([prompts.ids[layout.prompts.real], rollout.tokens[order][read]])
     own_positions = (after[:, None] + steps)[read]
     positions = torch.cat([prompts.positions[:, layout.prompts.real], own_positions.expand(3, -1)], 1)
     # the first token of a response is predicted by its prompt's last, every later one by the token before it
     prompt_end = prompts.lengths.cumsum(0).repeat_interleave(G) - 1
-    start = layout.prompts.total + own.cumsum(0) - own
+    start = torch.empty_like(own)
+    start[order] = layout.prompts.total + own[order].cumsum(0) - own[order]
     predictor = torch.cat([prompt_end[:, None], start[:, None] + steps[:-1]], 1)
     return Packed(ids[None], positions[:, None], layout, predictor[rollout.mask])
 

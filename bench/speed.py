@@ -569,7 +569,7 @@ def packed_flops(step: OurStep) -> float:
     heads, d = text.num_attention_heads, getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     lengths = step.bed.prompts(step.examples).lengths
     G, T = step.config.group_size, step.config.max_new_tokens
-    layout = Layout(Sequences(lengths), None)
+    layout = Layout(Sequences(lengths))
     scores = float(sum(n * n / 2 + G * T * (n + T / 2) for n in layout.prompts.lengths.tolist()))
     forwards = 2 if step.reference is not None else 1
     prefill = float(sum(n * n / 2 for n in lengths.tolist()))

@@ -326,8 +326,8 @@ def test_packed_attention_equals_a_loop_over_sequences_in_value_and_gradient(att
     torch.manual_seed(1)
     P, G, H, R, d = 3, 4, 2, 3, 8
     prompts = torch.tensor([7, 3, 5] if ragged else [6] * P)
-    responses = torch.tensor([5, 0, 2, 1, 0, 0, 0, 0, 4, 4, 1, 3] if ragged else [4] * P * G)
-    layout = Layout(Sequences(prompts), Sequences(responses), G)
+    responses = torch.tensor([5, 0, 2, 1, 0, 0, 0, 0, 4, 40, 17, 3] if ragged else [4] * P * G)
+    layout = Layout(Sequences(prompts), Sequences(responses), torch.arange(P).repeat_interleave(G))
     N = int(prompts.sum() + responses.sum())
     inputs = [torch.randn(N, heads, d, dtype=torch.float64, requires_grad=True) for heads in (H * R, H, H)]
     weight = torch.randn(N, H * R, d, dtype=torch.float64)
