@@ -23,7 +23,7 @@ from kernels.decode import decode_attention
 
 ATTENTION = "mmupt"  # the name transformers knows it by
 BY_KERNEL = False  # decode on a CPU too as on a GPU; for tests
-SHARE_FROM = 96  # prompt tokens from which a CPU's rows share them
+COPY_UP_TO = 8192  # prompt tokens that a CPU copies into rows rather than let rows share them
 
 
 @dataclass(frozen=True)
@@ -250,9 +250,9 @@ class Blocks:
 # --- Token by token ----------------------------------------------------------------------------------------------
 
 
-def shares_prompts(width: int, device: torch.device) -> bool:
-    """Whether rows read one copy of their prompt, or each its own."""
-    return BY_KERNEL or device.type == "cuda" or width >= SHARE_FROM
+def shares_prompts(tokens: int, device: torch.device) -> bool:
+    """Whether rows read one copy of their prompt, or each its own, which would take `tokens` tokens in all."""
+    return BY_KERNEL or device.type == "cuda" or tokens > COPY_UP_TO
 
 
 class KVCache:
@@ -266,6 +266,8 @@ class KVCache:
 
     def __init__(self, layout: Layout, num_samples: int, capacity: int):
         self.layout = layout
+        P = len(layout.prompts.lengths)
+        self.question = torch.arange(P, device=layout.prompts.lengths.device).repeat_interleave(num_samples)  # [N]
         self.lengths = layout.prompts.lengths  # [P]
         self.padding = layout.padding  # [P, L] or None
         self.question = torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(
@@ -276,7 +278,7 @@ class KVCache:
         self.prompt: list[tuple[Tensor, Tensor]] = []  # by layer
         self.own: list[tuple[Tensor, Tensor]] = []
         self.by_kernel = BY_KERNEL or self.lengths.is_cuda  # then every question has equally many rows
-        self.shared = shares_prompts(layout.prompts.width, self.lengths.device)
+        self.shared = shares_prompts(len(self) * layout.prompts.width, self.lengths.device)
         self.steps = 0  # own keys of each row
         self.before = 0 if self.shared else layout.prompts.width  # places before the first of them
         self.capacity = self.before + capacity

@@ -490,7 +490,8 @@ class Costs:
         read = 0
         for count, length in enumerate(lengths):
             read += length
-            prompt = length if shares_prompts(length, self.device) else length * self.samples
+            copies = (count + 1) * self.samples * length
+            prompt = length if shares_prompts(copies, self.device) else length * self.samples
             size = (count + 1) * (self.token * (prompt + self.own) + self.samples * self.row)
             if count >= at_least and (size > room or read > READ_AT_ONCE):
                 return count

@@ -138,7 +138,7 @@ def labelled(
             break
         try:
             example = examples[i]
-            tokens = len(processor.encode(example, instruction).ids)
+            tokens = len(processor.keep(example, instruction).ids)
         except BadRow as error:
             skipped.append(str(error))
         except ValueError as error:  # the processor refuses the text or an image

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ from kernels import linear_logprobs
 
 transformers_logging.disable_progress_bar()
 
+KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
 MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
 
 
@@ -129,6 +130,9 @@ class Encoded:
     image_grid_thw: Tensor | None  # [images, 3]
     choices: tuple[str, ...] = ()  # the options of a lettered question, so that an option's value votes as its letter
 
+    def bytes(self) -> int:
+        return 8 * len(self.ids) + (0 if self.pixel_values is None else self.pixel_values.nbytes)
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -173,9 +177,20 @@ class Processor:
     image_token: str
     eos_ids: tuple[int, ...]
     vocabulary: int  # width of the head; ids from len(tokenizer) on are padding
+    kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
+
+    def keep(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
+        """Encodes what will be asked for again, and keeps the result while little is kept."""
+        encoded = self.encode(example, instruction)
+        if len(self.kept) < KEEP_BYTES // max(encoded.bytes(), 1):
+            self.kept[id(example)] = example, instruction, encoded
+        return encoded
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
         """Chat template, image tokens expanded to one per merged patch."""
+        known = self.kept.get(id(example))
+        if known and known[0] is example and known[1] == instruction:
+            return known[2]
         content = [{"type": "image"} for _ in example.images]
         content.append({"type": "text", "text": with_choices(example.question, example.choices) + instruction})
         text = self.tokenizer.apply_chat_template(

@@ -87,10 +87,10 @@ def test_every_way_of_decoding_gives_the_same_tokens(model, processor, mixed_exa
         monkeypatch.setattr(model, "usual_decoder", False)
     elif way == "refilled":
         monkeypatch.setattr(decoding, "REFILL_BELOW", 0.9)
-        monkeypatch.setattr(attention, "SHARE_FROM", 0)
+        monkeypatch.setattr(attention, "COPY_UP_TO", 0)
         options["memory"] = 1_100_000
     else:
-        monkeypatch.setattr(attention, "SHARE_FROM", 0 if way == "shared" else 10**6)
+        monkeypatch.setattr(attention, "COPY_UP_TO", 0 if way == "shared" else 10**6)
     cohorts = count_calls(monkeypatch, decoding.Cohort, "__init__")
     together = count_calls(monkeypatch, decoding.Stepper, "__call__", lambda self, cohorts: len(cohorts))
     found = generate(model, processor, mixed_examples, **options)
