@@ -30,6 +30,7 @@ ALIKE = (
     0.02  # largest difference, as a share of the largest logit, between two ways of one step: bfloat16 rounds by 0.004
 )
 DROP_BELOW = 0.8  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
+SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 READ_AT_ONCE = 16384  # prompt tokens of one forward
 REFILL_BELOW = 0.5  # share of the memory in use below which waiting questions join
 
@@ -53,6 +54,11 @@ def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, b
     likeliest tokens that holds top_p of the mass. The log-prob is of logits / temperature over the whole vocabulary,
     as the trainer scores it. Temperature 0 takes the likeliest token, and its log-prob at temperature 1.
     """
+    rows = max(8, SAMPLE_AT_ONCE // logits.shape[1])
+    if logits.device.type == "cpu" and len(logits) > rows:
+        pieces = zip(logits.split(rows), u.split(rows), strict=True)
+        parts = [sample_tokens(*piece, temperature, top_p, banned) for piece in pieces]
+        return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
     scaled = logits.float()
     if temperature not in (0, 1):
         scaled = scaled / temperature

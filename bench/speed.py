@@ -51,7 +51,10 @@ class Speed:
     image_side: int = field(default=448, metadata={"help": "pixels; 448 is 256 image tokens"})
     repeats: int = field(default=7, metadata={"help": "timed rounds; the median counts"})
     vocabulary: int = field(
-        default=32768, metadata={"help": "of the model whose step is measured against TRL a second time"}
+        default=32768, metadata={"help": "of the wider model whose rollout is measured too; 0: none"}
+    )
+    step_vocabulary: int = field(
+        default=8192, metadata={"help": "of the wider model whose step is; TRL's takes gigabytes"}
     )
     out: str = field(default="", metadata={"help": "name of the result files"})
     peak: str = field(default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"})
@@ -118,8 +121,9 @@ class Bed:
     def model(self):
         return load_model(self.folder, compute=self.compute, device=self.device)
 
-    def prompts(self, examples: Sequence[Example]):
-        return self.processor.collate([self.processor.encode(e) for e in examples], self.device)
+    def prompts(self, examples: Sequence[Example], processor=None):
+        processor = processor or self.processor
+        return processor.collate([processor.encode(e) for e in examples], self.device)
 
 
 class EndAt(StoppingCriteria):
@@ -190,7 +194,27 @@ def geometric(rows: int, most: int, device: str) -> torch.Tensor:
 # --- The parts ---------------------------------------------------------------------------------------------------
 
 
+def widened(s: Speed, bed: Bed, vocabulary: int) -> dict[str, Bed]:
+    """The bed, and beside it the same model with a wider vocabulary: real ones have 30,000 to 260,000 entries."""
+    beds = {f"vocabulary {bed.processor.vocabulary}": bed}
+    if vocabulary and s.shape == "tiny":
+        folder = Path(bed.folder).with_name(f"vocabulary-{vocabulary}")
+        model = AutoModelForImageTextToText.from_pretrained(shutil.copytree(bed.folder, folder))
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        model.save_pretrained(folder)
+        beds[f"vocabulary {vocabulary}"] = Bed(s, folder)
+    return beds
+
+
 def rollout_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
+    found, text = {}, []
+    for name, each in widened(s, bed, s.vocabulary).items():
+        found[name], lines = rollout_against_generate(s, each, name)
+        text += lines
+    return found, text
+
+
+def rollout_against_generate(s: Speed, bed: Bed, title: str) -> tuple[dict, list[str]]:
     model, peers = bed.model(), {mode: Generate(bed, mode) for mode in ("dynamic", "static")}
     G, T = s.group_size, s.max_new_tokens
     banned = bed.never_ends.banned().nonzero()[:, 0].tolist()
@@ -219,7 +243,7 @@ def rollout_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
             found[label] = {"seconds": seconds, "tokens": tokens, "best_peer": best, "ratio": times}
             cells = [spread(seconds[k]) for k in sides]
             rows.append([label, tokens, *cells, f"{tokens / median(seconds['ours']):.0f}", f"**{times:.2f}**"])
-    text = [f"### Rollout: {s.questions} questions x {G} samples, up to {T} tokens, sampled", ""]
+    text = [f"### Rollout: {s.questions} questions x {G} samples, up to {T} tokens, sampled, {title}", ""]
     head = ["", "tokens", *(f"{k}, s" for k in sides), "ours, tokens/s", "best of theirs / ours"]
     return found, text + table(head, rows)
 
@@ -269,16 +293,8 @@ class OurStep:
 
 def step_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     found, text = {}, []
-    beds = {f"vocabulary {bed.processor.vocabulary}": bed}
-    if s.vocabulary and s.shape == "tiny":
-        wider = shutil.copytree(bed.folder, Path(bed.folder).with_name("wider"))
-        model = AutoModelForImageTextToText.from_pretrained(wider)
-        model.resize_token_embeddings(s.vocabulary, mean_resizing=False)
-        model.save_pretrained(wider)
-        beds[f"vocabulary {s.vocabulary}"] = Bed(s, wider)
-    for name, each in beds.items():
-        one, lines = step_against_trl(s, each, name)
-        found[name] = one
+    for name, each in widened(s, bed, s.step_vocabulary).items():
+        found[name], lines = step_against_trl(s, each, name)
         text += lines
     return found, text
 
@@ -395,7 +411,8 @@ def update(model, rollout: Rollout) -> None:
 
 def shared_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     model, T = bed.model(), s.max_new_tokens
-    prompts = bed.prompts(bed.with_images)
+    side = s.image_side * 7 // 8  # with 448: 196 image tokens and 61 of text
+    prompts = bed.prompts(bed.with_images, load_processor(bed.folder, side**2, side**2))
     found, rows = {}, []
     for G in (1, 2, 4, 8, 16):
         rollout = generate(model, bed.never_ends, prompts, G, T)
@@ -415,8 +432,34 @@ def shared_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
         found[f"G {G}"] = {"seconds": seconds, "ratio": times, "gradient_difference": difference}
         tokens = [s.questions * (L + G * T), s.questions * G * (L + T)]
         rows.append([G, *tokens, *(spread(x) for x in seconds.values()), f"**{times:.2f}**", f"{difference:.1e}"])
+    draw_curve(
+        found, RESULTS / f"{s.out or 'speed'}-shared.png", f"prompt {L}, responses of {T}, {s.questions} questions"
+    )
     head = ["G", "P (L + G T)", "P G (L + T)", "shared, s", "unshared, s", "ratio", "relative difference of gradients"]
     return found, [f"### Update: prompt {L}, responses of {T}", "", *table(head, rows)]
+
+
+def draw_curve(found: dict, path: Path, title: str) -> None:
+    """Seconds of an update as the group grows: seconds follow P (L + G T) where the prompt is shared, else P G (L + T)."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no curve: pip install matplotlib", file=sys.stderr)
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    sizes = [int(name.split()[1]) for name in found]
+    for side, colour in (("unshared", "tab:gray"), ("shared", "tab:blue")):
+        runs = [one["seconds"][side] for one in found.values()]
+        axes.plot(sizes, [median(x) for x in runs], "o-", color=colour, label=side)
+        axes.fill_between(sizes, [min(x) for x in runs], [max(x) for x in runs], color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="samples a question, G", ylabel="seconds of an update", title=title, xticks=sizes, ylim=0)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
@@ -457,8 +500,7 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
     def with_side(side: int):
         processor = load_processor(bed.folder, side**2, side**2)
-        prompts = processor.collate([processor.encode(e) for e in bed.with_images], bed.device)
-        return stages_of(model, bed.never_ends, prompts, G, T)
+        return stages_of(model, bed.never_ends, bed.prompts(bed.with_images, processor), G, T)
 
     sides = {side: (side // 28) ** 2 for side in (112, 224, 448, 672)}
     grow("image tokens", {tokens: side for side, tokens in sides.items()}, with_side)
@@ -501,10 +543,10 @@ def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
     """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of several."""
     big = torch.zeros(2**28 if device == "cuda" else 2**26, dtype=torch.uint8, device=device)
     other = torch.empty_like(big)
-    copy = min(clock(lambda: other.copy_(big) and None, device) for _ in range(10))
+    copy = min(clock(lambda: (other.copy_(big), None)[1], device) for _ in range(10))
     n = 8192 if device == "cuda" else 1024
     a = torch.randn(n, n, dtype=dtype, device=device)
-    product = min(clock(lambda: torch.mm(a, a) is None, device) for _ in range(10))
+    product = min(clock(lambda: torch.mm(a, a), device) for _ in range(10))
     return 2 * big.numel() / copy, 2 * n**3 / product
 
 
@@ -515,7 +557,7 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     step = OurStep(bed, bed.with_images)
     step()
     seconds = [clock(step, bed.device) for _ in range(s.repeats)]
-    stages = {k: median([step.stages[k]]) for k in step.stages}
+    stages = dict(step.stages)
     copy_rate, flop_rate = machine_rates(bed.device, bed.compute)
     with FlopCounterMode(display=False) as counter:
         step()
