@@ -56,7 +56,7 @@ class Speed:
     step_vocabulary: int = field(
         default=8192, metadata={"help": "of the wider model whose step is; TRL's takes gigabytes"}
     )
-    out: str = field(default="", metadata={"help": "name of the result files"})
+    out: str = field(default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"})
     peak: str = field(default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"})
     folder: str = field(default="", metadata={"help": "inner use: the model of --peak"})
 
@@ -432,9 +432,7 @@ def shared_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
         found[f"G {G}"] = {"seconds": seconds, "ratio": times, "gradient_difference": difference}
         tokens = [s.questions * (L + G * T), s.questions * G * (L + T)]
         rows.append([G, *tokens, *(spread(x) for x in seconds.values()), f"**{times:.2f}**", f"{difference:.1e}"])
-    draw_curve(
-        found, RESULTS / f"{s.out or 'speed'}-shared.png", f"prompt {L}, responses of {T}, {s.questions} questions"
-    )
+    draw_curve(found, Path(f"{out_of(s)}-shared.png"), f"prompt {L}, responses of {T}, {s.questions} questions")
     head = ["G", "P (L + G T)", "P G (L + T)", "shared, s", "unshared, s", "ratio", "relative difference of gradients"]
     return found, [f"### Update: prompt {L}, responses of {T}", "", *table(head, rows)]
 
@@ -627,9 +625,8 @@ def main(argv: list[str]) -> int:
         raise cli.UsageError("--device cuda: this machine has no GPU that torch can use")
     if s.peak:
         return print_peak(s)
-    name = s.out or ("speed-gpu" if s.device.startswith("cuda") else "speed")
-    RESULTS.mkdir(exist_ok=True)
-    results = RESULTS / f"{name}.json"
+    results, page = (Path(f"{out_of(s)}.{suffix}") for suffix in ("json", "md"))
+    results.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(results.read_text()) if results.exists() else {}
     with tempfile.TemporaryDirectory(prefix="bench-") as work:
         bed = Bed(s, build_shape(s.shape, Path(work) / "model"))
@@ -639,8 +636,12 @@ def main(argv: list[str]) -> int:
             found[part] = {"machine": machine, "numbers": numbers, "text": lines}
             print("\n".join(lines))
             results.write_text(json.dumps(found, indent=1) + "\n")
-            write_markdown(RESULTS / f"{name}.md", found)
+            write_markdown(page, found)
     return 0
+
+
+def out_of(s: Speed) -> str:
+    return s.out or str(RESULTS / ("speed-gpu" if s.device.startswith("cuda") else "speed"))
 
 
 def write_markdown(path: Path, found: dict) -> None:
