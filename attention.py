@@ -74,7 +74,7 @@ class Layout:
     prompts: Sequences  # P
     responses: Sequences | None = None  # B, in any order; best by `width_class`. None where there are prompts alone
     question: Tensor | None = None  # [B], each response's prompt
-    _reads: dict = field(default_factory=dict)
+    _reads: dict = field(default_factory=dict, init=False, compare=False)
 
     @cached_property
     def padding(self) -> Tensor | None:
@@ -259,7 +259,7 @@ class KVCache:
     """Keys and values of N rows that decode in step, in two parts, so that the samples of a question share its prompt.
 
     Per layer: the prompts', [P, H, L, d], kept once per question and read by all of its rows together; and each row's
-    own, [N, H, capacity, d], allocated once and written in place. All rows have generated equally much, so there is one
+    own (`own_blocks`), allocated once and written in place. All rows have generated equally much, so there is one
     count of steps. Rows that ended leave by `keep`. On a CPU short prompts are not shared but copied into every row:
     bringing the rows of a question together would take longer than reading its prompt for each.
     """
@@ -279,10 +279,12 @@ class KVCache:
         self.own: list[tuple[Tensor, Tensor]] = []
         self.by_kernel = BY_KERNEL or self.lengths.is_cuda  # then every question has equally many rows
         self.shared = shares_prompts(len(self) * layout.prompts.width, self.lengths.device)
-        self.steps = 0  # own keys of each row
+        # own keys of each row, on the host and on the device: equal between steps; while the next token is drawn, `slot`
+        # is one ahead already
+        self.steps = 0
         self.before = 0 if self.shared else layout.prompts.width  # places before the first of them
         self.capacity = self.before + capacity
-        self.slot = torch.zeros(1, dtype=torch.long, device=self.lengths.device)  # the same on the device, for graphs
+        self.slot = torch.zeros(1, dtype=torch.long, device=self.lengths.device)
 
     def __len__(self):
         return len(self.question)
@@ -294,7 +296,7 @@ class KVCache:
         if not self.shared:
             L = keys.shape[2]
             own[0][..., :L], own[1][:, :, :L] = keys.mT[self.question], values[self.question]
-            keys, values = keys[:, :, :0], values[:, :, :0]
+            keys, values = keys[:, :, :0].clone(), values[:, :, :0].clone()
         self.prompt.append((keys, values))
         self.own.append(own)
 
@@ -342,7 +344,7 @@ class KVCache:
         R, at = query.shape[1] // H, self.before + self.steps
         own_key.select(3, at).copy_(key)
         own_value.select(2, at).copy_(value)
-        if len(self.prompt_blocks) <= layer:
+        if not self.prompt_blocks:
             self.seat_rows()
         own_key = own_key.view(N * H, d, -1).narrow(2, 0, at + 1)
         own_value = own_value.view(N * H, -1, d).narrow(1, 0, at + 1)
@@ -371,6 +373,7 @@ class KVCache:
 
     def keep(self, rows: Tensor) -> None:
         """The rows that stay, in order; questions without any leave too."""
+        self.prompt_blocks = []  # made anew at the next step; views of what is dropped would keep it alive
         n, question = self.before + self.steps, self.question[rows]
         stay, self.question = question.unique_consecutive(return_inverse=True)
         for layer, (prompt, own) in enumerate(zip(self.prompt, self.own, strict=True)):
@@ -380,15 +383,18 @@ class KVCache:
             for new, old, axis in zip(self.own[layer], own, (2 if self.by_kernel else 3, 2), strict=True):
                 new.narrow(axis, 0, n).copy_(old.narrow(axis, 0, n).index_select(0, rows))
         self.lengths, self.padding = self.lengths[stay], None if self.padding is None else self.padding[stay]
-        self.seat_rows()
 
     def bytes(self) -> int:
         return sum(x.numel() * x.element_size() for pairs in (self.prompt, self.own) for pair in pairs for x in pair)
 
 
 def attention(module, query, key, value, attention_mask, scaling=None, layout=None, caches=None, **kwargs):
-    """transformers' attention interface. With `layout`, one flat row of many sequences, stored where there is a cache
-    too; with `caches` alone, the newest token of every row, cache by cache; else plain sdpa."""
+    """transformers' attention interface, [batch, heads, tokens, d] -> [batch, tokens, heads, d].
+
+    `layout` and `caches` are keyword arguments of the decoder's forward, which transformers hands through to here. With
+    `layout`: one flat row of many sequences, also stored in the one cache that may come along, layer by layer in order.
+    With `caches` alone: the newest token of every row, cache by cache. With neither: plain sdpa.
+    """
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotation may have widened them
     if layout is not None:
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, d]

@@ -1,6 +1,6 @@
 """Sampling, one token at a time for all rows, with a cache that the samples of a question share.
 
-    decode(model, prompts, sampling, draws, max_new_tokens, memory, bar) -> Decoded
+    decode(model, prompts, num_samples, max_new_tokens, sampling, draws, memory, bar) -> Decoded
 
 Questions that were read together are a cohort and decode in step. Samples that ended leave their cohort's batch, and
 once enough memory is free the next questions are read and join as another cohort: one step is one pass over the rows
@@ -11,7 +11,8 @@ each: query, key and value from one product, gate and up from another, the atten
 takes the same step through its own forward. On a GPU the step is captured as a CUDA graph and replayed until rows
 leave or join.
 
-Letters: P questions, G samples, N rows of all cohorts, T max_new_tokens, V vocabulary, D width, d width of a head.
+Letters: P questions, G samples, B = P*G responses, N rows that decode, T max_new_tokens, V vocabulary, D width, H
+key/value heads, R query heads for each of them, d width of a head.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ ALIKE = (
     0.02  # largest difference, as a share of the largest logit, between two ways of one step: bfloat16 rounds by 0.004
 )
 DROP_BELOW = 0.8  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
+MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
 SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 READ_AT_ONCE = 16384  # prompt tokens of one forward
 REFILL_BELOW = 0.5  # share of the memory in use below which waiting questions join
@@ -66,7 +68,9 @@ def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, b
     if temperature == 0:
         tokens = logprobs.masked_fill(banned, -torch.inf).argmax(-1)
     else:
-        probs = logprobs.exp().mul_(~banned)
+        # over the likeliest allowed token, so that their mass can't vanish beside that of a banned one
+        allowed = logprobs.masked_fill(banned, -torch.inf)
+        probs = allowed.sub_(allowed.amax(-1, keepdim=True)).exp_()
         if top_p < 1:
             probs = nucleus(probs, top_p)
         tokens = inverse_cdf(probs, u.double())
@@ -84,13 +88,13 @@ def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
     cdf = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # [N, blocks]
     # below the total for any u of 53 bits, so some block with weight exceeds it
     target = (u * cdf[:, -1])[:, None]
-    chosen = torch.searchsorted(cdf, target, right=True)  # [N, 1]
+    chosen = torch.searchsorted(cdf, target, right=True).clamp_(max=cdf.shape[1] - 1)  # [N, 1]; NaN is above all
     within = weights.gather(1, chosen[..., None].expand(-1, -1, block))[:, 0].cumsum(-1, dtype=torch.float64)
     target -= F.pad(cdf, (1, 0)).gather(1, chosen)
     # the float32 sum of a block is not quite that of its parts: stay below the latter, which nothing is above
     last = within[:, -1:]
     target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
-    return chosen.mul_(block).add_(torch.searchsorted(within, target, right=True))[:, 0]
+    return chosen.mul_(block).add_(torch.searchsorted(within, target, right=True)).clamp_(max=V - 1)[:, 0]
 
 
 def nucleus(probs: Tensor, top_p: float) -> Tensor:
@@ -122,6 +126,9 @@ class Layer:
     head: int  # d
 
 
+NORMS = ("input_layernorm", "post_attention_layernorm")
+
+
 def usual_parts(layer) -> bool:
     """Whether a decoder layer is the usual one: x + attention(norm(x)), then x + down(act(gate(norm(x))) * up(norm(x)))."""
     children = {name: {n for n, _ in part.named_children()} for name, part in layer.named_children()}
@@ -132,6 +139,7 @@ def usual_parts(layer) -> bool:
         and attention <= {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm", "rotary_emb"}
         and mlp == {"gate_proj", "up_proj", "down_proj", "act_fn"}
         and getattr(layer.self_attn, "sliding_window", None) is None
+        and all(hasattr(layer, n) and hasattr(getattr(layer, n), "variance_epsilon") for n in NORMS)
         and all(type(m) is torch.nn.Linear for n, m in layer.named_modules() if n.endswith("_proj"))
     )
 
@@ -161,7 +169,8 @@ def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
         return None
     first, end = parts[0].detach(), parts[0].data_ptr()
     for p in parts:
-        if p.dtype != dtype or p.data_ptr() != end or not p.is_contiguous():
+        one_block = p.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if p.dtype != dtype or p.data_ptr() != end or not (one_block and p.is_contiguous()):
             return torch.cat([p.detach().to(dtype) for p in parts])
         end += p.numel() * p.element_size()
     return first.as_strided((sum(len(p) for p in parts), *first.shape[1:]), first.stride())
@@ -223,13 +232,16 @@ def rms_norm(module) -> Callable:
 
     def norm(x: Tensor) -> Tensor:  # x / sqrt(mean(x^2) + eps) * weight
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return x * torch.addcmul(eps, length, length, value=share).rsqrt_() * weight
+        return (x * torch.addcmul(eps, length, length, value=share).rsqrt_()).to(x.dtype) * weight
 
     return norm
 
 
 def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort"]) -> Tensor:
-    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm."""
+    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm.
+
+    Where products run in a narrower dtype than the weights', autocast is on around this: x stays in the wider one.
+    """
     for i, layer in enumerate(layers):
         qkv = F.linear(layer.norm_in(x), *layer.qkv)
         pieces = qkv.split([len(cohort) for cohort in cohorts]) if len(cohorts) > 1 else [qkv]
@@ -312,7 +324,7 @@ class Cohort:
         rotated = torch.addcmul(rotated * cos, torch.cat(halves, -1), sin).to(value.dtype)
         return self.cache.attend(i, rotated[:, :-H], rotated[:, -H:], value, layer.scale)
 
-    def turn(self) -> None:
+    def look_up_rotation(self) -> None:
         """Looks up the rotation of this step's tokens, [N, 1, d] each."""
         turns = self.turns.index_select(0, self.cache.slot)[0].index_select(0, self.cache.question)
         self.rotation = turns[:, None].chunk(2, -1)
@@ -325,7 +337,7 @@ class Cohort:
         )
         self.tokens.index_copy_(0, slot, new[None])
         self.logprobs.index_copy_(0, slot, logprobs[None])
-        self.lengths.add_(self.live)
+        self.lengths.add_(self.live)  # before the next line: the eos counts
         self.live.logical_and_((new[:, None] != sampling.eos).all(1))
         self.token.copy_(new)
 
@@ -352,7 +364,8 @@ class Cohort:
             setattr(self, name, getattr(self, name)[:, rows])
 
     def evened(self) -> Tensor:
-        """[N] bool: the live rows, with as many others as give all questions that go on the same number of rows."""
+        """[N] bool: the live rows, with as many others as give all questions that go on the same number of rows, which
+        the kernel wants."""
         live = self.live.view(len(self.cache.lengths), -1)  # [P, G]
         widest = int(live.sum(1).max())
         first = torch.argsort(~live, dim=1, stable=True)[:, :widest]  # the live before the others
@@ -409,7 +422,7 @@ class Stepper:
             ).last_hidden_state[:, 0]  # fmt: skip
         else:
             for cohort in cohorts:
-                cohort.turn()
+                cohort.look_up_rotation()
             hidden = self.decoder.norm(through_layers(self.layers, x, cohorts))
         return F.linear(hidden, *self.head_weights)
 
@@ -448,9 +461,10 @@ def decode(
     )
     waiting = torch.argsort(prompts.lengths, stable=True).tolist()  # like lengths together: less padding
     lengths = prompts.lengths.tolist()
-    costs = Costs(model, G, T)
+    costs = Costs(model, G, T, sampling.top_p)
     cohorts: list[Cohort] = []
     step, samples = Stepper(model), torch.arange(G, device=device)
+    memory = memory or memory_for(device)  # of what the stepper's own copies of weights have left
     look_every, steps = CHECK_EVERY_CUDA if device.type == "cuda" else 1, 0
     while waiting or cohorts:
         in_use = sum(c.cache.bytes() + len(c) * costs.row for c in cohorts) if waiting else 0
@@ -473,22 +487,30 @@ def decode(
                 cohort.drop(out)
             if sum(len(c) for c in cohorts) < before:
                 step.rows_changed()
-                bar.update(int(out.lengths.count_nonzero()) - bar.n)
+                bar.update(P * G - len(waiting) * G - sum(int(c.live.sum()) for c in cohorts) - bar.n)
         if cohorts:
             step(cohorts)
             steps += 1
     return out
 
 
+def memory_for(device: torch.device) -> int:
+    """Bytes that cache and logits of a rollout may take: most of what is free on a GPU."""
+    if device.type != "cuda":
+        return MEMORY_CPU
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's, but free
+    return int(0.7 * (torch.cuda.mem_get_info(device)[0] + unused))
+
+
 class Costs:
     """Bytes that decoding takes."""
 
-    def __init__(self, model, num_samples: int, max_new_tokens: int):
+    def __init__(self, model, num_samples: int, max_new_tokens: int, top_p: float = 1.0):
         text = model.config.get_text_config()
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         itemsize = getattr(model, "compute_dtype", model.dtype).itemsize
         self.token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * itemsize  # of the cache
-        self.row = 20 * text.vocab_size  # a few float32 rows and a float64 row of logits
+        self.row = (50 if top_p < 1 else 20) * text.vocab_size  # a few float32 rows of logits; sorted, twice as many
         self.samples, self.own, self.device = num_samples, num_samples * max_new_tokens, model.device
 
     def how_many_fit(self, lengths: Sequence[int], room: int, at_least: int) -> int:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SERVED = ("qwen2_5_vl",)  # model types that the tests show to be served
+
 
 def text_model(model) -> torch.nn.Module:
     """The decoder over embeddings, without vision tower and head."""

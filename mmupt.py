@@ -573,6 +573,7 @@ def apply_gradients(config: Config, world: World, policy, optimizer, meter: Mete
         return False
     meter.add(grad_norm=norm)
     optimizer.step()
+    policy.zero_grad()  # the next rollout may have their memory
     return True
 
 

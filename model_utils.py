@@ -11,13 +11,14 @@ attention.py, sampling in decoding.py, and what differs between model families i
 Letters: P questions, G samples each, B = P*G responses, L prompt tokens, T response tokens, V vocabulary, D width,
 H key/value heads, R query heads per key/value head.
 
-Left out: videos, beam search, CUDA graphs, sharded weights.
+Left out: videos, beam search, sharded weights.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,13 +43,12 @@ from attention import ATTENTION, Layout, Sequences, width_class
 from data import Example
 from data.prompts import INSTRUCTION, with_choices
 from decoding import Sampling, decode, lay_side_by_side, next_position, steps_alike
-from families import embed, rope_positions, text_model
+from families import SERVED, embed, rope_positions, text_model
 from kernels import linear_logprobs
 
 transformers_logging.disable_progress_bar()
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
-MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
 
 
 class ModelError(ValueError):
@@ -79,13 +79,19 @@ def load_model(
         raise ModelError(f"--model {path}: {first_line(error)}") from None
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"--model {path}: {len(missing)} weights are missing, the first: {missing[0]}")
-    if not hasattr(model, "get_image_features") or not hasattr(model.model, "get_rope_index"):
+    if model.config.model_type not in SERVED or "sliding_attention" in getattr(
+        text_model(model).config, "layer_types", ()
+    ):
         raise ModelError(f"--model {path}: {type(model).__name__} is not served; Qwen2.5-VL checkpoints are")
     model.compute_dtype = compute or dtype
     model.to(device).eval()
     lay_side_by_side(model)
     with autocast(model):
         model.usual_decoder = steps_alike(model)
+    if not model.usual_decoder:
+        print(
+            f"--model {path}: its decoder isn't of the usual parts and samples through its own forward", file=sys.stderr
+        )
     return model
 
 
@@ -182,7 +188,7 @@ class Processor:
     def keep(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
         """Encodes what will be asked for again, and keeps the result while little is kept."""
         encoded = self.encode(example, instruction)
-        if len(self.kept) < KEEP_BYTES // max(encoded.bytes(), 1):
+        if sum(e.bytes() for *_, e in self.kept.values()) + encoded.bytes() <= KEEP_BYTES:
             self.kept[id(example)] = example, instruction, encoded
         return encoded
 
@@ -293,6 +299,8 @@ def eos_ids(path: str, config, tokenizer) -> tuple[int, ...]:
         found = None
     found = found if found is not None else getattr(config.get_text_config(), "eos_token_id", None)
     found = found if found is not None else tokenizer.eos_token_id
+    if found is None:
+        return ()
     return tuple(found) if isinstance(found, (list, tuple)) else (found,)
 
 
@@ -372,21 +380,16 @@ def generate(
     )
     was_training = model.training
     model.eval()
-    # inference mode spares every operation some bookkeeping; what leaves it below is an ordinary tensor again
-    with torch.inference_mode(), autocast(model), bar:
-        out = decode(model, prompts, num_samples, max_new_tokens, sampling, draws, memory or memory_for(device), bar)
+    # inference mode spares every operation some bookkeeping, but autocast caches nothing in it: a decoder's own forward
+    # would cast all weights at every step. What leaves it below is an ordinary tensor again
+    with torch.inference_mode() if model.usual_decoder else torch.no_grad(), autocast(model), bar:
+        out = decode(model, prompts, num_samples, max_new_tokens, sampling, draws, memory, bar)
     model.train(was_training)
     T, lengths = int(out.lengths.max()), out.lengths.clone()
     after = torch.arange(T, device=device) >= lengths[:, None]
     tokens = out.tokens[:, :T].masked_fill(after, processor.tokenizer.pad_token_id)
     logprobs = out.logprobs[:, :T].masked_fill(after, 0.0)
     return Rollout(prompts, num_samples, tokens, lengths, logprobs, out.finished.clone(), temperature)
-
-
-def memory_for(device: torch.device) -> int:
-    """Bytes that cache and logits of a rollout may take: most of what is free on a GPU, little on a CPU, whose own
-    caches a large batch would only spill."""
-    return int(0.7 * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else MEMORY_CPU
 
 
 # --- Scoring -----------------------------------------------------------------------------------------------------

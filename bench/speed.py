@@ -1,8 +1,9 @@
 """How fast, against whom, and how far from what the machine can do. `make bench`, or `python -m bench.speed --parts rollout`
 
 Peers: Hugging Face `generate` (the best of its cache modes) and TRL's GRPOTrainer (bench/trl_peer.py), in one process with
-ours, taking turns: A, B, A, B. Times are medians, with the fastest and the slowest beside them. What both sides compute is
-compared before anything is timed. Writes bench/results/speed.{json,md}; `--device cuda` writes speed-gpu.{json,md}.
+ours, taking turns: A, B, A, B. Times are medians, with the fastest and the slowest beside them. Greedy tokens (on a CPU),
+the number of tokens, and the gradients of shared and unshared updates are compared before they are timed. Writes
+bench/results/speed.{json,md}; `--device cuda` writes speed-gpu.{json,md}.
 """
 
 import json
@@ -30,7 +31,7 @@ from data import Example, load
 from decoding import Cohort, Sampling
 from distributed import World
 from mmupt import Config, LossInputs, accumulate_gradients, apply_gradients, group_advantages, logprobs_before
-from model_utils import Rollout, generate, load_model, load_processor, score, score_all
+from model_utils import Rollout, autocast, generate, load_model, load_processor, score, score_all
 from run_log import METRICS, Meter
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,7 @@ class Speed:
     out: str = field(default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"})
     peak: str = field(default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"})
     folder: str = field(default="", metadata={"help": "inner use: the model of --peak"})
+    micro_batch: int = field(default=0, metadata={"help": "inner use: TRL's, for --peak"})
 
 
 # --- Measuring ---------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ class Bed:
         self.with_images = [drawn[i] for i in range(s.questions)]
         self.short = [Example(e.id, (), e.question.split(".")[-1]) for e in self.with_images]
         self.never_ends = replace(self.processor, eos_ids=())  # all responses are max_new_tokens long
-        self.compute = torch.bfloat16 if s.device == "cuda" else torch.float32
+        self.compute = torch.bfloat16 if s.device.startswith("cuda") else torch.float32
 
     def model(self):
         return load_model(self.folder, compute=self.compute, device=self.device)
@@ -161,9 +163,10 @@ class Generate:
 
     def __init__(self, bed: Bed, cache: str):
         self.bed, self.cache = bed, cache
-        dtype = torch.bfloat16 if bed.device == "cuda" else torch.float32
+        dtype = torch.bfloat16 if bed.device.startswith("cuda") else torch.float32
         self.model = AutoModelForImageTextToText.from_pretrained(bed.folder, dtype=dtype, attn_implementation="sdpa")
         self.model.to(bed.device).eval()
+        self.model.generation_config.eos_token_id = None  # generate() would fill it in, and end rows by it
 
     def __call__(self, prompts, G: int, T: int, lengths=None, greedy=False, suppress=None):
         pad = self.bed.processor.tokenizer.pad_token_id
@@ -183,6 +186,7 @@ class Generate:
         ends = None if lengths is None else StoppingCriteriaList([EndAt(width, lengths)])
         with torch.no_grad():
             out = self.model.generate(**inputs, generation_config=settings, stopping_criteria=ends)
+        assert out.shape[1] - width == (T if lengths is None else int(lengths.max())), "generate() ended early"
         return out[:, width:]
 
 
@@ -199,7 +203,7 @@ def widened(s: Speed, bed: Bed, vocabulary: int) -> dict[str, Bed]:
     beds = {f"vocabulary {bed.processor.vocabulary}": bed}
     if vocabulary and s.shape == "tiny":
         folder = Path(bed.folder).with_name(f"vocabulary-{vocabulary}")
-        model = AutoModelForImageTextToText.from_pretrained(shutil.copytree(bed.folder, folder))
+        model = AutoModelForImageTextToText.from_pretrained(shutil.copytree(bed.folder, folder, dirs_exist_ok=True))
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
         model.save_pretrained(folder)
         beds[f"vocabulary {vocabulary}"] = Bed(s, folder)
@@ -305,10 +309,8 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
     ours = OurStep(bed, bed.with_images)
     options = dict(num_generations=s.group_size, max_new_tokens=s.max_new_tokens, force_length=True, device=bed.device)
     sequences = s.questions * s.group_size
-    peers = {
-        f"TRL, {n} sequences a forward": TrlPeer(bed.folder, bed.with_images, micro_batch=n, **options)
-        for n in sorted({sequences, max(1, sequences // 4)}, reverse=True)
-    }
+    sizes = {f"TRL, {n} sequences a forward": n for n in sorted({sequences, max(1, sequences // 4)}, reverse=True)}
+    peers = {k: TrlPeer(bed.folder, bed.with_images, micro_batch=n, **options) for k, n in sizes.items()}
     stages: dict[str, list[dict]] = {k: [] for k in ("ours", *peers)}
 
     def ours_step():
@@ -325,7 +327,7 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
     seconds = in_turns(sides, s.repeats, bed.device, f"step, {name}")
     best = min(peers, key=lambda k: median(seconds[k]))
     times = ratio_of(seconds[best], seconds["ours"])
-    memory = {k: peak_of(s, bed, k) for k in ("ours", "trl")}
+    memory = {"ours": peak_of(s, bed, "ours"), "trl": peak_of(s, bed, "trl", sizes[best])}
     found = {"seconds": seconds, "best_peer": best, "ratio": times, "memory_mb": memory, "stages": {}}
     rows = []
     for k in ("ours", best):
@@ -353,9 +355,9 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
     return found, [title, "", *table(head, rows)]
 
 
-def peak_of(s: Speed, bed: Bed, side: str) -> dict[str, int]:
+def peak_of(s: Speed, bed: Bed, side: str, micro_batch: int = 0) -> dict[str, int]:
     """Peak memory of three steps in a process of its own, MB: in all, and above what stands once the models are loaded."""
-    flags = ["--peak", side, "--folder", bed.folder, "--device", s.device]
+    flags = ["--peak", side, "--folder", bed.folder, "--device", s.device, "--micro_batch", str(micro_batch)]
     for name in ("questions", "group_size", "max_new_tokens", "image_side"):
         flags += [f"--{name}", str(getattr(s, name))]
     done = subprocess.run(
@@ -375,22 +377,24 @@ def print_peak(s: Speed) -> int:
 
         peer = TrlPeer(
             bed.folder, bed.with_images, num_generations=s.group_size, max_new_tokens=s.max_new_tokens,
-            force_length=True, device=s.device, micro_batch=s.questions * s.group_size // 4,
+            force_length=True, device=s.device, micro_batch=s.micro_batch,
         )  # fmt: skip
         step = peer.step
     on_gpu = s.device.startswith("cuda")
-    loaded = torch.cuda.memory_allocated() if on_gpu else peak_rss()
+    loaded = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         step()
-    peak = torch.cuda.max_memory_allocated() if on_gpu else peak_rss()
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")
     print(json.dumps({"peak": round(peak / 2**20), "above": round((peak - loaded) / 2**20)}))
     return 0
 
 
-def peak_rss() -> int:
-    """Bytes. Not getrusage: its peak is inherited from the process that started this one."""
+def resident(which: str) -> int:
+    """Bytes: VmRSS now, VmHWM at the peak. Not getrusage's: its peak is inherited from the process that started this one."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return int(status.split(f"{which}:")[1].split()[0]) * 1024
 
 
 def unshared(rollout: Rollout) -> Rollout:
@@ -470,10 +474,9 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
             1.0, 1.0, never_ends.banned().to(bed.device), torch.tensor([], dtype=torch.long, device=bed.device)
         )
         with_positions = rollout.prompts
-        no_grad = torch.no_grad()
 
         def prefill():
-            with no_grad:
+            with torch.inference_mode(), autocast(model):
                 Cohort(model, with_positions, G, T, sampling)
 
         sides = {
@@ -482,7 +485,7 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
             "score": lambda: score_all(model, rollout, 16384),
             "update": lambda: update(model, rollout),
         }
-        return {k: median(v) for k, v in in_turns(sides, 5, bed.device, "growth").items()}
+        return {k: median(v) for k, v in in_turns(sides, s.repeats, bed.device, "growth").items()}
 
     def grow(title: str, cases: dict, measure: Callable) -> None:
         rows = []
@@ -510,7 +513,7 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
                 wide.resize_token_embeddings(V, mean_resizing=False)
                 wide.save_pretrained(folder)
                 processor = replace(bed.never_ends, vocabulary=V)
-                return stages_of(load_model(folder, device=bed.device), processor, image, G, T)
+                return stages_of(load_model(folder, compute=bed.compute, device=bed.device), processor, image, G, T)
 
         grow("vocabulary", {v: v for v in (512, 8192, 32768, 151936)}, with_vocabulary)
 
@@ -539,10 +542,10 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
     """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of several."""
-    big = torch.zeros(2**28 if device == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    big = torch.zeros(2**28 if device.startswith("cuda") else 2**26, dtype=torch.uint8, device=device)
     other = torch.empty_like(big)
     copy = min(clock(lambda: (other.copy_(big), None)[1], device) for _ in range(10))
-    n = 8192 if device == "cuda" else 1024
+    n = 8192 if device.startswith("cuda") else 1024
     a = torch.randn(n, n, dtype=dtype, device=device)
     product = min(clock(lambda: torch.mm(a, a), device) for _ in range(10))
     return 2 * big.numel() / copy, 2 * n**3 / product
@@ -559,9 +562,9 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     copy_rate, flop_rate = machine_rates(bed.device, bed.compute)
     with FlopCounterMode(display=False) as counter:
         step()
-    flops = counter.get_total_flops() + packed_flops(step)
+    flops = counter.get_total_flops() + (0 if bed.device.startswith("cuda") else packed_flops(step))
     text_model = decoding.text_model(step.policy)
-    weights = sum(p.numel() * p.element_size() for p in text_model.parameters())
+    weights = sum(p.numel() for p in text_model.parameters()) * bed.compute.itemsize
     with profile(activities=[ProfilerActivity.CPU]) as found:
         step()
     events = sorted(found.key_averages(), key=lambda e: -e.self_cpu_time_total)
@@ -604,7 +607,8 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 
 def packed_flops(step: OurStep) -> float:
-    """FLOPs of attention over packed rows, which the counter can't see: 2 products of d for each score, and 5 backward."""
+    """FLOPs of the decoder's attention over packed rows on a CPU, which the counter can't see: 2 products of d for each
+    score, and 5 backward. Attention in the vision tower and in decoding is not counted."""
     text = step.policy.config.get_text_config()
     heads, d = text.num_attention_heads, getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     lengths = step.bed.prompts(step.examples).lengths

@@ -249,6 +249,20 @@ def test_inverse_cdf_never_lands_on_a_token_without_mass():
     assert sample_tokens(logits, u, 1.0, 1.0, banned)[0].tolist() == [2, 3, 3]
 
 
+def test_a_banned_token_with_all_the_mass_leaves_the_others_their_shares():
+    """At a low temperature the others' probabilities underflow; NaN logits give some token, not an index error."""
+    logits = torch.zeros(4000, 300)
+    logits[:, 7] = 50.0
+    logits[:, 3] = 0.1
+    banned = torch.zeros(300, dtype=torch.bool)
+    banned[7] = True
+    tokens, _ = sample_tokens(logits, torch.rand(4000, dtype=torch.float64), 0.1, 1.0, banned)
+    share = torch.e / (torch.e + 298)
+    assert not (tokens == 7).any() and abs((tokens == 3).float().mean() - share) < 5 * (share / 4000) ** 0.5
+    tokens, _ = sample_tokens(logits * torch.nan, torch.rand(4000, dtype=torch.float64), 1.0, 1.0, banned)
+    assert (tokens >= 0).all() and (tokens < 300).all()
+
+
 def test_the_nucleus_is_the_smallest_set_that_holds_the_mass():
     probs = torch.tensor([[0.1, 0.4, 0.3, 0.2]])
     assert (nucleus(probs, 0.7) > 0).tolist() == [[False, True, True, False]]
@@ -513,6 +527,24 @@ def test_bfloat16_products_with_float32_weights_generate_score_and_train(random_
     assert all(
         p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters() if p.grad is not None
     )
+
+
+def test_bfloat16_weights_generate_and_score(random_folder, processor, mixed_examples):
+    model = load_model(str(random_folder), dtype=torch.bfloat16)
+    assert model.usual_decoder
+    rollout = generate(model, processor, mixed_examples, 2, 8)
+    with torch.no_grad():
+        assert (score(model, rollout) - rollout.logprobs).abs().max() < 0.5
+
+
+def test_a_family_that_no_test_covers_is_refused(tmp_path, random_folder):
+    folder = tmp_path / "m"
+    shutil.copytree(random_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["layer_types"] = ["full_attention", "sliding_attention"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="is not served"):
+        load_model(str(folder))
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path, random_folder):
