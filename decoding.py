@@ -30,7 +30,7 @@ CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look
 ALIKE = (
     0.02  # largest difference, as a share of the largest logit, between two ways of one step: bfloat16 rounds by 0.004
 )
-DROP_BELOW = 0.8  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
+DROP_BELOW = 0.75  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
 MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
 SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 READ_AT_ONCE = 16384  # prompt tokens of one forward
@@ -65,12 +65,12 @@ def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, b
     if temperature not in (0, 1):
         scaled = scaled / temperature
     logprobs = scaled.log_softmax(-1)
+    allowed = logprobs + torch.zeros_like(logprobs[0]).masked_fill_(banned, -torch.inf)
     if temperature == 0:
-        tokens = logprobs.masked_fill(banned, -torch.inf).argmax(-1)
+        tokens = allowed.argmax(-1)
     else:
-        # over the likeliest allowed token, so that their mass can't vanish beside that of a banned one
-        allowed = logprobs.masked_fill(banned, -torch.inf)
-        probs = allowed.sub_(allowed.amax(-1, keepdim=True)).exp_()
+        # normalised anew: the mass of what is allowed may be nothing beside that of a banned token
+        probs = allowed.softmax(-1)
         if top_p < 1:
             probs = nucleus(probs, top_p)
         tokens = inverse_cdf(probs, u.double())
@@ -341,15 +341,17 @@ class Cohort:
         self.live.logical_and_((new[:, None] != sampling.eos).all(1))
         self.token.copy_(new)
 
-    def is_over(self, out: "Decoded", max_new_tokens: int) -> bool:
-        """Whether no row goes on; its results are then handed over."""
-        over = self.cache.steps + 1 == max_new_tokens or not bool(self.live.any())
-        if over:
+    def goes_on(self, out: "Decoded", max_new_tokens: int) -> bool:
+        """Whether any row does. Lets rows that ended leave, where enough have, and hands their results over."""
+        live = int(self.live.sum())
+        if live == 0 or self.cache.steps + 1 == max_new_tokens:
             self.hand_over(out)
-        return over
+            return False
+        if live <= DROP_BELOW * len(self):
+            self.drop(out)
+        return True
 
     def drop(self, out: "Decoded") -> None:
-        """Lets rows that ended leave, where enough have."""
         staying = self.evened() if self.cache.by_kernel else self.live
         if int(staying.sum()) > DROP_BELOW * len(self):
             return
@@ -482,9 +484,7 @@ def decode(
         full = any(c.cache.steps + 1 == T for c in cohorts)
         if full or steps % look_every == 0:
             before = sum(len(c) for c in cohorts)
-            cohorts = [c for c in cohorts if not c.is_over(out, T)]
-            for cohort in cohorts:
-                cohort.drop(out)
+            cohorts = [c for c in cohorts if c.goes_on(out, T)]
             if sum(len(c) for c in cohorts) < before:
                 step.rows_changed()
                 bar.update(P * G - len(waiting) * G - sum(int(c.live.sum()) for c in cohorts) - bar.n)
