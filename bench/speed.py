@@ -55,7 +55,7 @@ class Speed:
         default=32768, metadata={"help": "of the wider model whose rollout is measured too; 0: none"}
     )
     step_vocabulary: int = field(
-        default=8192, metadata={"help": "of the wider model whose step is; TRL's takes gigabytes"}
+        default=0, metadata={"help": "of the wider model whose step is; TRL's takes gigabytes"}
     )
     out: str = field(default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"})
     peak: str = field(default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"})
