@@ -7,7 +7,7 @@ ARGS ?=
 .PHONY: train test lint bench bench-gpu learn tiny
 
 train: $(VENV)/installed
-	$(BIN)/torchrun --standalone mmupt.py $(ARGS)
+	$(BIN)/python mmupt.py $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)

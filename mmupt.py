@@ -39,6 +39,7 @@ from model_utils import (
     Rollout,
     compute_dtype,
     generate,
+    keep_freed_memory,
     latest_checkpoint,
     load_checkpoint,
     load_model,
@@ -642,6 +643,7 @@ def parse_config(argv: list[str]) -> Config:
 def main(argv: list[str]) -> int:
     config = parse_config(argv)
     world = distributed.start()
+    keep_freed_memory()
     try:
         per_update = config.minibatch_questions or config.questions
         if per_update % world.size:

@@ -36,12 +36,12 @@ from run_log import METRICS, Meter
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-PARTS = ("rollout", "step", "shared", "growth", "profile")
+PARTS = ("rollout", "step", "shared", "constant", "growth", "profile")
 
 
 @dataclass
 class Speed:
-    parts: str = field(default="rollout,step,shared,growth,profile", metadata={"help": "comma-separated parts to run"})
+    parts: str = field(default=",".join(PARTS), metadata={"help": "comma-separated parts to run"})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
     shape: str = field(
         default="tiny", metadata={"help": "tiny, or a Qwen2.5-VL shape with random weights: toy, 3b, 7b"}
@@ -54,9 +54,7 @@ class Speed:
     vocabulary: int = field(
         default=32768, metadata={"help": "of the wider model whose rollout is measured too; 0: none"}
     )
-    step_vocabulary: int = field(
-        default=0, metadata={"help": "of the wider model whose step is; TRL's takes gigabytes"}
-    )
+    step_vocabulary: int = field(default=0, metadata={"help": "the same for the step; TRL's takes gigabytes"})
     out: str = field(default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"})
     peak: str = field(default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"})
     folder: str = field(default="", metadata={"help": "inner use: the model of --peak"})
@@ -516,28 +514,50 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
                 return stages_of(load_model(folder, compute=bed.compute, device=bed.device), processor, image, G, T)
 
         grow("vocabulary", {v: v for v in (512, 8192, 32768, 151936)}, with_vocabulary)
+    return found, text
 
-    # rows that ended early should cost nothing: the same as if they had never been there
-    B = len(image) * G
-    lengths = torch.full((B,), T, device=bed.device)
-    lengths.view(len(image), G)[:, G // 2 :] = 1
+
+def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
+    """What must not grow: the prefill with G, and the rollout with rows that have ended."""
+    model, prompts, T, found = bed.model(), bed.prompts(bed.with_images), s.max_new_tokens, {}
+    prompts = generate(model, bed.never_ends, prompts, 1, 1).prompts  # with their positions
+    sampling = Sampling(
+        1.0, 1.0, bed.never_ends.banned().to(bed.device), torch.tensor([], dtype=torch.long, device=bed.device)
+    )
+
+    def prefill(G: int):
+        with torch.inference_mode(), autocast(model):
+            Cohort(model, prompts, G, T, sampling)
+
+    seconds = in_turns(
+        {f"prefill, {g} samples": lambda g=g: prefill(g) for g in (1, 2, 4, 8, 16)},
+        2 * s.repeats,
+        bed.device,
+        "prefill",
+    )
+    found["prefill"] = seconds
+    rows = [[k, spread(v)] for k, v in seconds.items()]
+
+    G = s.group_size
+    lengths = torch.full((len(prompts) * G,), T, device=bed.device)
+    lengths.view(-1, G)[:, G // 2 :] = 1
 
     def half_end():
         with ended_at(lengths):
-            generate(model, bed.never_ends, image, G, T)
+            generate(model, bed.never_ends, prompts, G, T)
 
+    # rows that ended should cost nothing: the same as if they had never been there
     seconds = in_turns(
         {
-            f"{G} samples, half end at once": half_end,
-            f"{G // 2} samples": lambda: generate(model, bed.never_ends, image, G // 2, T),
-            f"{G} samples": lambda: generate(model, bed.never_ends, image, G, T),
+            f"rollout, {G} samples, half end at once": half_end,
+            f"rollout, {G // 2} samples": lambda: generate(model, bed.never_ends, prompts, G // 2, T),
+            f"rollout, {G} samples": lambda: generate(model, bed.never_ends, prompts, G, T),
         },
-        s.repeats, bed.device, "finished rows",
+        2 * s.repeats, bed.device, "finished rows",
     )  # fmt: skip
     found["finished rows"] = seconds
-    rows = [[k, spread(v)] for k, v in seconds.items()]
-    text += ["### Rows that ended", "", *table(["rollout", "s"], rows)]
-    return found, text
+    rows += [[k, spread(v)] for k, v in seconds.items()]
+    return found, ["### What must not grow", "", *table(["", "s"], rows)]
 
 
 def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
