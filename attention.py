@@ -96,8 +96,9 @@ class Layout:
         """Prompts read themselves; responses read their prompt and themselves."""
         if (H, R) not in self._reads:
             n, prompts = self.prompts.total, slice(None, self.prompts.total)
-            keys = Blocks(*self.prompts.coordinates, len(self.prompts.lengths), H, 1)
-            found = [Read(prompts, Blocks(*self.prompts.coordinates, keys.sequences, H, R), prompts, keys, causal=True)]
+            P, places = len(self.prompts.lengths), self.prompts.coordinates
+            keys = Blocks(*places, P, H, 1)
+            found = [Read(prompts, Blocks(*places, P, H, R), prompts, keys, causal=True)]
             if self.responses is not None:
                 # all responses to a prompt are one sequence of queries to it
                 row, t = self.responses.coordinates
@@ -107,11 +108,11 @@ class Layout:
                 before[order] = lengths[order].cumsum(0) - lengths[order]
                 total = torch.zeros_like(self.prompts.lengths).index_add_(0, self.question, lengths)
                 before -= (total.cumsum(0) - total)[self.question]  # tokens of the question's earlier responses
-                readers = Blocks(self.question[row], before[row] + t, keys.sequences, H, R)
+                readers = Blocks(self.question[row], before[row] + t, P, H, R)
                 bias = None if self.padding is None else self.padding.repeat_interleave(H, 0)[:, None, None]
                 found.append(Read(slice(n, None), readers, prompts, keys, causal=False, bias=bias))
                 # responses of like length together: padded to the longest of all, most would be padding
-                classes, counts = width_class(lengths).unique_consecutive(return_counts=True)
+                _, counts = width_class(lengths).unique_consecutive(return_counts=True)
                 for group in lengths.split(counts.tolist()):
                     own = Sequences(group)
                     here = slice(n, n + own.total)
@@ -231,7 +232,7 @@ class Blocks:
     def __init__(self, sequence: Tensor, t: Tensor, sequences: int, H: int, R: int):
         """sequence, t [n]: the sequence of each token, and its place in it."""
         S, heads = int(t.max()) + 1, torch.arange(H * R, device=t.device)
-        self.sequences, self.shape = sequences, (sequences * H, R, S)
+        self.shape = (sequences * H, R, S)
         # [n*H*R], where each head's row goes
         self.place = ((sequence[:, None] * H * R + heads) * S + t[:, None]).flatten()
 
@@ -265,14 +266,11 @@ class KVCache:
     """
 
     def __init__(self, layout: Layout, num_samples: int, capacity: int):
-        self.layout = layout
-        P = len(layout.prompts.lengths)
-        self.question = torch.arange(P, device=layout.prompts.lengths.device).repeat_interleave(num_samples)  # [N]
+        self.layout = layout  # of the prompts, while they are read
         self.lengths = layout.prompts.lengths  # [P]
+        questions = torch.arange(len(self.lengths), device=self.lengths.device)
+        self.question = questions.repeat_interleave(num_samples)  # [N]
         self.padding = layout.padding  # [P, L] or None
-        self.question = torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(
-            num_samples
-        )  # [N]
         self.constants: dict[float, Tensor] = {}
         self.prompt_blocks: list[tuple[Tensor, Tensor]] = []
         self.prompt: list[tuple[Tensor, Tensor]] = []  # by layer

@@ -352,6 +352,7 @@ class Cohort:
         return True
 
     def drop(self, out: "Decoded") -> None:
+        """Lets rows that ended leave."""
         staying = self.evened() if self.cache.by_kernel else self.live
         if int(staying.sum()) > DROP_BELOW * len(self):
             return
@@ -399,13 +400,8 @@ class Stepper:
     """One token more for all rows of some cohorts; on a GPU replayed from a CUDA graph."""
 
     def __init__(self, model):
-        self.model, self.layers = model, usual_layers(model)
-        self.decoder, self.embedding, self.head = (
-            text_model(model),
-            model.get_input_embeddings(),
-            model.get_output_embeddings(),
-        )
-        self.head_weights = linear_of([self.head], getattr(model, "compute_dtype", model.dtype))
+        self.layers, self.decoder, self.embedding = usual_layers(model), text_model(model), model.get_input_embeddings()
+        self.head_weights = linear_of([model.get_output_embeddings()], getattr(model, "compute_dtype", model.dtype))
         self.graph = None
         self.fresh = True
 

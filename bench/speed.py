@@ -209,9 +209,13 @@ def widened(s: Speed, bed: Bed, vocabulary: int) -> dict[str, Bed]:
 
 
 def rollout_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
+    return for_each(widened(s, bed, s.vocabulary), rollout_against_generate)
+
+
+def for_each(beds: dict[str, Bed], measure: Callable) -> tuple[dict, list[str]]:
     found, text = {}, []
-    for name, each in widened(s, bed, s.vocabulary).items():
-        found[name], lines = rollout_against_generate(s, each, name)
+    for name, bed in beds.items():
+        found[name], lines = measure(bed.s, bed, name)
         text += lines
     return found, text
 
@@ -294,11 +298,7 @@ class OurStep:
 
 
 def step_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
-    found, text = {}, []
-    for name, each in widened(s, bed, s.step_vocabulary).items():
-        found[name], lines = step_against_trl(s, each, name)
-        text += lines
-    return found, text
+    return for_each(widened(s, bed, s.step_vocabulary), step_against_trl)
 
 
 def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
