@@ -348,6 +348,8 @@ def test_packed_attention_equals_a_loop_over_sequences_in_value_and_gradient(att
     found = attend(*inputs, layout, 0.3)
     (found * weight).sum().backward()
     gradients = [x.grad for x in inputs]
+    # the queries to a prompt are padded to the most that one prompt has, and no further
+    assert layout.reads(H, R)[1].queries.shape[2] == responses.view(P, G).sum(1).max()
 
     plain = [x.detach().clone().requires_grad_() for x in inputs]
     query, key, value = plain[0], *(x.repeat_interleave(R, 1) for x in plain[1:])
