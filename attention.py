@@ -317,7 +317,6 @@ class KVCache:
         self.place = ((self.question[:, None] * H + heads) * self.seats + seat[:, None]).flatten()  # [N*H]
         self.sitter = torch.zeros(P * H * self.seats, dtype=torch.long, device=count.device)  # an empty seat: anyone
         self.sitter[self.place] = torch.arange(len(self) * H, device=count.device)
-        self.sitter_head: Tensor | None = None  # the same for each query head, made when R is known
         # [P*H, d, L] and [P*H, L, d]
         self.prompt_blocks = [(key.flatten(0, 1).mT, value.flatten(0, 1)) for key, value in self.prompt]
         self.bias = None
@@ -346,22 +345,24 @@ class KVCache:
             self.seat_rows()
         own_key = own_key.view(N * H, d, -1).narrow(2, 0, at + 1)
         own_value = own_value.view(N * H, -1, d).narrow(1, 0, at + 1)
-        q = (query * self.constant(scale, query)).view(-1, R, d)  # [N*H, R, d]
         if not self.shared:
-            scores = q.bmm(own_key) if self.bias is None else torch.baddbmm(self.bias.narrow(2, 0, at + 1), q, own_key)
+            q, bias = (
+                query.reshape(-1, R, d),
+                self.constant(0, query) if self.bias is None else self.bias[..., : at + 1],
+            )
+            scores = torch.baddbmm(bias, q, own_key, beta=self.bias is not None, alpha=scale)
             return scores.softmax(-1, dtype=torch.float32).to(value.dtype).bmm(own_value).view(N, -1)
+        q = (query * self.constant(scale, query)).view(-1, R, d)  # [N*H, R, d]
         prompt_key, prompt_value = self.prompt_blocks[layer]
         L = prompt_value.shape[1]
         # all rows and query heads that read the same keys are one matrix: those are read once, and never repeated
         blocks = q.view(-1, R * d).index_select(0, self.sitter).view(len(prompt_key), -1, d)  # [P*H, seats*R, d]
         to_prompt = blocks.bmm(prompt_key) if self.bias is None else torch.baddbmm(self.bias, blocks, prompt_key)
-        to_prompt = to_prompt.view(-1, R * L).index_select(0, self.place).view(-1, R, L)  # [N*H, R, L]
-        weights = torch.cat((to_prompt, q.bmm(own_key)), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-        if self.sitter_head is None:
-            self.sitter_head = (self.sitter[:, None] * R + torch.arange(R, device=key.device)).flatten()
-        blocks = weights.view(N * H * R, -1).narrow(1, 0, L).index_select(0, self.sitter_head)  # [P*H*seats*R, L]
-        out = blocks.view(len(prompt_key), -1, L).bmm(prompt_value).view(-1, R * d).index_select(0, self.place)
-        return out.view(-1, R, d).baddbmm_(weights.narrow(2, L, at + 1), own_value).view(N, -1)
+        to_own = q.bmm(own_key).index_select(0, self.sitter).view(*to_prompt.shape[:2], -1)
+        weights = torch.cat((to_prompt, to_own), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        out = weights.narrow(2, 0, L).bmm(prompt_value).view(-1, R * d).index_select(0, self.place)  # [N*H, R*d]
+        of_own = weights.view(-1, R, L + at + 1).narrow(2, L, at + 1).index_select(0, self.place)  # [N*H, R, own]
+        return out.view(-1, R, d).baddbmm_(of_own, own_value).view(N, -1)
 
     def constant(self, x: float, like: Tensor) -> Tensor:
         """x as a tensor, made once: a Python number would be converted at every use."""

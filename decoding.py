@@ -232,7 +232,8 @@ def rms_norm(module) -> Callable:
 
     def norm(x: Tensor) -> Tensor:  # x / sqrt(mean(x^2) + eps) * weight
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return (x * torch.addcmul(eps, length, length, value=share).rsqrt_()).to(x.dtype) * weight
+        scaled = x * torch.addcmul(eps, length, length, value=share).rsqrt_()
+        return (scaled if scaled.dtype == x.dtype else scaled.to(x.dtype)) * weight
 
     return norm
 
@@ -242,9 +243,10 @@ def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort"]) 
 
     Where products run in a narrower dtype than the weights', autocast is on around this: x stays in the wider one.
     """
+    rows = [len(cohort) for cohort in cohorts]
     for i, layer in enumerate(layers):
         qkv = F.linear(layer.norm_in(x), *layer.qkv)
-        pieces = qkv.split([len(cohort) for cohort in cohorts]) if len(cohorts) > 1 else [qkv]
+        pieces = qkv.split(rows) if len(cohorts) > 1 else [qkv]
         read = [cohort.attend(i, layer, piece) for cohort, piece in zip(cohorts, pieces, strict=True)]
         x = plus_linear(x, read[0] if len(read) == 1 else torch.cat(read), *layer.out)
         gate, up = F.linear(layer.norm_mlp(x), *layer.gate_up).chunk(2, -1)
@@ -253,9 +255,9 @@ def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort"]) 
 
 
 def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x + y W^T + b; the sum stays in x's dtype, which may be wider than the product's."""
+    """x + y W^T + b, in place where it can be; the sum stays in x's dtype, which may be wider than the product's."""
     if bias is None and x.dtype == y.dtype == weight.dtype:
-        return torch.addmm(x, y, weight.t())
+        return x.addmm_(y, weight.t())
     return x + F.linear(y, weight, bias)
 
 
@@ -315,13 +317,14 @@ class Cohort:
     def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
         """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
         H, d = self.cache.prompt[i][0].shape[1], layer.head
-        heads = qkv.view(len(qkv), -1, d)  # [N, H*R + 2 H, d]
+        heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
         rotated, value = heads[:, :-H], heads[:, -H:]
         if layer.norm_query is not None:
             rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
         cos, sin = self.rotation
         halves = rotated[..., d // 2 :], rotated[..., : d // 2]
-        rotated = torch.addcmul(rotated * cos, torch.cat(halves, -1), sin).to(value.dtype)
+        rotated = torch.addcmul(rotated * cos, torch.cat(halves, -1), sin)
+        rotated = rotated if rotated.dtype == value.dtype else rotated.to(value.dtype)
         return self.cache.attend(i, rotated[:, :-H], rotated[:, -H:], value, layer.scale)
 
     def look_up_rotation(self) -> None:
@@ -401,6 +404,7 @@ class Stepper:
 
     def __init__(self, model):
         self.layers, self.decoder, self.embedding = usual_layers(model), text_model(model), model.get_input_embeddings()
+        self.norm = rms_norm(self.decoder.norm) if self.layers else self.decoder.norm
         self.head_weights = linear_of([model.get_output_embeddings()], getattr(model, "compute_dtype", model.dtype))
         self.graph = None
         self.fresh = True
@@ -421,7 +425,7 @@ class Stepper:
         else:
             for cohort in cohorts:
                 cohort.look_up_rotation()
-            hidden = self.decoder.norm(through_layers(self.layers, x, cohorts))
+            hidden = self.norm(through_layers(self.layers, x, cohorts))
         return F.linear(hidden, *self.head_weights)
 
     def run(self, cohorts: Sequence[Cohort]) -> None:

@@ -1,11 +1,9 @@
 """What differs between model families, and nothing else: where the decoder sits, how images enter, how positions are made."""
 
-from contextlib import contextmanager
-from functools import partial
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from vision import lean_vision
 
 SERVED = ("qwen2_5_vl",)  # model types that the tests show to be served
 
@@ -21,7 +19,7 @@ def embed(model, ids: Tensor, prompts) -> Tensor:
     if prompts.pixel_values is None:
         return embeddings
     # .visual is called through get_image_features, which also splits and orders the features
-    with patches_by_product(model):
+    with lean_vision(model):
         features = model.get_image_features(prompts.pixel_values, prompts.image_grid_thw)
     features = torch.cat(tuple(features.pooler_output)).to(embeddings.dtype)
     return embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], features)
@@ -45,26 +43,3 @@ def rope_table(model, positions: Tensor) -> tuple[Tensor, Tensor]:
     cos, sin = text_model(model).rotary_emb(like, positions.expand(3, -1, -1))
     # for text the positions in time, height and width are one and the same
     return (cos[0], sin[0]) if cos.ndim == 4 else (cos, sin)
-
-
-@contextmanager
-def patches_by_product(model):
-    """Lets the convolution over patches be the matrix product that it is: on a CPU that is twice as fast. Within this
-    block only, so that the model by itself stays transformers' to the last bit."""
-    convolutions = [
-        m for m in model.modules() if isinstance(m, torch.nn.Conv3d) and m.kernel_size == m.stride and not m.padding[0]
-    ]
-    for conv in convolutions:
-        conv.forward = partial(patch_product, conv)
-    try:
-        yield
-    finally:
-        for conv in convolutions:
-            del conv.forward
-
-
-def patch_product(conv: torch.nn.Conv3d, x: Tensor) -> Tensor:
-    """conv(x) for x [n, channels, *kernel_size], patches already cut -> [n, D, 1, 1, 1]"""
-    if x.shape[2:] != conv.kernel_size:
-        return conv._conv_forward(x, conv.weight, conv.bias)
-    return F.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]

@@ -1,0 +1,72 @@
+"""The vision tower of the Qwen-VL family, faster: the same weights and the same numbers up to rounding.
+
+    with lean_vision(model): features = model.get_image_features(...)
+
+transformers calls attention once per window and rotates queries and keys in a dozen operations. Here windows of one
+length are one call, the rotation is three operations, and the convolution over patches is the matrix product that it is.
+
+Left out: towers of other families, which stay as they are.
+"""
+
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ATTENTIONS = ("Qwen2_5_VLVisionAttention",)  # classes whose forward `attention` stands for
+
+
+@contextmanager
+def lean_vision(model):
+    """Replaces the forwards within this block only, so that the model by itself stays transformers' to the last bit."""
+    replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
+    replaced += [(m, partial(patch_product, m)) for m in model.modules() if isinstance(m, torch.nn.Conv3d)]
+    for module, forward in replaced:
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, _ in replaced:
+            del module.forward
+
+
+def patch_product(conv: torch.nn.Conv3d, x: Tensor) -> Tensor:
+    """conv(x) for x [n, channels, *kernel_size], patches already cut -> [n, D, 1, 1, 1]. Twice as fast on a CPU."""
+    if x.shape[2:] != conv.kernel_size or conv.padding[0]:
+        return conv._conv_forward(x, conv.weight, conv.bias)
+    return F.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]
+
+
+def attention(module, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs) -> Tensor:
+    """x [N, D], windows one after the other -> [N, D]. Each patch reads its window; cu_seqlens [windows + 1]."""
+    qkv = module.qkv(x).unflatten(1, (3, module.num_heads, -1))  # [N, 3, heads, d]
+    cos, sin = (part.float()[:, None, None] for part in position_embeddings)  # [N, 1, 1, d]
+    qk, v = rotate(qkv[:, :2].float(), cos, sin).to(x.dtype), qkv[:, 2]
+    out = by_windows(qk[:, 0], qk[:, 1], v, cu_seqlens.diff().tolist(), module.scaling)
+    return module.proj(out.flatten(1))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + rotate_half(x) sin; the sign of the half that is negated is moved into sin."""
+    half = x.shape[-1] // 2
+    sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+    return torch.addcmul(x * cos, torch.cat([x[..., half:], x[..., :half]], -1), sin)
+
+
+def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
+    """[N, heads, d] each, windows of these lengths one after the other -> [N, heads, d]. One call for each length."""
+    kinds = sorted(set(lengths))
+    order = None
+    if len(kinds) > 1:
+        of_patch = torch.tensor(lengths).repeat_interleave(torch.tensor(lengths))
+        order = torch.argsort(of_patch, stable=True).to(q.device)
+        q, k, v = (x.index_select(0, order) for x in (q, k, v))
+    counts = [length * lengths.count(length) for length in kinds]
+    outs = []
+    for length, *parts in zip(kinds, *(x.split(counts) for x in (q, k, v)), strict=True):
+        windows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts]  # [windows, heads, length, d]
+        outs.append(F.scaled_dot_product_attention(*windows, scale=scale).transpose(1, 2).flatten(0, 1))
+    out = torch.cat(outs) if len(outs) > 1 else outs[0]
+    return out if order is None else torch.empty_like(out).index_copy(0, order, out)
