@@ -42,7 +42,7 @@ def test_features_and_their_gradients_are_those_of_transformers(model, random_fo
     torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-5)
     assert plain_grads.keys() == lean_grads.keys() and len(plain_grads) > 20
     for name, grad in plain_grads.items():
-        assert (lean_grads[name] - grad).abs().max() <= 1e-5 * grad.abs().max() + 1e-7, name
+        assert (lean_grads[name] - grad).abs().max() <= 5e-5 * grad.abs().max() + 1e-6, name
 
 
 def test_the_model_is_transformers_own_again_outside(model, random_folder):
