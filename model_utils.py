@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -195,6 +196,7 @@ class Processor:
     image_token: str
     eos_ids: tuple[int, ...]
     vocabulary: int  # width of the head; ids from len(tokenizer) on are padding
+    lock: object = field(default_factory=Lock)  # a tokenizer serves one thread at a time
     kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
 
     def keep(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
@@ -211,9 +213,10 @@ class Processor:
             return known[2]
         content = [{"type": "image"} for _ in example.images]
         content.append({"type": "text", "text": with_choices(example.question, example.choices) + instruction})
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        with self.lock:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
         pixels = grids = None
         if example.images:
             pictures = self.image_processor(list(example.images), return_tensors="pt")
@@ -228,7 +231,8 @@ class Processor:
             )
         elif self.image_token in text:
             raise ValueError(f"question {example.id}: its text holds the image token {self.image_token}")
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        with self.lock:
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return Encoded(example.id, ids, pixels, grids, example.choices)
 
     def collate(self, encoded: Sequence[Encoded], device: str | torch.device = "cpu") -> Prompts:

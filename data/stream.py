@@ -1,6 +1,11 @@
-"""The training questions: endless, shuffled, without their answers. Unusable rows are skipped, counted and named once."""
+"""The training questions: endless, shuffled, without their answers. Unusable rows are skipped, counted and named once.
+
+Threads read and encode the rows of the next step while the model works on this one.
+"""
 
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
@@ -8,6 +13,7 @@ from data import BadRow, DataError, load, order
 from data.answers import option_key
 from data.prompts import INSTRUCTION
 
+THREADS = 2
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
 
 
@@ -27,6 +33,9 @@ class Questions:
         self.max_prompt_tokens = max_prompt_tokens
         self.position, self.bad_rows, self.too_long = position, bad_rows, too_long
         self.most_tries = MAX_TRIES if source == "tiny" else len(self.examples)
+        self.size = None if source == "tiny" else len(self.examples)
+        self.order = order(self.examples, seed, position)
+        self.threads, self.ahead = ThreadPoolExecutor(THREADS, "questions"), deque()  # (position, index, future)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
 
@@ -35,45 +44,54 @@ class Questions:
 
     def next(self, count: int) -> list:
         taken, tried = {}, set()
-        for position, index in order(self.examples, self.seed, self.position):
-            self.position = position + 1
+        while len(taken) < count:
             exhausted = len(tried) - len(taken) >= self.most_tries
-            if index in tried or exhausted:  # the next epoch has begun: one question once a step
-                if exhausted or len(tried) == len(self.examples):
-                    raise DataError(
-                        f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, "
-                        f"but --questions is {count}"
-                    )
+            if exhausted or len(tried) == self.size:
+                raise DataError(
+                    f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, but --questions is {count}"
+                )
+            self.read_ahead(count, tried)
+            position, index, reading = self.ahead.popleft()
+            self.position = position + 1
+            if index in tried:  # the next epoch has begun: one question once a step
                 continue
             tried.add(index)
-            if (encoded := self.read(index)) is not None:
-                if encoded.id in taken:
-                    self.skip(f"row {index}: the id {encoded.id} is already taken")
-                else:
-                    taken[encoded.id] = encoded
-            if len(taken) == count:
-                return list(taken.values())
+            encoded, gold, problem = reading.result() if reading else self.read(index)
+            if encoded is None:
+                self.skip(problem)
+            elif len(encoded.ids) > self.max_prompt_tokens:
+                limit = f"more than --max_prompt_tokens {self.max_prompt_tokens}"
+                self.skip(f"question {encoded.id}: {len(encoded.ids)} tokens, {limit}", too_long=True)
+            elif encoded.id in taken:
+                self.skip(f"row {index}: the id {encoded.id} is already taken")
+            elif self.labels and gold is None:
+                self.skip(f"question {encoded.id}: no answer, which --reward gold needs")
+            else:
+                taken[encoded.id] = encoded
+                if self.labels:
+                    self.gold[encoded.id] = gold
+        self.read_ahead(count)  # while the model works on these
+        return list(taken.values())
 
-    def read(self, index: int):
-        """One encoded question, or None where the row can't be used."""
+    def read_ahead(self, count: int, tried: set[int] = frozenset()) -> None:
+        """Has threads read the next `count` rows, a row once however often it comes in them, and none tried in this step."""
+        reading = {index: future for _, index, future in self.ahead}
+        while len(self.ahead) < count:
+            position, index = next(self.order)
+            if index not in reading and index not in tried:
+                reading[index] = self.threads.submit(self.read, index)
+            self.ahead.append((position, index, reading.get(index)))
+
+    def read(self, index: int) -> tuple:
+        """(encoded question, its gold key, None) or, where the row can't be used, (None, None, what is wrong)."""
         try:
             example = self.examples[index]
-            encoded = self.processor.encode(example, self.instruction)
+            gold = option_key(example.answer, example.choices) if self.labels else None
+            return self.processor.encode(example, self.instruction), gold, None
         except BadRow as error:
-            return self.skip(str(error))
+            return None, None, str(error)
         except ValueError as error:  # the processor refuses the text or an image
-            return self.skip(f"row {index}: {error}")
-        if len(encoded.ids) > self.max_prompt_tokens:
-            return self.skip(
-                f"question {encoded.id}: {len(encoded.ids)} tokens, more than --max_prompt_tokens {self.max_prompt_tokens}",
-                too_long=True,
-            )
-        if self.labels:
-            key = option_key(example.answer, example.choices)
-            if key is None:
-                return self.skip(f"question {encoded.id}: no answer, which --reward gold needs")
-            self.gold[encoded.id] = key
-        return encoded
+            return None, None, f"row {index}: {error}"
 
     def skip(self, problem: str, too_long: bool = False) -> None:
         self.too_long += too_long

@@ -262,3 +262,30 @@ def test_a_second_row_of_one_id_is_skipped_and_named(tmp_path, processor, capsys
     with pytest.raises(DataError, match="2 usable questions of 3"):
         stream.next(3)
     assert "the id same is already taken" in capsys.readouterr().err
+
+
+def test_reading_ahead_changes_neither_questions_nor_state_and_reads_no_row_twice_in_a_step(tmp_path, processor):
+    rows = [{"id": f"q{i}", "question": f"What is {i}?"} for i in range(23)]
+    rows[5] = {"id": "q5"}  # no question: unusable
+    path = str(write_rows(tmp_path / "q.jsonl", rows))
+    stream, resumed = Questions(path, processor, 3, 500), None
+    read, inner = [], stream.read
+    stream.read = lambda index: read.append(index) or inner(index)
+    examples = load(path)
+    expected, position = order(examples, 3), 0
+    for step in range(9):
+        want, seen = [], set()
+        while len(want) < 8:  # one row after the other, nothing read ahead
+            position, index = next(expected)
+            if index not in seen and index != 5:
+                want.append(f"q{index}")
+            seen.add(index)
+        before = len(read)
+        assert [e.id for e in stream.next(8)] == want
+        assert stream.state()["position"] == position + 1
+        assert len(read) - before <= 24
+        if resumed is not None:
+            assert [e.id for e in resumed.next(8)] == want and resumed.state() == stream.state()
+        if step == 3:
+            resumed = Questions(path, processor, 3, 500, **stream.state())
+    assert len(read) <= position + 1 + 8  # no row more often than its place came up
