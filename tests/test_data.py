@@ -10,6 +10,7 @@ from PIL import Image
 from data import BadRow, DataError, figures, load, order
 from data.answers import canonical
 from data.images import BadImage, open_image
+from data.stream import Questions
 from data.tiny import demonstration
 
 # --- drawn questions
