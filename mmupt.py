@@ -12,6 +12,7 @@ Left out: sharded training, LoRA, curricula, asynchronous rollouts.
 """
 
 import math
+import os
 import random
 import sys
 import time
@@ -437,9 +438,10 @@ def train(config: Config, world: World) -> int:
     state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
     if run.resumed:
         state = load_checkpoint(run.resumed, policy, optimizer)
+    spare_cores = world.device.type != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
     stream = Questions(
         config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction,
-        labels=config.reward == "gold", **state["stream"],
+        labels=config.reward == "gold", ahead=spare_cores, **state["stream"],
     )  # fmt: skip
     held_out = load_held_out(config, processor)
     run.open(state["step"])

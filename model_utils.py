@@ -198,11 +198,13 @@ class Processor:
     vocabulary: int  # width of the head; ids from len(tokenizer) on are padding
     lock: object = field(default_factory=Lock)  # a tokenizer serves one thread at a time
     kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
+    kept_bytes: list = field(default_factory=lambda: [0])
 
     def keep(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
         """Encodes what will be asked for again, and keeps the result while little is kept."""
         encoded = self.encode(example, instruction)
-        if sum(e.bytes() for *_, e in self.kept.values()) + encoded.bytes() <= KEEP_BYTES:
+        if self.kept_bytes[0] + encoded.bytes() <= KEEP_BYTES:
+            self.kept_bytes[0] += encoded.bytes()
             self.kept[id(example)] = example, instruction, encoded
         return encoded
 

@@ -1,6 +1,6 @@
 """The training questions: endless, shuffled, without their answers. Unusable rows are skipped, counted and named once.
 
-Threads read and encode the rows of the next step while the model works on this one.
+Threads read and encode the rows of the next step while the model works on this one, unless the model has every core.
 """
 
 import sys
@@ -26,7 +26,7 @@ class Questions:
 
     def __init__(
         self, source: str, processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
-        labels: bool = False, position: int = 0, bad_rows: int = 0, too_long: int = 0,
+        labels: bool = False, ahead: bool = True, position: int = 0, bad_rows: int = 0, too_long: int = 0,
     ):  # fmt: skip
         self.source, self.examples = source, load(source, labels=labels)
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
@@ -35,6 +35,7 @@ class Questions:
         self.most_tries = MAX_TRIES if source == "tiny" else len(self.examples)
         self.size = None if source == "tiny" else len(self.examples)
         self.order = order(self.examples, seed, position)
+        self.reads_ahead = ahead
         self.threads, self.ahead = ThreadPoolExecutor(THREADS, "questions"), deque()  # (position, index, future)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
@@ -70,7 +71,8 @@ class Questions:
                 taken[encoded.id] = encoded
                 if self.labels:
                     self.gold[encoded.id] = gold
-        self.read_ahead(count)  # while the model works on these
+        if self.reads_ahead:
+            self.read_ahead(count)  # while the model works on these
         return list(taken.values())
 
     def read_ahead(self, count: int, tried: set[int] = frozenset()) -> None:
