@@ -1,12 +1,12 @@
 """Does it learn from questions that the base wrote itself? `python -m bench.synthetic`
 
-The built-in base writes questions about built-in training images (data/synthesize.py), in-context and directly, and is then trained
-on one kind alone, label-free, with the defaults of mmupt.py: no original question is among them. Beside it: the same training on
-original questions, and with gold labels. Several seeds, each with images, questions and training of its own. The figures are of
-the test split, which chose nothing.
+The built-in base writes questions about built-in training images (data/synthesize.py), in-context and directly, and is then
+trained on one kind alone, label-free, with the defaults of mmupt.py: no original question is among them. Beside it: the same
+training on original questions, and with gold labels. Several seeds, each with images, questions and training of its own. The
+figures are of the test split, which chose nothing.
 
-An (image, question) pair that is also in the test or validation split is left out of what is trained on: a written question may turn
-a training image into one. The share of valid questions says how many of the kept ones are among those that a person may ask of the
+An (image, question) pair that is also in the test or validation split is left out of what is trained on: a written question
+may turn a training image into one. The share of valid questions says how many of those trained on may be asked of their
 picture; invalid ones are trained on all the same.
 
 Finished runs are kept in runs/synthetic and not run again. One run at a time. Writes bench/results/synthetic.{json,md}.
@@ -87,8 +87,9 @@ def train(settings: Synthetic, name: str, seed: int, held_out: set) -> None:
         return
     data = write_questions(settings, name, seed, held_out) if name in KINDS else "tiny"
     python(
-        "mmupt.py", "--model", BASE, "--train_data", data, "--reward", "gold" if name == "gold" else "majority", "--seed", seed,
-        "--out", run, "--resume", "--eval_data", "", "--keep", 1, *settings.extra.split(), log=work / f"{name}-{seed}.log",
+        "mmupt.py", "--model", BASE, "--train_data", data, "--reward", "gold" if name == "gold" else "majority", "--seed",
+        seed, "--out", run, "--resume", "--eval_data", "", "--keep", 1, *settings.extra.split(),
+        log=work / f"{name}-{seed}.log",
     )  # fmt: skip
     (checkpoint,) = (run / "checkpoints").glob("step-*")
     measure(checkpoint, result, work / f"{name}-{seed}.log")

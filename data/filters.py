@@ -5,18 +5,20 @@
 
     empty          no word in it
     truncated      the model did not come to an end
-    no_question    neither a question mark, nor a sentence that starts with a question word, nor a clause that starts with an
-                   imperative ("Find ...", "In triangle ABC, calculate ..."); the lists are below, English alone
+    no_question    neither a question mark, nor a sentence that starts with a question word, nor a clause that starts with
+                   an imperative ("Find x.", "In triangle ABC, calculate ..."); the lists are below, English alone
     copy           the question that came with the image, exactly or nearly
     duplicate      the same words as an earlier question about the same image
     near           nearly an earlier question about the same image; with `near_across` also about any image
 
-"The same words" ignores case (but of single letters: side a is not angle A), spacing and punctuation. "Nearly" is a Jaccard
-similarity of at least `near` between the sets of 2-token shingles, articles left out, where the numbers are the same: "AB = 5"
-and "AB = 6" ask for different things. The search is exact and looks at few pairs: of two sets so similar, the rarest shingles
-of each (prefix filtering, Chaudhuri et al. 2006) share at least one, so only these are indexed, and only of kept questions.
+"The same words" ignores spacing, punctuation and the case of words, but not of names: side a is not angle A. "Nearly" is a
+Jaccard similarity of at least `near` between the sets of 2-token shingles, articles left out, where numbers, names and signs
+are the same: "AB = 5" and "AC = 5" and "AB = 6" ask for different things. The search is exact and looks at few pairs: of two
+sets so similar, the rarest shingles of each share at least one (prefix filtering, Chaudhuri et al. 2006), so only these are
+indexed, and only of kept questions.
 
-Left out: meaning. A paraphrase in other words passes, and so does a question that the image doesn't answer.
+Left out: meaning. A paraphrase in other words passes, so does a question that the image doesn't answer, and two long
+questions about one image that differ in "longer" and "shorter" alone count as one.
 """
 
 import math
@@ -40,16 +42,14 @@ class Written(NamedTuple):
     answered: bool = False  # an answer stood there and was cut off
 
 
-PREAMBLE = re.compile(
-    r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I
-)  # "Sure, here is a new question:"
-LABEL = re.compile(
-    r"\A\s*[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?\s*[*_]*\s*[:：][*_]*\s*", re.I
-)
-ANSWER = re.compile(
-    r"(?:^|(?<=[.?!:\n]))[ \t(\[*#_]*(?:the\s+)?(?:correct\s+|final\s+|right\s+|its\s+)?"
+PREAMBLE = re.compile(r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I)  # "Here is a new question:"
+LABEL = re.compile(r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*[:：][*_]*\s*", re.I)
+SENTENCE = r"(?:^|(?<=[.?!:\n]))"
+ECHO = re.compile(r"(?:please reason step by step[^.\\]*)?put your final answer (?:with)?in \\boxed\{\}\.?", re.I)
+ANSWER = re.compile(  # it and all after it; of a text with a box, what was not asked by then
+    rf"{SENTENCE}[ \t(\[*#_]*(?:the\s+)?(?:correct\s+|final\s+|right\s+|its\s+)?"
     r"(?:(?:answer|solution|explanation|hint)[ \t*_]*(?:[:：]|\n)|answer\s+is\b).*"
-    r"|[*(\[]*(?-i:\bAnswer[ *_]*[:：]).*|\\boxed.*|</?(?:answer|think)>.*",
+    rf"|[*(\[]*(?-i:\bAnswer[ *_]*[:：]).*|(?:^|(?<=\?))[^?]*\\boxed.*|</?(?:answer|think)>.*",
     re.I | re.S,
 )
 MARKER = re.compile(r"(?:^|(?<=[\s?:]))(?:\(([A-J])\)|([A-J])[.)]|(?<=\n)([A-J]):)[*_]*(?=\s)\s*")
@@ -59,10 +59,12 @@ CHOSEN = re.compile(r"\s*(?:\((?:correct|right)(?: answer)?\)|[✓✔✅]\ufe0f?
 def parse_question(text: str) -> Written:
     """Cuts off a preamble, a label ("**Question:**"), enclosing quotes, placeholders for the image and an answer given
     along; takes lettered choices (A. B. ..., two or more, at the end) out of the text."""
-    text = PREAMBLE.sub("", text.replace("\r\n", "\n").replace("<image>", " ").strip(), count=1)
+    text = text.rsplit("</think>", 1)[-1].replace("\r\n", "\n").replace("<image>", " ").strip()
+    text = PREAMBLE.sub("", text, count=1).strip()
     text = LABEL.sub("", text, count=1)
+    text = ECHO.sub("", text).strip()
     kept = ANSWER.sub("", text).strip()
-    answered = kept != text.strip()
+    answered = kept != text
     question, choices = split_choices(kept)
     return Written(tidy(question), choices, answered)
 
@@ -98,21 +100,25 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
 CJK = "\u3040-\u30ff\u3400-\u9fff"
 TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+|[-+*/=<>^%°√π∠]")
 ARTICLES = {"the", "a", "an"}
+ORDINARY = re.compile(
+    rf"[^\W\d_A-Z]{{2,}}|a|[{CJK}]"
+)  # a word; other tokens are numbers, names such as AB, x or A, and signs
 
 
 def tokens_of(text: str) -> tuple[str, ...]:
-    """Words, numbers and signs of arithmetic, in one notation; CJK characters one by one."""
-    words = TOKEN.findall(unicodedata.normalize("NFKC", text))
-    return tuple(w.lower() if len(w) > 1 else w for w in words)
+    """Words in lower case, numbers, names and signs of arithmetic, in one notation; CJK characters one by one."""
+    found = TOKEN.findall(unicodedata.normalize("NFKC", text))
+    return tuple(t if len(t) == 1 or (t.isupper() and len(t) <= 4) else t.lower() for t in found)
 
 
 def shingles(tokens: tuple[str, ...]) -> frozenset:
-    words = [t.lower() for t in tokens if t.lower() not in ARTICLES]
+    words = [t for t in tokens if t not in ARTICLES]
     return frozenset(zip(words, words[1:], strict=False)) if len(words) > 1 else frozenset([tuple(words)])
 
 
-def numbers(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(t for t in tokens if t[0].isdigit()))
+def particulars(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """What makes two questions of the same words different: numbers, names, signs."""
+    return tuple(sorted(t for t in tokens if not ORDINARY.fullmatch(t)))
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
@@ -124,7 +130,7 @@ class NearIndex:
 
     def __init__(self, threshold: float, rarity: Counter):
         self.threshold, self.rarity = threshold, rarity  # rarity: any counts do, as long as they don't change
-        self.postings = defaultdict(list)  # (scope, numbers, shingle) -> [shingles of an earlier question]
+        self.postings = defaultdict(list)  # (scope, particulars, shingle) -> [shingles of an earlier question]
 
     def prefix(self, found: frozenset) -> list:
         """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of these is shared."""
@@ -132,7 +138,7 @@ class NearIndex:
         return sorted(found, key=lambda s: (self.rarity[s], s))[:count]
 
     def find(self, scope: Hashable, tokens: tuple[str, ...]) -> bool:
-        found, same = shingles(tokens), numbers(tokens)
+        found, same = shingles(tokens), particulars(tokens)
         for shingle in self.prefix(found):
             for other in self.postings.get((scope, same, shingle), ()):
                 sizes = sorted((len(found), len(other)))
@@ -141,7 +147,7 @@ class NearIndex:
         return False
 
     def add(self, scope: Hashable, tokens: tuple[str, ...]) -> None:
-        found, same = shingles(tokens), numbers(tokens)
+        found, same = shingles(tokens), particulars(tokens)
         for shingle in self.prefix(found):
             self.postings[scope, same, shingle].append(found)
 
@@ -149,15 +155,18 @@ class NearIndex:
 # --- Dropping ----------------------------------------------------------------------------------------------------
 
 ASKING = (
-    "what what's which who whose whom when where why how is are was were do does did can could will would should has have"
-).split()
-IMPERATIVE = (
-    "find calculate compute determine evaluate solve express give state name identify count estimate measure simplify "
-    "choose select pick tell prove show describe explain compare complete fill work list write draw convert"
-).split()
-START = r"(?:^|[.?!:;\n]\s*)(?:then\s+|so\s+|and\s+|please\s+|now\s+)*"
-CLAUSE = r"(?:^|[.?!:;,\n]\s*)(?:then\s+|so\s+|and\s+|please\s+|now\s+)*"
-ASKS = re.compile(rf"[?？]|{START}(?:{'|'.join(ASKING)})\b|{CLAUSE}(?:{'|'.join(IMPERATIVE)})\b", re.I)
+    "what what's which who whose whom when where why how is are was were do does did can could will would should has"
+)
+TASKS = (  # "what" and "how" also follow a comma; "which" does so in other sentences too
+    "what how find calculate compute determine evaluate solve express give state name identify count estimate measure "
+    "simplify choose select pick tell prove show describe explain compare complete fill work list write draw convert"
+)
+LINK = r"(?:(?:then|so|and|please|now)\s+)*"
+ASKS = re.compile(
+    rf"[?？]|(?:^|[.?!:;\n])\s*{LINK}(?:{'|'.join(ASKING.split())})\b"
+    rf"|(?:^|[.?!:;,\n])\s*{LINK}(?:{'|'.join(TASKS.split())})\b",
+    re.I,
+)
 
 
 def asks(text: str) -> bool:
@@ -206,4 +215,4 @@ class Filter:
         if same_words and not (written.choices and seed.choices):
             return True
         a, b = (tokens_of(with_choices(w.question, w.choices)) for w in (written, seed))
-        return a == b or numbers(a) == numbers(b) and jaccard(shingles(a), shingles(b)) >= self.near
+        return a == b or particulars(a) == particulars(b) and jaccard(shingles(a), shingles(b)) >= self.near

@@ -3,7 +3,7 @@
 # The paper's instruction, appended to each question.
 INSTRUCTION = " Please reason step by step, and put your final answer within \\boxed{}."
 
-# Asking for a new question about an image, without and with one that is known: what the built-in base was taught, word for word.
+# Asking for a new question about an image, without and with one that is known: what the built-in base was taught.
 WRITE_DIRECT = "Write a new question about this image."
 WRITE_IN_CONTEXT = "A question about this image: {question}\nWrite a different question about this image."
 

@@ -4,20 +4,21 @@
     python -m data.synthesize --mode in-context --limit 2000 --out new.jsonl            the built-in base, the built-in images
     torchrun mmupt.py --train_data new.jsonl
 
-In mode "direct" the model sees an image alone, in mode "in-context" also the question that came with it (METHOD.md section 4).
-The answer to that question is shown only with --show_answer, which reads the labels of the source: what is then trained on is no
-longer free of them. The prompts stand in data/prompts.py, what is made of the model's text and which questions are dropped in
-data/filters.py. Rows written:
+In mode "direct" the model sees an image alone, in mode "in-context" also the question that came with it (METHOD.md section
+4). The answer to that question is shown only with --show_answer, which reads the labels of the source: what is then trained
+on is no longer free of them. The prompts stand in data/prompts.py; what is made of the model's text, and which questions are
+dropped, in data/filters.py. Rows written:
 
     {"id", "question", "images", "choices"?}      as any .jsonl source; never an answer
     {"mode", "source", "source_id", "seed"}       where it came from; the reader ignores these
 
-Beside new.jsonl stand new.images/ (every image once, as PNG, named by a hash of its pixels), new.log.jsonl (all that the model
-wrote, dropped questions included) and new.report.json (counts).
+Beside new.jsonl stand new.images/ (every image once, as PNG, named by a hash of its pixels), new.log.jsonl (all that the
+model wrote, dropped questions included) and new.report.json (counts).
 
-It can be killed at any moment and started again with the same flags: the log grows by one line per batch of source rows, a torn
-last line is cut off and that batch done again, and new.jsonl is made from the whole log at the end, in one piece. What is sampled
-is keyed by (seed, mode, source id, number), so batches of another size give other questions only where rounding decides.
+It can be killed at any moment and started again with the same flags: the log grows by one line per batch of source rows, a
+torn last line is cut off and that batch done again, and new.jsonl is made from the whole log at the end, in one piece. What
+is sampled is keyed by (seed, mode, source id, number): batches of another size give other questions only where rounding
+decides.
 
 Left out: several processes, judging whether a question fits its image.
 """
@@ -312,7 +313,7 @@ def synthesize(config: Synthesis) -> int:
     for name, count in counts.items():
         print(f"{name:22}{'off' if count is None else count:>8}")
     if not kept:
-        print(f"error: --out {config.out}: no question is left; new.log.jsonl holds what was written", file=sys.stderr)
+        print(f"error: --out {config.out}: no question is left; {log.path} holds all that was written", file=sys.stderr)
     return 0 if kept else 1
 
 
