@@ -43,7 +43,9 @@ class Written(NamedTuple):
 
 
 PREAMBLE = re.compile(r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I)  # "Here is a new question:"
-LABEL = re.compile(r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*[:：][*_]*\s*", re.I)
+LABEL = re.compile(
+    r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*(?:[:：]|\n)[*_]*\s*", re.I
+)
 SENTENCE = r"(?:^|(?<=[.?!:\n]))"
 ECHO = re.compile(r"(?:please reason step by step[^.\\]*)?put your final answer (?:with)?in \\boxed\{\}\.?", re.I)
 ANSWER = re.compile(  # it and all after it; of a text with a box, what was not asked by then
@@ -65,12 +67,12 @@ def parse_question(text: str) -> Written:
     text = ECHO.sub("", text).strip()
     kept = ANSWER.sub("", text).strip()
     answered = kept != text
-    question, choices = split_choices(kept)
+    question, choices = split_choices(kept.replace("**", ""))
     return Written(tidy(question), choices, answered)
 
 
 def tidy(text: str) -> str:
-    text = re.sub(r"\s+", " ", text.replace("**", "")).strip()
+    text = re.sub(r"\s+", " ", text).strip()
     if len(text) > 1 and (text[0], text[-1]) in (('"', '"'), ("“", "”"), ("'", "'")) and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text
