@@ -47,7 +47,7 @@ LABEL = re.compile(
     r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*(?:[:：]|\n)[*_]*\s*", re.I
 )
 SENTENCE = r"(?:^|(?<=[.?!:\n]))"
-ECHO = re.compile(r"(?:please reason step by step[^.\\]*)?put your final answer (?:with)?in \\boxed\{\}\.?", re.I)
+ECHO = re.compile(r"(?:please reason step by step[^.\\]{0,40})?put your final answer (?:with)?in \\boxed\{\}\.?", re.I)
 ANSWER = re.compile(  # it and all after it; of a text with a box, what was not asked by then
     rf"{SENTENCE}[ \t(\[*#_]*(?:the\s+)?(?:correct\s+|final\s+|right\s+|its\s+)?"
     r"(?:(?:answer|solution|explanation|hint)[ \t*_]*(?:[:：]|\n)|answer\s+is\b).*"
@@ -124,7 +124,8 @@ def particulars(tokens: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
-    return len(a & b) / len(a | b)
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared)
 
 
 class NearIndex:
@@ -143,8 +144,7 @@ class NearIndex:
         found, same = shingles(tokens), particulars(tokens)
         for shingle in self.prefix(found):
             for other in self.postings.get((scope, same, shingle), ()):
-                sizes = sorted((len(found), len(other)))
-                if sizes[0] >= self.threshold * sizes[1] - 1e-9 and jaccard(found, other) >= self.threshold:
+                if jaccard(found, other) >= self.threshold:
                     return True
         return False
 
@@ -163,10 +163,10 @@ TASKS = (  # "what" and "how" also follow a comma; "which" does so in other sent
     "what how find calculate compute determine evaluate solve express give state name identify count estimate measure "
     "simplify choose select pick tell prove show describe explain compare complete fill work list write draw convert"
 )
-LINK = r"(?:(?:then|so|and|please|now)\s+)*"
+LINK = r"(?:(?:then|so|and|please|now)[ \t]+)*"
 ASKS = re.compile(
-    rf"[?？]|(?:^|[.?!:;\n])\s*{LINK}(?:{'|'.join(ASKING.split())})\b"
-    rf"|(?:^|[.?!:;,\n])\s*{LINK}(?:{'|'.join(TASKS.split())})\b",
+    rf"[?？]|(?:^|[.?!:;\n])[ \t]*{LINK}(?:{'|'.join(ASKING.split())})\b"
+    rf"|(?:^|[.?!:;,\n])[ \t]*{LINK}(?:{'|'.join(TASKS.split())})\b",
     re.I,
 )
 
@@ -208,7 +208,8 @@ class Filter:
         if reason is None:
             self.kept.add((images, tokens))
             self.within.add(images, tokens)
-            self.across.add(None, tokens)
+            if self.near_across:
+                self.across.add(None, tokens)
         return reason
 
     def is_copy(self, written: Written, seed: Written) -> bool:
