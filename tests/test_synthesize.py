@@ -173,7 +173,7 @@ def test_a_question_asks(text, question):
 def test_near_duplicates_are_those_of_comparing_all_pairs():
     rng = random.Random(0)
     words = "how long wide is red blue side top of rectangle circle 3 4 AB x and".split()
-    texts = [" ".join(rng.choices(words, k=rng.randint(2, 9))) for _ in range(600)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(2, 9))) for _ in range(300)]
     for threshold in (0.3, 0.5, 0.7, 0.8, 1.0):
         kept, expected = [], []
         for text in texts:
@@ -185,11 +185,12 @@ def test_near_duplicates_are_those_of_comparing_all_pairs():
             expected.append("near" if near else None)
             if not near:
                 kept.append(tokens)
-        assert 5 < expected.count(None) < 600
+        assert 5 < expected.count(None) < 300
         for corpus in ((), texts):
             assert verdicts(texts, names=["near"], near=threshold, corpus=corpus) == expected
 
 
+@pytest.mark.slow
 def test_filtering_ten_thousand_questions_takes_seconds():
     """From templates, so that all share their commonest shingles; about one image, and over all."""
     rng = random.Random(0)
@@ -242,6 +243,19 @@ def test_most_written_questions_are_of_the_picture(written):
     assert sum(map(fits, rows(written))) > 0.8 * len(rows(written))
 
 
+def test_the_bench_leaves_out_what_is_held_out(written, tmp_path, monkeypatch):
+    from bench import synthetic
+
+    settings = synthetic.Synthetic(work=str(tmp_path), scale=0.01)
+    monkeypatch.setattr(synthetic, "python", lambda *argv, log: synthesize.main([str(a) for a in argv[2:]]))
+    all_kept = rows(synthetic.write_questions(settings, "direct", 0, set()))
+    held_out = {(synthetic.picture(row).image().tobytes(), row["question"]) for row in all_kept[:3]}
+    (tmp_path / "direct-0-clean.jsonl").unlink()
+    assert rows(synthetic.write_questions(settings, "direct", 0, held_out)) == all_kept[3:]
+    drawn = load("tiny", "test")[7]
+    assert (drawn.images[0].tobytes(), drawn.question) in synthetic.held_out_pairs()
+
+
 def test_what_is_written_trains(written, tmp_path):
     flags = ["--steps", "1", "--questions", "4", "--group_size", "2", "--eval_data", "", "--max_new_tokens", "8"]
     assert mmupt.main([*flags, "--train_data", str(written), "--out", str(tmp_path / "run")]) == 0
@@ -254,6 +268,38 @@ def test_the_seed_decides_and_the_batch_size_does_not(written, tmp_path):
     assert write(again, *DIRECT) == write(batches, *DIRECT, "--batch", 13) == write(other, *DIRECT, "--seed", 1) == 0
     assert everything(again) == everything(written)
     assert batches.read_bytes() == written.read_bytes() != other.read_bytes()
+
+
+def test_the_seed_keys_the_sampling_of_the_same_images(tmp_path, questions_file):
+    texts = {}
+    for seed in (0, 1):
+        out = tmp_path / f"{seed}.jsonl"
+        flags = ["--data", questions_file[0], "--mode", "direct", "--seed", seed, "--max_new_tokens", 32]
+        assert write(out, *flags, "--filters", "none") == 0
+        texts[seed] = [(row["source_id"], row["question"]) for row in rows(out)]
+    assert texts[0] != texts[1] and [i for i, _ in texts[0]] == [i for i, _ in texts[1]]
+
+
+def test_where_nothing_is_left_it_says_so(tmp_path, random_folder, capsys):
+    out = tmp_path / "new.jsonl"
+    flags = [
+        "--model",
+        random_folder,
+        "--limit",
+        4,
+        "--prompt",
+        "full",
+        "--max_new_tokens",
+        4,
+        "--filters",
+        "truncated",
+    ]
+    assert write(out, *flags, "--max_prompt_tokens", 50) == 1
+    assert capsys.readouterr().err.count("more than --max_prompt_tokens 50") == 4
+    assert write(tmp_path / "other.jsonl", *flags) in (0, 1)
+    log = rows(tmp_path / "other.log.jsonl")
+    assert len(log[1]["rows"]) == 4 and not all(all(row["finished"]) for row in log[1]["rows"])
+    assert out.read_text() == ""
 
 
 def test_in_context_sees_the_question_and_its_answer_only_when_told(tmp_path, questions_file, monkeypatch):
