@@ -1,0 +1,479 @@
+"""Written questions: what is read out of a text, what is dropped, that kills change nothing, that no answer gets through."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+from conftest import run_program, write_rows
+
+import cli
+import mmupt
+from data import load, prompts, synthesize
+from data.filters import FILTERS, Filter, Written, asks, jaccard, parse_question, particulars, shingles, tokens_of
+from data.prompts import with_choices
+from data.tiny import demonstration
+
+DIRECT = ["--mode", "direct", "--limit", "40", "--batch", "8", "--max_new_tokens", "32"]
+
+
+def write(out: Path, *argv) -> int:
+    return synthesize.main(["--out", str(out), *map(str, argv)])
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    """All that a run leaves behind, but the report, which names its own --out."""
+    files = [out, out.with_suffix(".log.jsonl"), *out.with_suffix(".images").iterdir()]
+    return {f.name: f.read_bytes() for f in files}
+
+
+# --- the prompts
+
+
+def test_the_brief_prompts_are_those_the_built_in_base_was_taught():
+    asked = {a for _, a, _ in (demonstration(i) for i in range(600)) if "Write a" in a}
+    for mode, start in (("direct", "Write a new"), ("in-context", "A question about")):
+        made = prompts.write_question("brief", mode, "How long is the segment?", ("unseen",))
+        assert made.startswith(start) and made in asked
+
+
+def test_the_full_prompt_holds_question_and_choices_and_the_answer_only_where_given():
+    made = prompts.write_question("full", "in-context", "Which {x}?", ("up", "down"))
+    assert "Which {x}?\nA. up\nB. down\n" in made and "Its answer" not in made and prompts.RULES in made
+    assert "B. down\nIts answer: B\n" in prompts.write_question("full", "in-context", "Which?", ("up", "down"), "B")
+    assert "Which" not in prompts.write_question("full", "direct", "Which?")
+
+
+# --- what is read out of a text
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "choices", "answered"),
+    [
+        ("How long is AB?", "How long is AB?", (), False),
+        (
+            "Sure, here is a new question:\n\n**Question:** In ABC,\nAB = 5. Find BC.",
+            "In ABC, AB = 5. Find BC.",
+            (),
+            False,
+        ),
+        ("### New Question\nWhat is **x**?", "What is x?", (), False),
+        ('"How long is AB?"', "How long is AB?", (), False),
+        ("Question 2: Which?\nA. red\nB. blue\nC. 4.5", "Which?", ("red", "blue", "4.5"), False),
+        ("What is 3 + 4? (A) 7 (B) 8 Answer: A", "What is 3 + 4?", ("7", "8"), True),
+        ("Which?\n**A)** up\n**B)** down (correct)\n\n**Answer:** B", "Which?", ("up", "down"), True),
+        ("Which?\nA: up\nB: down\nSolution:\nlook up", "Which?", ("up", "down"), True),
+        ("How many?\nThe correct answer is 5.", "How many?", (), True),
+        ("Find x. It is 7. \\boxed{7}", "", (), True),  # where does the question end? so nothing is kept
+        ("What is x? It is 7. \\boxed{7}", "What is x?", (), True),
+        ("Find x. Please reason step by step, and put your final answer within \\boxed{}.", "Find x.", (), False),
+        ("<think>A box, so 5.</think>How many boxes?", "How many boxes?", (), False),
+        ("<think>a thought without an end, is it?", "", (), True),
+        ("Choose the correct answer: A. red B. blue", "Choose the correct answer:", ("red", "blue"), False),
+        ("The solution is heated. How hot is it?", "The solution is heated. How hot is it?", (), False),
+        ("Vertices A. and B. are joined. Find AB.", "Vertices A. and B. are joined. Find AB.", (), False),
+        ("Which?\nA. 1\nC. 2", "Which? A. 1 C. 2", (), False),  # a gap
+        ("Which?\nA. 1\nB. 1", "Which? A. 1 B. 1", (), False),  # two alike
+        ("<image>Where?\r\n", "Where?", (), False),
+        ("", "", (), False),
+    ],
+)
+def test_question_choices_and_answer_are_told_apart(text, question, choices, answered):
+    assert parse_question(text) == Written(question, choices, answered)
+
+
+def test_choices_are_read_as_the_prompt_writes_them():
+    asked, choices = "Which line is longer?", ("upper", "lower", "the same")
+    assert parse_question(with_choices(asked, choices)) == Written(asked, choices)
+
+
+def test_reading_takes_bounded_time_on_any_text():
+    started = time.monotonic()
+    for piece in ("A. ", "Answer ", "question ", "\\boxed", "*", "\n", " ", "(A) ", "Find x. ", "?", "A:\n"):
+        parse_question(piece * 3000)
+        asks(piece * 3000)
+    assert time.monotonic() - started < 5
+
+
+# --- what is dropped
+
+
+def verdicts(texts, images=None, seeds=None, finished=None, **options):
+    chosen = Filter(**options)
+    images, seeds = images or ["one"] * len(texts), seeds or ["What else?"] * len(texts)
+    finished = finished or [True] * len(texts)
+    return [
+        chosen.reason(parse_question(t), f, i, parse_question(s))
+        for t, f, i, s in zip(texts, finished, images, seeds, strict=True)
+    ]
+
+
+def test_each_filter_by_hand():
+    seed = "What is the area of the rectangle?"
+    texts = {
+        "How long is the red side?": None,
+        "": "empty",
+        " ?! ": "empty",
+        "The picture shows a red triangle.": "no_question",
+        "what is the AREA of the rectangle": "no_question",  # in capitals AREA may be a name, so this is no copy
+        "What is the area, of the rectangle ?": "copy",
+        "how long is the  red side": "duplicate",
+        "How long is a red side?": "near",
+        "How long is the blue side?": None,
+    }
+    texts.pop("what is the AREA of the rectangle")
+    assert verdicts(list(texts), seeds=[seed] * len(texts)) == list(texts.values())
+    assert verdicts(["How long is"], finished=[False]) == ["truncated"]
+    for name in ("empty", "truncated", "no_question", "copy", "duplicate", "near"):  # each can be switched off alone
+        found = verdicts([*texts, "How"], seeds=[seed] * 9, finished=[True] * 8 + [False], names=set(FILTERS) - {name})
+        assert name not in found
+
+
+def test_the_same_words_about_another_image_are_another_question():
+    asked = ["How long is the red side?"] * 3
+    assert verdicts(asked, images=["one", "two", "one"]) == [None, None, "duplicate"]
+    assert verdicts(asked, images=["one", "two", "one"], near_across=1.0) == [None, "near", "duplicate"]
+
+
+def test_other_numbers_names_and_signs_make_other_questions():
+    stem = "In the triangle that is shown in the image above, what is the length of the side "
+    texts = [stem + end for end in ("AB?", "AC?", "x?", "X?", "x + 3?", "x - 3?", "x + 4?", "of x + 3?")]
+    assert verdicts(texts) == [None] * 7 + ["near"]
+
+
+def test_a_copy_has_the_choices_of_the_seed_or_none():
+    seed = "Which line is longer?\nA. upper\nB. lower"
+    texts = [
+        "Which line is longer?",
+        seed,
+        "Which line is longer?\nA. the left\nB. the right",
+        "Which line is shorter?",
+    ]
+    assert verdicts(texts, seeds=[seed] * 4) == ["copy", "copy", None, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("Find the area.", True), ("In triangle ABC, calculate AB", True), ("If x = 3, what is y", True),
+        ("Look closely. Is AB longer than BC", True), ("面积是多少？", True), ("Please determine the angle.", True),
+        ("The line, which is red, is long.", False), ("A findings report.", False), ("left 4, right 3, 7.", False),
+        ("I can not see it.", False),
+    ],
+)  # fmt: skip
+def test_a_question_asks(text, question):
+    assert asks(text) is question
+
+
+def test_near_duplicates_are_those_of_comparing_all_pairs():
+    rng = random.Random(0)
+    words = "how long wide is red blue side top of rectangle circle 3 4 AB x and".split()
+    texts = [" ".join(rng.choices(words, k=rng.randint(2, 9))) for _ in range(300)]
+    for threshold in (0.3, 0.5, 0.7, 0.8, 1.0):
+        kept, expected = [], []
+        for text in texts:
+            tokens = tokens_of(text)
+            near = any(
+                particulars(tokens) == particulars(k) and jaccard(shingles(tokens), shingles(k)) >= threshold
+                for k in kept
+            )
+            expected.append("near" if near else None)
+            if not near:
+                kept.append(tokens)
+        assert 5 < expected.count(None) < 300
+        for corpus in ((), texts):
+            assert verdicts(texts, names=["near"], near=threshold, corpus=corpus) == expected
+
+
+@pytest.mark.slow
+def test_filtering_ten_thousand_questions_takes_seconds():
+    """From templates, so that all share their commonest shingles; about one image, and over all."""
+    rng = random.Random(0)
+    nouns = [f"{a}{b}" for a in ("cir", "squa", "tri") for b in ("cle", "re", "angle", "gon", "line", "bar")]
+    texts = [
+        f"In the image, what is the length of the {rng.choice(nouns)} next to the {rng.choice(nouns)} above the "
+        f"{rng.choice(nouns)}, if the {rng.choice(nouns)} is {rng.randint(1, 9)} cm long?"
+        for _ in range(10_000)
+    ]
+    started = time.monotonic()
+    found = verdicts(texts, near=0.75, near_across=0.75, corpus=texts)
+    assert time.monotonic() - started < 20
+    assert found.count(None) > 5000 and found.count("near") > 100
+
+
+# --- whole runs
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("written") / "new.jsonl"
+    assert write(out, *DIRECT) == 0
+    return out
+
+
+def test_rows_are_read_as_any_source_and_hold_no_answer(written):
+    found, source = rows(written), load(str(written), labels=True)
+    assert len(found) == len(source) > 10
+    assert len({row["id"] for row in found}) == len(found)
+    for i, row in enumerate(found):
+        assert set(row) <= {"id", "question", "images", "choices", "mode", "source", "source_id", "seed"}
+        assert (row["mode"], row["source"], row["seed"]) == ("direct", "tiny", 0)
+        example = source[i]
+        assert example.answer is None and example.question == row["question"] and "boxed" not in row["question"]
+        original = load("tiny")[int(row["source_id"].rsplit("-", 1)[1])]
+        assert example.images[0].tobytes() == original.images[0].tobytes()
+        assert example.question != original.question
+
+
+def test_counts_add_up_and_stand_in_the_report(written):
+    counts = json.loads(written.with_suffix(".report.json").read_text())["counts"]
+    assert counts["written"] == counts["source rows"] == 40
+    assert counts["written"] == counts["kept"] + sum(counts[f"dropped: {name}"] for name in FILTERS)
+    assert counts["kept"] == len(rows(written))
+
+
+def test_most_written_questions_are_of_the_picture(written):
+    from bench.synthetic import fits
+
+    assert sum(map(fits, rows(written))) > 0.8 * len(rows(written))
+
+
+def test_the_bench_leaves_out_what_is_held_out(written, tmp_path, monkeypatch):
+    from bench import synthetic
+
+    settings = synthetic.Synthetic(work=str(tmp_path), scale=0.01)
+    monkeypatch.setattr(synthetic, "python", lambda *argv, log: synthesize.main([str(a) for a in argv[2:]]))
+    all_kept = rows(synthetic.write_questions(settings, "direct", 0, set()))
+    held_out = {(synthetic.picture(row).image().tobytes(), row["question"]) for row in all_kept[:3]}
+    (tmp_path / "direct-0-clean.jsonl").unlink()
+    assert rows(synthetic.write_questions(settings, "direct", 0, held_out)) == all_kept[3:]
+    drawn = load("tiny", "test")[7]
+    assert (drawn.images[0].tobytes(), drawn.question) in synthetic.held_out_pairs()
+
+
+def test_what_is_written_trains(written, tmp_path):
+    flags = ["--steps", "1", "--questions", "4", "--group_size", "2", "--eval_data", "", "--max_new_tokens", "8"]
+    assert mmupt.main([*flags, "--train_data", str(written), "--out", str(tmp_path / "run")]) == 0
+    assert "bad_rows" in rows(tmp_path / "run" / "metrics.jsonl")[0]
+    assert rows(tmp_path / "run" / "metrics.jsonl")[0]["bad_rows"] == 0
+
+
+def test_the_seed_decides_and_the_batch_size_does_not(written, tmp_path):
+    again, batches, other = (tmp_path / f"{n}" / "new.jsonl" for n in range(3))
+    assert write(again, *DIRECT) == write(batches, *DIRECT, "--batch", 13) == write(other, *DIRECT, "--seed", 1) == 0
+    assert everything(again) == everything(written)
+    assert batches.read_bytes() == written.read_bytes() != other.read_bytes()
+
+
+def test_the_seed_keys_the_sampling_of_the_same_images(tmp_path, questions_file):
+    texts = {}
+    for seed in (0, 1):
+        out = tmp_path / f"{seed}.jsonl"
+        flags = ["--data", questions_file[0], "--mode", "direct", "--seed", seed, "--max_new_tokens", 32]
+        assert write(out, *flags, "--filters", "none") == 0
+        texts[seed] = [(row["source_id"], row["question"]) for row in rows(out)]
+    assert texts[0] != texts[1] and [i for i, _ in texts[0]] == [i for i, _ in texts[1]]
+
+
+def test_where_nothing_is_left_it_says_so(tmp_path, random_folder, capsys):
+    out = tmp_path / "new.jsonl"
+    flags = [
+        "--model",
+        random_folder,
+        "--limit",
+        4,
+        "--prompt",
+        "full",
+        "--max_new_tokens",
+        4,
+        "--filters",
+        "truncated",
+    ]
+    assert write(out, *flags, "--max_prompt_tokens", 50) == 1
+    assert capsys.readouterr().err.count("more than --max_prompt_tokens 50") == 4
+    assert write(tmp_path / "other.jsonl", *flags) in (0, 1)
+    log = rows(tmp_path / "other.log.jsonl")
+    assert len(log[1]["rows"]) == 4 and not all(all(row["finished"]) for row in log[1]["rows"])
+    assert out.read_text() == ""
+
+
+def test_in_context_sees_the_question_and_its_answer_only_when_told(tmp_path, questions_file, monkeypatch):
+    path, labelled = questions_file
+    asked = []
+    monkeypatch.setattr(
+        synthesize, "write_question", lambda *a, ask=prompts.write_question: asked.append(ask(*a)) or asked[-1]
+    )
+    flags = [
+        "--data",
+        path,
+        "--mode",
+        "in-context",
+        "--batch",
+        24,
+        "--limit",
+        3,
+        "--max_new_tokens",
+        8,
+        "--filters",
+        "empty",
+    ]
+    assert write(tmp_path / "a.jsonl", *flags) == write(tmp_path / "b.jsonl", *flags, "--show_answer") == 0
+    for row, without, shown in zip(labelled, asked[:3], asked[3:], strict=False):
+        assert row["question"] in without and "Its answer" not in without
+        assert f"{row['question']}\nIts answer: {row['answer']}\n" in shown
+    assert all("answer" not in row for name in "ab" for row in rows(tmp_path / f"{name}.jsonl"))
+
+
+def test_several_questions_per_image_differ_and_share_it(tmp_path):
+    out = tmp_path / "new.jsonl"
+    assert (
+        write(out, "--mode", "direct", "--limit", 6, "--per_image", 4, "--max_new_tokens", 32, "--filters", "none") == 0
+    )
+    found = rows(out)
+    assert len(found) == 24 and len({r["id"] for r in found}) == 24 and len({r["images"][0] for r in found}) == 6
+    assert len(list((tmp_path / "new.images").iterdir())) == 6
+    assert len({(r["images"][0], r["question"]) for r in found}) > 6
+
+
+def test_bad_rows_are_skipped_counted_and_named_once(tmp_path, questions_file, capsys):
+    path, good = questions_file
+    (path.parent / "cut.png").write_bytes((path.parent / "0.png").read_bytes()[:60])
+    bad = [good[0] | {"id": "cut", "images": ["cut.png"]}, {"id": "text", "question": "1 + 1?"}, good[3]]
+    source = write_rows(path.with_name("mixed.jsonl"), [*good[:4], *bad, *good[4:8]])
+    with open(source, "a") as file:
+        file.write("{torn\n")
+    out = tmp_path / "new.jsonl"
+    flags = ["--data", source, "--batch", 3, "--max_new_tokens", 16, "--filters", "none", "--per_image", 1]
+    assert write(out, *flags, "--filters", "empty") == 0
+    err = capsys.readouterr().err
+    for problem in ("cut.png: not a whole image", "text: no image", "q3 is already taken", "mixed.jsonl:12: not JSON"):
+        assert err.count(problem) == 1
+    report = json.loads(out.with_suffix(".report.json").read_text())
+    assert (report["counts"]["source rows"], report["counts"]["unusable rows"], len(report["skipped"])) == (8, 4, 4)
+
+
+# --- kills, changed flags, full disks
+
+KILLER = """
+import os, random, signal, sys, time
+import torch
+from data import synthesize
+rng, argv = random.Random(0), sys.argv[2:]
+for kill in [*range(int(sys.argv[1])), None]:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            torch.set_num_threads(1)
+            status = synthesize.main(argv)
+        finally:
+            os._exit(status)
+    if kill is not None:
+        time.sleep(rng.uniform(0.05, 0.6))
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_no_byte(tmp_path):
+    flags = ["--mode", "direct", "--limit", "320", "--batch", "4", "--max_new_tokens", "32"]
+    assert write(tmp_path / "whole" / "new.jsonl", *flags) == 0
+    out = tmp_path / "killed" / "new.jsonl"
+    done = run_program("-c", KILLER, 12, "--out", out, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("killed") >= 6
+    assert everything(out) == everything(tmp_path / "whole" / "new.jsonl")
+
+
+@pytest.mark.parametrize("where", ["header", "line", "newline", "image", "unfinished image", "nothing"])
+def test_torn_ends_and_lost_images_are_done_again(written, tmp_path, where):
+    out = tmp_path / "new.jsonl"
+    assert write(out, *DIRECT) == 0
+    log, whole = out.with_suffix(".log.jsonl"), out.with_suffix(".log.jsonl").read_bytes()
+    size = {"header": 20, "line": len(whole) - 500, "newline": len(whole) - 1}.get(where, len(whole))
+    log.write_bytes(whole[:size])
+    out.unlink()
+    images = sorted(out.with_suffix(".images").iterdir())
+    if where == "image":
+        images[3].unlink()
+    if where == "unfinished image":
+        images[3].rename(images[3].with_name(images[3].name + ".partial"))
+    assert write(out, *DIRECT) == 0
+    assert everything(out) == everything(written)
+
+
+def test_a_changed_flag_is_refused(tmp_path):
+    out = tmp_path / "new.jsonl"
+    assert write(out, *DIRECT) == 0
+    before = everything(out)
+    for flag, value in (("seed", 1), ("limit", 41), ("batch", 9), ("temperature", 0.5), ("mode", "in-context")):
+        with pytest.raises(cli.UsageError, match=f"--{flag} was .* keep it, name another"):
+            write(out, *DIRECT, f"--{flag}", value)
+    with pytest.raises(cli.UsageError, match="--near was 0.8 .* or add --refilter"):
+        write(out, *DIRECT, "--near", 0.7)
+    assert everything(out) == before
+
+
+def test_refilter_filters_anew_and_writes_nothing_new(tmp_path, monkeypatch):
+    out = tmp_path / "new.jsonl"
+    assert write(out, *DIRECT) == 0
+    log = out.with_suffix(".log.jsonl").read_bytes()
+    monkeypatch.setattr(synthesize, "Writer", None)
+    assert write(out, *DIRECT, "--refilter", "--filters", "none") == 0
+    assert len(rows(out)) == 40 and out.with_suffix(".log.jsonl").read_bytes() == log
+
+
+FULL_DISK = """
+import resource, sys
+from data import synthesize
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))  # every file ends there, as on a full disk
+sys.exit(synthesize.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_the_run_continues_once_there_is_room(written, tmp_path):
+    out = tmp_path / "new.jsonl"
+    done = run_program("-c", FULL_DISK, "--out", out, *DIRECT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"error: --out {out}: [Errno 27] File too large; the same command continues" in done.stderr
+    assert write(out, *DIRECT) == 0
+    assert everything(out) == everything(written)
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(tmp_path, questions_file):
+    path, _ = questions_file
+    with pytest.raises(cli.UsageError, match="is there already"):
+        write(path, "--data", path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--limit", "0"], "--limit must be above 0"),
+        (["--mode", "direct", "--show_answer"], "--show_answer must be left out with --mode direct"),
+        (["--filters", "empty", "nera"], "--filters: there is .*got nera"),
+        (["--per_image", "2", "--temperature", "0"], "--per_image must be 1 at --temperature 0"),
+        (["--near", "0"], "--near must be above 0"),
+        (["--out", "new.json"], "--out must be the name of a .jsonl file"),
+    ],
+)
+def test_mistakes_name_the_flag(tmp_path, flags, message):
+    with pytest.raises(cli.UsageError, match=message):
+        write(tmp_path / "new.jsonl", *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_program_runs_by_its_name(tmp_path):
+    done = run_program("-m", "data.synthesize", "--out", tmp_path / "new.txt")
+    assert done.returncode == 2 and done.stderr == (
+        f"error: --out must be the name of a .jsonl file (got {tmp_path / 'new.txt'})\n"
+    )
