@@ -77,11 +77,16 @@ class Columns:
         found = (self.images, *self.questions, self.choices, *self.ids, self.category)
         return list(dict.fromkeys(name for name in found if name))
 
-    def role(self, name: str) -> str:
-        """What a column has become, in a word."""
-        roles = {self.images: "images", self.answer: "answer", self.choices: "choices", self.category: "category"}
-        roles |= dict.fromkeys(self.ids, "id") | dict.fromkeys(self.questions, "question")
-        return roles.get(name, "meta")
+    def role(self, name: str, kind: str | None = None) -> str:
+        """What a column has become, in words."""
+        if name in self.questions:
+            before = self.questions[: self.questions.index(name)]
+            return f"question, where {' and '.join(before)} is blank" if before else "question"
+        if name in self.ids:
+            return "id"
+        roles = {self.images: "images", self.choices: "choices", self.category: "category"}
+        unread = "not read" if kind in ("image", "binary") else "meta; not read without labels"
+        return (roles | {self.answer: "answer; not read without labels"}).get(name, unread)
 
 
 def find_columns(kinds: dict[str, str | None]) -> Columns:
@@ -172,8 +177,8 @@ def split_options(text: str) -> list[str] | None:
     for match in re.finditer(r"(?:^|[;；\n])\s*\(?([A-Z])\s*[.:)．：、]\s*", text):
         if match[1] == chr(65 + len(starts)):  # another letter is part of a choice
             starts.append(match)
-    ends = [match.start() for match in starts[1:]] + [len(text)]
-    return [text[m.end() : end].strip(" ;；\n") for m, end in zip(starts, ends, strict=True)] or None
+    ends = [*(match.start() for match in starts[1:]), len(text)]
+    return [text[m.end() : end].strip(" ;；\n") for m, end in zip(starts, ends, strict=False)] or None
 
 
 def read_answer(value, column: str) -> str | None:
@@ -236,6 +241,8 @@ class Source:
     def repeated_ids(self) -> dict[int, int]:
         """Row -> the earlier row that has its id."""
         first, repeats = {}, {}
+        if not self.columns.ids:
+            return repeats
         for index, parts in enumerate(self.store.cells(self.columns.ids)):
             key = join_id(parts) or self.store.default_id(index)
             if first.setdefault(key, index) != index:
@@ -291,15 +298,16 @@ class JsonlRows:
             raise DataError(f"{path}: not a readable UTF-8 file ({error})") from None
         # split on newlines only: str.splitlines would also break on characters that JSON allows inside strings
         self.lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        self.kept: set[str] | None = None
         self.kinds: dict[str, str | None] = {}
-        self.kept = None
+        problem = None
         for index in range(len(self.lines)):
             try:
                 self.kinds |= dict.fromkeys(self[index])
             except BadRow as error:
-                problem = error
-        if self.lines and not self.kinds:
-            raise DataError(f"{path}: no row has any column" if "problem" not in locals() else f"{problem}")
+                problem = problem or error
+        if problem and not self.kinds:
+            raise DataError(f"{problem}; and no other row is better")
 
     def keep(self, columns: list[str]) -> None:
         self.kept = set(columns)

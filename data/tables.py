@@ -105,7 +105,7 @@ class ParquetRows:
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.ParquetFile(path, memory_map=True)
+            return pyarrow.parquet.ParquetFile(path)  # not mapped: a file cut meanwhile is an error, not a crash
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except (pyarrow.ArrowException, OSError) as error:
@@ -117,8 +117,8 @@ class ParquetRows:
     def cells(self, names: tuple[str, ...]) -> Iterable[list]:
         for g in range(len(self.groups)):
             try:
-                rows = self.read(g, list(names)).to_pylist() if names else []
-            except BadRow:
+                rows = self.read(g, list(names)).to_pylist()
+            except (BadRow, UnicodeDecodeError):
                 rows = []
             count = (self.starts + [self.length])[g + 1] - self.starts[g]
             yield from ([row[n] for n in names] for row in rows or [dict.fromkeys(names)] * count)
@@ -139,7 +139,10 @@ class ParquetRows:
         if not 0 <= index < self.length:
             raise IndexError(index)
         group = bisect_right(self.starts, index) - 1
-        return self.group(group).slice(index - self.starts[group], 1).to_pylist()[0]
+        try:
+            return self.group(group).slice(index - self.starts[group], 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            raise BadRow(f"{self.where(index)}: not UTF-8 ({error})") from None
 
     def group(self, group: int):
         """A row group, from the latest ones or from its file."""
@@ -192,8 +195,6 @@ class HubRows:
         self.data = self.data.select_columns(columns)
 
     def cells(self, names: tuple[str, ...]) -> Iterable[list]:
-        if not names:
-            return ([] for _ in range(len(self)))
         rows = self.data.select_columns(list(names))
         return (
             list(row.values()) for start in range(0, len(self), 1000) for row in rows[start : start + 1000].to_pylist()
