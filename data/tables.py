@@ -180,10 +180,11 @@ class HubRows:
         path, _, config = source.partition(":")
         try:
             splits = datasets.get_dataset_split_names(path, config or None)
-            split = choose_split(source, splits, split)
+        except Exception:  # noqa: BLE001  without a network: a split of the cache can be had, but only by name
+            splits = [split or "train"]
+        split = choose_split(source, splits, split)
+        try:
             self.data = datasets.load_dataset(path, config or None, split=split)
-        except DataError:
-            raise
         except Exception as error:  # noqa: BLE001  datasets and the hub raise many kinds
             raise DataError(f"{source}: not a data set that can be loaded from the hub ({first_line(error)})") from None
         self.name = f"{path.split('/')[-1]}-{split}"
