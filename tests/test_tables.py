@@ -378,6 +378,8 @@ def test_a_hub_id_reads_as_its_files_do(hub, tmp_path, monkeypatch):
     )
     with pytest.raises(DataError, match="owner/geo: there is no split 'dev', but t"):
         load("owner/geo", "dev")
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda *a: 1 / 0)  # as without a network
+    assert len(load("owner/geo", "test")) == len(load("owner/geo")) == 6
     with pytest.raises(DataError, match="owner/gone: not a data set that can be loaded from the hub .*doesn't exist"):
         load("owner/gone")
 
@@ -507,6 +509,33 @@ def test_a_first_look_says_what_each_column_became(tmp_path):
     assert "6 questions, 0 unusable rows" in done.stdout and "prompt tokens: min " in done.stdout
     sheet = Image.open(tmp_path / "sheet.png")
     assert sheet.width == 1200 and len(sheet.getcolors(1_000_000)) > 50
+
+
+def test_a_first_look_counts_what_is_unusable(tmp_path, capsys):
+    from data.__main__ import main
+
+    rows = [
+        {"question": "<image>?"},
+        {"question": "How?", "answer": "3", "kind": "x"},
+        {"answer": "3"},
+        {"question": "?"},
+    ]
+    path = write_rows(tmp_path / "q.jsonl", rows)
+    assert main([str(path), "--limit", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "1 questions, 2 unusable rows, of the first 3 rows of 4" in said and "q-2: 'How?'  [3] images: none" in said
+    assert (
+        "skipped row 1: question q-1: 1 <image> tags but 0 images" in said and "skipped q.jsonl:3: no question" in said
+    )
+    write_rows(path, rows[:1])
+    assert main([str(path)]) == 1
+
+
+def test_the_bench_of_the_reader_runs(tmp_path):
+    from bench.data_path import main
+
+    assert main(["--images", "3", "--rounds", "1", "--side", "64", "--out", str(tmp_path / "data.md")]) == 0
+    assert (tmp_path / "data.md").read_text().count("\n| ") == 3
 
 
 # --- pixels
