@@ -153,7 +153,6 @@ def test_a_run_trains_on_all_data_sets_together_and_measures_on_one(made, tmp_pa
         mmupt.main([*argv[:2], *argv[len(made) + 1 :], "--resume"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_data_set_trains(made, name, tmp_path):
     argv = ["--train_data", str(made[name]), "--eval_data", str(made[name]), "--out", str(tmp_path / "r")]
