@@ -56,6 +56,8 @@ HOME = Path(__file__).parent
 
 
 def flag(default, help):
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
@@ -64,7 +66,10 @@ class Config:
     # what is trained, on what
     preset: str = flag("", "named settings: " + "mm-upt is the paper's code; flags given beside it win")
     model: str = flag(str(HOME / "data" / "tiny"), "checkpoint folder or hub id")
-    train_data: str = flag("tiny", "tiny, or a .jsonl file; answers in it are read for --reward gold alone")
+    train_data: list[str] = flag(
+        ["tiny"],
+        "tiny, .jsonl or .parquet files, folders of parquet files, hub ids; answers are read for --reward gold alone",
+    )
     eval_data: str = flag("tiny", "labelled questions to measure on, or an empty string for none")
     eval_split: str = flag("test", "split of the evaluation data, where it has several")
     out: str = flag("", "run folder; empty is runs/ and the time")

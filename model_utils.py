@@ -43,7 +43,7 @@ from transformers.utils import logging as transformers_logging
 
 from attention import ATTENTION, Layout, Sequences, width_class
 from data import Example
-from data.prompts import INSTRUCTION, with_choices
+from data.prompts import INSTRUCTION, content
 from decoding import Sampling, decode, lay_side_by_side, next_position, steps_alike
 from families import SERVED, embed, rope_positions, text_model
 from kernels import linear_logprobs
@@ -213,11 +213,9 @@ class Processor:
         known = self.kept.get(id(example))
         if known and known[0] is example and known[1] == instruction:
             return known[2]
-        content = [{"type": "image"} for _ in example.images]
-        content.append({"type": "text", "text": with_choices(example.question, example.choices) + instruction})
         with self.lock:
             text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": content(example, instruction)}], tokenize=False, add_generation_prompt=True
             )
         pixels = grids = None
         if example.images:

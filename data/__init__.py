@@ -1,42 +1,32 @@
 """Questions: one reader per source, all giving `Example`.
 
-    load("tiny", "train")        the built-in drawn questions (data/figures.py): endless train, held-out validation and test
-    load("questions.jsonl")      rows {"id", "question", "images": [path relative to the file], "answer"?, "choices"?}
+    load("tiny", "train")                the built-in drawn questions (data/figures.py): train without end, validation, test
+    load("questions.jsonl")              rows {"id", "question", "images": [path relative to the file], "answer"?, "choices"?}
+    load("train.parquet")                columns by name (data/rows.py); pictures as the hub stores them
+    load("folder", "train")              a folder of parquet files, as the hub lays them out
+    load("owner/name", "train")          a data set of the hub, or "owner/name:config"
+    load(["one.jsonl", "two.parquet"])   one after the other; each id is preceded by the name of its source
 
 A reader strips answers unless it is asked for them (`labels=True`), so a label can't reach training by accident.
-Left out: parquet files and hub ids.
+`python -m data SOURCE` gives a first look at a source.
+Parquet needs pyarrow, the hub datasets; neither is needed for the rest.
 """
 
-import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from data import figures
-from data.images import BadImage, open_image
+from data.rows import BadRow, DataError, Example, JsonlRows, Source
+from data.tables import HubRows, ParquetRows, parquet_files
+
+__all__ = ["BadRow", "DataError", "Example", "Several", "Source", "Tiny", "load", "order"]
 
 HELD_OUT = {"test": 1024, "validation": 512}
-
-
-class DataError(ValueError):
-    """A source that can't be used at all; the message names the fix."""
-
-
-class BadRow(ValueError):
-    """One row that can't be used: it is skipped, counted and named."""
-
-
-@dataclass(frozen=True)
-class Example:
-    id: str
-    images: tuple[Image.Image, ...]
-    question: str
-    answer: str | None = None  # None where unlabelled
-    choices: tuple[str, ...] = ()
-    meta: dict = field(default_factory=dict)  # `category` is used for tables
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w. -]+)?")
 
 
 class Tiny:
@@ -65,73 +55,56 @@ class Tiny:
         )
 
 
-class Jsonl:
-    """Rows of a .jsonl file. Rows are checked when they are used, so that one bad row costs one row."""
+class Several:
+    """Sources one after the other. An id is preceded by its source's name, so that ids of two sources differ."""
 
-    def __init__(self, path: Path, labels: bool):
-        self.path, self.labels = path, labels
+    def __init__(self, names: Sequence[str], sources: Sequence[Tiny | Source]):
+        stems = [Path(name.replace(":", "-")).stem for name in names]
+        self.names = [s if stems.count(s) == 1 else f"{s}.{n}" for n, s in enumerate(stems, 1)]
+        self.sources = sources
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a readable UTF-8 file ({error})") from None
-        # split on newlines only: str.splitlines would also break on characters that JSON allows inside strings
-        self.lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        if not self.lines:
-            raise DataError(f"{path}: no rows")
+            lengths = [len(source) for source in sources]
+        except TypeError:
+            raise DataError("tiny has no end, so nothing can stand beside it") from None
+        self.starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        self.length = sum(lengths)
 
     def __len__(self):
-        return len(self.lines)
+        return self.length
 
     def __getitem__(self, index: int) -> Example:
-        line_number, line = self.lines[index]
-        where = f"{self.path.name}:{line_number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadRow(f"{where}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise BadRow(f"{where}: a row is a JSON object, not {type(row).__name__}")
-        question = row.get("question")
-        if not isinstance(question, str) or not question.strip():
-            raise BadRow(f"{where}: no question")
-        if any("\ud800" <= c <= "\udfff" for c in f"{question}{row.get('id')}{row.get('choices')}"):
-            raise BadRow(f"{where}: half a surrogate pair, which is no text")
-        paths, choices, answer = row.get("images") or [], row.get("choices") or [], row.get("answer")
-        if not isinstance(paths, list) or not all(isinstance(p, str) for p in paths):
-            raise BadRow(f"{where}: `images` is a list of paths")
-        if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
-            raise BadRow(f"{where}: `choices` is a list of strings")
-        if self.labels and answer is not None and not isinstance(answer, (str, int, float)):
-            raise BadRow(f"{where}: `answer` is a string or a number")
-        try:
-            images = tuple(open_image(self.path.parent / p) for p in paths)
-        except BadImage as error:
-            raise BadRow(f"{where}: {error}") from None
-        return Example(
-            id=f"{self.path.stem}-{line_number}" if row.get("id") is None else str(row["id"]),
-            images=images,
-            question=question,
-            answer=str(answer) if self.labels and answer is not None else None,
-            choices=tuple(choices),
-            meta={"category": str(row.get("category", ""))},
-        )
+        part = bisect_right(self.starts, index) - 1
+        example = self.sources[part][index - self.starts[part]]
+        return replace(example, id=f"{self.names[part]}/{example.id}")
 
 
-def load(source: str, split: str | None = None, labels: bool = False) -> Tiny | Jsonl:
-    """A source by name -> its examples by index. Raises DataError where there is nothing to read.
+def load(source: str | Sequence[str], split: str | None = None, labels: bool = False) -> Tiny | Source | Several:
+    """A source by name, or several -> examples by index. Raises DataError where there is nothing to read.
 
-    Answers are None in every example unless `labels` is set.
+    Answers are None in every example unless `labels` is set. `split` is used where a source has several; None is `train`,
+    or the only one.
     """
+    if not isinstance(source, str):
+        sources = [load(one, split, labels) for one in source]
+        return sources[0] if len(sources) == 1 else Several(source, sources)
     if source == "tiny":
         return Tiny(split or "train", labels)
     if source.endswith(".jsonl"):
-        return Jsonl(Path(source), labels)
-    raise DataError(f"{source}: a source is `tiny` or a .jsonl file")
+        return Source(JsonlRows(Path(source)), labels)
+    path = Path(source)
+    if source.endswith(".parquet"):
+        return Source(ParquetRows([path], source, path.stem), labels)
+    if path.is_dir():
+        split, files = parquet_files(path, split)
+        return Source(ParquetRows(files, source, f"{path.resolve().name}-{split}"), labels)
+    if HUB_ID.fullmatch(source):
+        return Source(HubRows(source, split), labels)
+    raise DataError(
+        f"{source}: a source is `tiny`, a .jsonl or .parquet file, a folder of parquet files, or a hub id owner/name"
+    )
 
 
-def order(examples: Tiny | Jsonl, seed: int, start: int = 0) -> Iterator[tuple[int, int]]:
+def order(examples: Tiny | Source | Several, seed: int, start: int = 0) -> Iterator[tuple[int, int]]:
     """Endless (position, index) pairs: shuffled by seed, anew each epoch; `start` continues where a run stopped.
 
     The endless built-in split is not shuffled but entered at a place that the seed chooses.

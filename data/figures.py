@@ -297,18 +297,3 @@ def notation(answer: str, rng: random.Random) -> str:
     if style < 0.45 and 1000 % value.denominator == 0:
         return number(float(value))
     return answer
-
-
-def contact_sheet(split: str, rows: int = 6, scale: int = 3) -> Image.Image:
-    """`rows` questions of every family, enlarged, with question and answer under each picture."""
-    cell, text, wide = SIZE * scale, 34, SIZE * scale + 90
-    sheet = Image.new("RGB", (wide * len(FAMILIES), (cell + text) * rows), (238, 238, 238))
-    canvas = ImageDraw.Draw(sheet)
-    for i in range(rows * len(FAMILIES)):
-        drawn = figure(split, i)
-        x, y = wide * (i % len(FAMILIES)), (cell + text) * (i // len(FAMILIES))
-        sheet.paste(drawn.image().resize((cell, cell), Image.Resampling.NEAREST), (x + 8, y + 4))
-        canvas.text((x + 8, y + cell + 6), drawn.question, fill=INK)
-        letters = "  ".join(f"{a}. {c}" for a, c in zip("ABCD", drawn.choices, strict=False))
-        canvas.text((x + 8, y + cell + 18), f"{letters}  [{drawn.answer}]".strip(), fill=INK)
-    return sheet

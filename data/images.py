@@ -13,13 +13,15 @@ class BadImage(ValueError):
     """An image that can't be used; the message says why."""
 
 
+# our own bound is lower. Set once: warnings.catch_warnings would not be safe in threads
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def open_image(file) -> Image.Image:
-    """A path or binary file -> a fully decoded RGB image. Transparency is laid over white. Raises BadImage."""
+    """A path, binary file or Pillow image -> a fully decoded RGB image. Transparency is laid over white. Raises BadImage."""
     name = Path(file).name if isinstance(file, (str, Path)) else "image"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is lower
-            image = Image.open(file)  # reads the header only
+        image = file if isinstance(file, Image.Image) else Image.open(file)  # reads the header only
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadImage(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS:,}")

@@ -25,15 +25,16 @@ class Questions:
     """
 
     def __init__(
-        self, source: str, processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
+        self, source: str | list[str], processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
         labels: bool = False, ahead: bool = True, position: int = 0, bad_rows: int = 0, too_long: int = 0,
     ):  # fmt: skip
-        self.source, self.examples = source, load(source, labels=labels)
+        sources = [source] if isinstance(source, str) else source
+        self.source, self.examples = " ".join(sources), load(sources, labels=labels)
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
         self.position, self.bad_rows, self.too_long = position, bad_rows, too_long
-        self.most_tries = MAX_TRIES if source == "tiny" else len(self.examples)
-        self.size = None if source == "tiny" else len(self.examples)
+        self.most_tries = MAX_TRIES if sources == ["tiny"] else len(self.examples)
+        self.size = None if sources == ["tiny"] else len(self.examples)
         self.order = order(self.examples, seed, position)
         self.reads_ahead = ahead
         self.threads, self.ahead = ThreadPoolExecutor(THREADS, "questions"), deque()  # (position, index, future)

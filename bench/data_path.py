@@ -1,0 +1,120 @@
+"""How fast pictures come out of a parquet file, beside the decoder's own limit.
+
+    python -m bench.data_path                       prints a table and writes bench/results/data.md
+
+The limit is Pillow alone: encoded bytes in memory -> RGB. The reader is data.load: row groups from a file, pictures decoded
+with its bounds, examples made. Both go through the same pool of threads, in turns, over the same one-megapixel pictures; each
+figure is the median over the rounds. JPEGs hold a smooth picture with grain, PNGs a drawing of lines and circles.
+
+Left out: the model's own resize, which belongs to its image processor, and JPEG's decoding at a reduced size, which would
+change the pixels that a model sees.
+"""
+
+import io
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from PIL import Image, ImageDraw
+
+import cli
+from bench.machine import describe_machine
+from data import load
+from data.tables import need
+
+
+@dataclass
+class Bench:
+    images: int = field(default=64, metadata={"help": "pictures per round and format"})
+    rounds: int = field(default=7, metadata={"help": "rounds; the median is shown"})
+    threads: int = field(default=2, metadata={"help": "decoding threads"})
+    side: int = field(default=1000, metadata={"help": "width and height of a picture"})
+    out: str = field(default=str(Path(__file__).parent / "results" / "data.md"), metadata={"help": "Markdown to write"})
+
+
+def drawn(kind: str, side: int, seed: int) -> bytes:
+    rng, file = random.Random(seed), io.BytesIO()
+    if kind == "JPEG":
+        grain = Image.effect_noise((side, side), 12)
+        picture = Image.merge("RGB", [Image.blend(Image.radial_gradient("L").resize((side, side)), grain, 0.3)] * 3)
+        picture.save(file, kind, quality=90)
+    else:
+        picture = Image.new("RGB", (side, side), "white")
+        canvas = ImageDraw.Draw(picture)
+        for _ in range(40):
+            box = sorted(rng.randrange(side) for _ in range(2)) + sorted(rng.randrange(side) for _ in range(2))
+            canvas.ellipse((box[0], box[2], box[1], box[3]), outline=(rng.randrange(200), 20, 90), width=3)
+            canvas.line([rng.randrange(side) for _ in range(4)], fill="black", width=4)
+        picture.save(file, kind)
+    return file.getvalue()
+
+
+def decode(encoded: bytes) -> tuple[int, int]:
+    image = Image.open(io.BytesIO(encoded))
+    image.load()
+    return image.convert("RGB").size if image.mode != "RGB" else image.size
+
+
+def rate(pool: ThreadPoolExecutor, work: Callable, items) -> float:
+    items = list(items)
+    started = time.perf_counter()
+    for _ in pool.map(work, items):
+        pass
+    return len(items) / (time.perf_counter() - started)
+
+
+def measure(settings: Bench, kind: str, folder: Path) -> dict:
+    """Pictures a second of the decoder alone and of the reader."""
+    import pyarrow
+    import pyarrow.parquet
+
+    encoded = [drawn(kind, settings.side, seed) for seed in range(settings.images)]
+    path = folder / f"{kind}.parquet"
+    rows = [{"images": [{"bytes": e, "path": None}], "problem": "<image>What?", "answer": "1"} for e in encoded]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=100)
+    limit, reader = [], []
+    with ThreadPoolExecutor(settings.threads) as pool:
+        rate(pool, decode, encoded[:8])
+        for _ in range(settings.rounds):
+            limit.append(rate(pool, decode, encoded))
+            source = load(str(path))  # opened anew: its row groups are read from the file
+            reader.append(rate(pool, lambda i, source=source: source[i].images[0].size, range(len(source))))
+    ratios = [r / lim for r, lim in zip(reader, limit, strict=True)]
+    kilobytes = sum(map(len, encoded)) / len(encoded) / 1000
+    return {"kind": kind, "kB": kilobytes, "limit": median(limit), "reader": median(reader), "ratio": median(ratios)}
+
+
+def table(settings: Bench, results: list[dict]) -> str:
+    lines = [
+        f"Pictures of {settings.side} x {settings.side} a second, {settings.threads} threads, medians of "
+        f"{settings.rounds} rounds in turns over {settings.images} pictures:",
+        "",
+        "| format | kB each | Pillow alone | reader | reader / Pillow |",
+        "|---|---|---|---|---|",
+    ]
+    for r in results:
+        lines.append(f"| {r['kind']} | {r['kB']:.0f} | {r['limit']:.0f} | {r['reader']:.0f} | {r['ratio']:.2f} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    settings = cli.parse(Bench, argv)
+    need("pyarrow", "bench.data_path")
+    with tempfile.TemporaryDirectory() as folder:
+        shown = table(settings, [measure(settings, kind, Path(folder)) for kind in ("JPEG", "PNG")])
+    print(shown)
+    if settings.out:
+        command = f"python -m bench.data_path {' '.join(argv)}".strip()
+        Path(settings.out).write_text(f"# Reading pictures\n\n`{command}` on {describe_machine()}\n\n{shown}\n")
+        print(f"written to {settings.out}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

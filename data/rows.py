@@ -1,0 +1,342 @@
+"""One row of any source -> `Example`: which column is what, by its name.
+
+A source is a `Source` over a store of rows: JsonlRows below, ParquetRows and HubRows in data/tables.py. A store says which
+columns there are and gives one row as a dict. Columns are found by name, in any case:
+
+    images      images, decoded_image, image, image_path      encoded pictures, or paths beside the file
+    question    problem, question, query, query_cot, query_wo      a blank one gives way to the next
+    answer      answer, solution, ground_truth      text or number; <answer>...</answer> and \\boxed{} are unwrapped
+    choices     choices, options, option      a list of texts, or one text "A. 3; B. 4"
+    id          id, pid, sample_index, question_id, idx; id and key together where both are there
+
+Without labels only these columns and `category` are read, and never an answer. With labels every other column of plain
+values stands verbatim in `meta`.
+
+`<image>` in a question stands where a picture belongs, one per picture in order; pictures without a tag come first.
+
+Left out: one column per picture (image_1, image_2, ...), pictures inside choices, base64 text, URLs.
+"""
+
+import io
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from data.answers import extract_answer
+from data.images import BadImage, open_image
+
+IMAGES = ("images", "decoded_image", "image", "image_path")
+QUESTIONS = ("problem", "question", "query", "query_cot", "query_wo")
+ANSWERS = ("answer", "solution", "ground_truth")
+CHOICES = ("choices", "options", "option")
+IDS = ("id", "pid", "sample_index", "question_id", "idx")
+CATEGORY = "category"
+MOST_CHOICES = 26  # they are lettered
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a drive
+
+
+class DataError(ValueError):
+    """A source that can't be used at all; the message names the fix."""
+
+
+class BadRow(ValueError):
+    """One row that can't be used: it is skipped, counted and named."""
+
+
+@dataclass(frozen=True)
+class Example:
+    id: str
+    images: tuple[Image.Image, ...]
+    question: str  # `<image>` where a picture belongs, one per picture in order; untagged pictures come first
+    answer: str | None = None  # None where unlabelled
+    choices: tuple[str, ...] = ()
+    meta: dict = field(default_factory=dict)  # `category` is used for tables; other columns of labelled rows
+
+
+# --- Columns -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that make an example."""
+
+    images: str | None
+    questions: tuple[str, ...]  # in order of preference
+    answer: str | None
+    choices: str | None
+    ids: tuple[str, ...]  # joined by "-"
+    category: str | None
+
+    def unlabelled(self) -> list[str]:
+        """All that may be read where no label may be seen."""
+        found = (self.images, *self.questions, self.choices, *self.ids, self.category)
+        return list(dict.fromkeys(name for name in found if name))
+
+    def role(self, name: str, kind: str | None = None) -> str:
+        """What a column has become, in words."""
+        if name in self.questions:
+            before = self.questions[: self.questions.index(name)]
+            return f"question, where {' and '.join(before)} is blank" if before else "question"
+        if name in self.ids:
+            return "id"
+        roles = {self.images: "images", self.choices: "choices", self.category: "category"}
+        unread = "not read" if kind in ("image", "binary") else "meta; not read without labels"
+        return (roles | {self.answer: "answer; not read without labels"}).get(name, unread)
+
+
+def find_columns(kinds: dict[str, str | None]) -> Columns:
+    """Column names with their kinds ("image", "text", "number", "other"; None: any) -> which is what."""
+    names = {name.lower(): name for name in reversed(kinds)}
+
+    def first(wanted: Iterable[str], *allowed: str | None) -> str | None:
+        found = (names[w] for w in wanted if w in names)
+        return next((name for name in found if not allowed or kinds[name] in allowed), None)
+
+    ids = ("id", "key") if {"id", "key"} <= names.keys() else (first(IDS),)
+    return Columns(
+        images=first(IMAGES, "image") or first(IMAGES, "text", None),  # a picture before the path of a picture
+        questions=tuple(names[q] for q in QUESTIONS if q in names and kinds[names[q]] in ("text", None)),
+        answer=first(ANSWERS),
+        choices=first(CHOICES),
+        ids=tuple(names.get(name, name) for name in ids if name),
+        category=names.get(CATEGORY),
+    )
+
+
+# --- Cells -------------------------------------------------------------------------------------------------------
+
+
+def read_images(value, column: str, folder: Path) -> tuple[Image.Image, ...]:
+    """A cell -> decoded pictures. A picture is {bytes, path}, bytes, a Pillow image or a path beside the file."""
+    if value is None:
+        return ()
+    if isinstance(value, str) and column == "images":
+        raise BadRow("`images` is a list of paths")
+    return tuple(
+        open_image(image_file(item, column, folder)) for item in (value if isinstance(value, list) else [value])
+    )
+
+
+def image_file(item, column: str, folder: Path):
+    """What open_image can open."""
+    if isinstance(item, dict):
+        item = item.get("bytes") or item.get("path")
+    if isinstance(item, bytes):
+        return io.BytesIO(item)
+    if isinstance(item, Image.Image):
+        return item
+    if not isinstance(item, str):
+        kind = "null" if item is None else type(item).__name__
+        raise BadRow(f"`{column}` is a list of paths or pictures, not of {kind}")
+    if URL.match(item):
+        raise BadRow(f"an image is the URL {item[:60]}: nothing is fetched while training; download it, give its path")
+    return folder / item
+
+
+def place_images(question: str, images: tuple) -> tuple[str, tuple]:
+    """Numbered tags `<image2>` -> `<image>`, and the pictures in the order of their tags, untagged ones first.
+
+    A number is used once and only where there is such a picture; any other numbered tag stays as text: in MathVision one
+    picture shows all that `<image1>` to `<image5>` name.
+    """
+    numbered = [n for n in map(int, re.findall(r"<image(\d{1,3})>", question)) if 1 <= n <= len(images)]
+    if not numbered:
+        return question, images
+    waiting = set(numbered)
+
+    def tag(match):
+        if int(match[1]) not in waiting:
+            return match[0]
+        waiting.remove(int(match[1]))
+        return "<image>"
+
+    tagged = list(dict.fromkeys(numbered))
+    rest = [n for n in range(1, len(images) + 1) if n not in tagged]
+    return re.sub(r"<image(\d{1,3})>", tag, question), tuple(images[n - 1] for n in rest + tagged)
+
+
+def read_choices(value, column: str) -> tuple[str, ...]:
+    if value is None or value == "":
+        return ()
+    choices = split_options(value) if isinstance(value, str) else value
+    if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
+        raise BadRow(f"`{column}` is a list of strings, or one string `A. this; B. that`")
+    if len(choices) > MOST_CHOICES:
+        raise BadRow(f"`{column}` has {len(choices)} choices, more than there are letters")
+    return tuple(choices)
+
+
+def split_options(text: str) -> list[str] | None:
+    """`A. 3; B. 4; C. No correct answer` -> its choices; None where it isn't a list lettered from A on."""
+    starts = []
+    for match in re.finditer(r"(?:^|[;；\n])\s*\(?([A-Z])\s*[.:)．：、]\s*", text):
+        if match[1] == chr(65 + len(starts)):  # another letter is part of a choice
+            starts.append(match)
+    ends = [*(match.start() for match in starts[1:]), len(text)]
+    return [text[m.end() : end].strip(" ;；\n") for m, end in zip(starts, ends, strict=False)] or None
+
+
+def read_answer(value, column: str) -> str | None:
+    """The label as text, out of its <answer> tags or its box."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise BadRow(f"`{column}` is a string or a number, not {type(value).__name__}")
+    text = str(value)
+    if tagged := re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL | re.IGNORECASE):
+        text = tagged[-1].strip()
+    return extract_answer(text) or text
+
+
+def is_plain(value) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+# --- Sources -----------------------------------------------------------------------------------------------------
+
+
+class Source:
+    """The examples of a store of rows, by index. Rows are checked when they are used: a bad row costs one row.
+
+    Two rows of one id: the first is kept.
+    """
+
+    def __init__(self, store, labels: bool):
+        self.store, self.labels = store, labels
+        if not len(store):
+            raise DataError(f"{store.source}: no rows")
+        self.columns = find_columns(store.kinds)
+        if not self.columns.questions:
+            raise DataError(
+                f"{store.source}: no question among the columns {', '.join(store.kinds) or '(none)'}; "
+                f"one must be named {', '.join(QUESTIONS[:-1])} or {QUESTIONS[-1]}"
+            )
+        answer = self.columns.answer
+        if labels and answer and store.kinds[answer] not in ("text", "number", None):
+            raise DataError(f"{store.source}: the labels in `{answer}` are neither text nor numbers")
+        store.keep(list(store.kinds) if labels else self.columns.unlabelled())
+        self.refuse_urls()
+        self.repeats = self.repeated_ids()
+
+    def refuse_urls(self) -> None:
+        """Says at once what would otherwise be said of every row."""
+        if self.columns.images and self.store.kinds[self.columns.images] != "image":
+            try:
+                first = self.store[0][self.columns.images]
+                for item in first if isinstance(first, list) else [first]:
+                    image_file(item, self.columns.images, Path())
+            except (BadRow, KeyError) as error:
+                if "URL" in str(error):
+                    raise DataError(f"{self.store.source}: {error}") from None
+
+    def repeated_ids(self) -> dict[int, int]:
+        """Row -> the earlier row that has its id."""
+        first, repeats = {}, {}
+        if not self.columns.ids:
+            return repeats
+        for index, parts in enumerate(self.store.cells(self.columns.ids)):
+            key = join_id(parts) or self.store.default_id(index)
+            if first.setdefault(key, index) != index:
+                repeats[index] = first[key]
+        return repeats
+
+    def __len__(self):
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> Example:
+        where = self.store.where(index)
+        row, columns = self.store[index], self.columns
+        key = join_id([row.get(name) for name in columns.ids]) or self.store.default_id(index)
+        if index in self.repeats:
+            raise BadRow(f"{where}: the id {key} is already taken by {self.store.where(self.repeats[index])}")
+        texts = ((name, row.get(name)) for name in columns.questions)
+        asked, question = next(((n, t) for n, t in texts if isinstance(t, str) and t.strip()), (None, ""))
+        if asked is None:
+            raise BadRow(f"{where}: no question")
+        if any("\ud800" <= c <= "\udfff" for c in f"{question}{key}{row.get(columns.choices)}"):
+            raise BadRow(f"{where}: half a surrogate pair, which is no text")
+        try:
+            choices = read_choices(row.get(columns.choices), columns.choices)
+            answer = read_answer(row.get(columns.answer), columns.answer) if self.labels else None
+            images = read_images(row.get(columns.images), columns.images, self.store.folder(index))
+        except (BadRow, BadImage) as error:
+            raise BadRow(f"{where}: {error}") from None
+        question, images = place_images(question, images)
+        meta = {}
+        if self.labels:
+            used = (asked, columns.images, columns.answer, columns.choices)
+            meta = {name: value for name, value in row.items() if name not in used and is_plain(value)}
+        category = row.get(columns.category)
+        meta[CATEGORY] = "" if category is None else str(category)
+        return Example(key, images, question, answer, choices, meta)
+
+
+def join_id(parts) -> str | None:
+    """The cells of the id columns -> one id; None where one is missing."""
+    return "-".join(map(str, parts)) if parts and None not in parts else None
+
+
+class JsonlRows:
+    """The rows of a .jsonl file, kept as text."""
+
+    def __init__(self, path: Path):
+        self.source, self.path = str(path), path
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a readable UTF-8 file ({error})") from None
+        # split on newlines only: str.splitlines would also break on characters that JSON allows inside strings
+        self.lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        self.kept: set[str] | None = None
+        self.kinds: dict[str, str | None] = {}
+        problem = None
+        for index in range(len(self.lines)):
+            try:
+                self.kinds |= dict.fromkeys(self[index])
+            except BadRow as error:
+                problem = problem or error
+        if problem and not self.kinds:
+            raise DataError(f"{problem}; and no other row is better")
+
+    def keep(self, columns: list[str]) -> None:
+        self.kept = set(columns)
+
+    def cells(self, names: tuple[str, ...]) -> Iterable[list]:
+        for index in range(len(self)):
+            try:
+                row = self[index]
+            except BadRow:
+                row = {}
+            yield [row.get(name) for name in names]
+
+    def where(self, index: int) -> str:
+        return f"{self.path.name}:{self.lines[index][0]}"
+
+    def default_id(self, index: int) -> str:
+        return f"{self.path.stem}-{self.lines[index][0]}"
+
+    def folder(self, index: int) -> Path:
+        return self.path.parent
+
+    def __len__(self):
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            row = json.loads(self.lines[index][1])
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"{self.where(index)}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise BadRow(f"{self.where(index)}: a row is a JSON object, not {type(row).__name__}")
+        return row if self.kept is None else {k: v for k, v in row.items() if k in self.kept}

@@ -1,0 +1,562 @@
+"""Parquet files, folders and hub ids: what each published schema becomes, that labels stay out, and every bad case."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_program, write_rows
+from PIL import Image
+
+pytest.importorskip("pyarrow", reason="pip install pyarrow")
+
+import pyarrow
+import pyarrow.parquet
+from datasets_made import PICTURE, PROBLEMS, TEXT, WRITERS, picture, write, write_geometry3k, write_mathvista
+
+import mmupt
+from data import BadRow, DataError, Example, Several, load, tables
+from data.answers import option_key
+from data.prompts import content, with_choices
+from data.rows import place_images, read_answer, split_options
+from data.stream import Questions
+from eval import labelled
+
+TINY = ROOT / "data" / "tiny"
+
+
+def every(source) -> list[Example]:
+    return [source[i] for i in range(len(source))]
+
+
+def texts(example: Example) -> str:
+    """All that an example says, but its pictures."""
+    parts = (example.id, example.question, example.answer, *example.choices, *example.meta, *example.meta.values())
+    return "\n".join(map(str, parts))
+
+
+def row(problem="<image>How long?", answer="7", images=None) -> dict:
+    return {"images": [picture(0)] if images is None else images, "problem": problem, "answer": answer}
+
+
+# --- the data sets of the paper
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("made")
+    return {name: writer(folder) for name, writer in WRITERS.items()}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_data_set_reads_with_and_without_labels(made, name):
+    stored = pyarrow.parquet.read_table(made[name]).to_pylist()
+    bare, full = every(load(str(made[name]))), every(load(str(made[name]), labels=True))
+    assert len(bare) == len(full) == len(stored) and len({e.id for e in bare}) == len(stored)
+    for one, two, cells in zip(bare, full, stored, strict=True):
+        assert one.answer is None and two.answer
+        assert (one.id, one.question, one.choices) == (two.id, two.question, two.choices)
+        assert [i.tobytes() for i in one.images] == [i.tobytes() for i in two.images] and one.images
+        assert all(i.mode == "RGB" for i in one.images)
+        kept = next(
+            c for c in ("images", "decoded_image", "image", "image_path") if isinstance(cells.get(c), (dict, list))
+        )
+        first = cells[kept][0] if isinstance(cells[kept], list) else cells[kept]
+        assert one.images[0].tobytes() == Image.open(io.BytesIO(first["bytes"])).convert("RGB").tobytes()
+        assert option_key(two.answer, two.choices) is not None
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_field_of_an_unlabelled_example_holds_a_label(made, name):
+    for one, two in zip(every(load(str(made[name]))), every(load(str(made[name]), labels=True)), strict=True):
+        assert set(one.meta) == {"category"} and one.meta["category"] == ""
+        if not two.choices and len(two.answer) > 1:  # a letter, or one of the choices, stands in the question itself
+            assert two.answer not in texts(one) and two.answer in texts(two)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_columns_that_may_hold_labels_are_not_even_read(made, name, monkeypatch):
+    read, original = set(), tables.ParquetRows.read
+    monkeypatch.setattr(tables.ParquetRows, "read", lambda s, g, c: read.update(c) or original(s, g, c))
+    every(load(str(made[name])))
+    assert read and not read & {
+        "answer",
+        "solution",
+        "metadata",
+        "question_for_eval",
+        "precision",
+        "level",
+        "image_url",
+    }
+
+
+def test_the_columns_of_the_benchmarks_stand_in_meta_as_they_are(made):
+    wanted = {
+        "mathvista": {"precision", "answer_type", "question_type", "metadata", "unit", "pid", "query"},
+        "mathverse": {"problem_version", "problem_index", "question_type", "metadata", "query_wo", "question_for_eval"},
+        "mathvision": {"level", "subject", "solution"},
+        "wemath": {"key", "ID", "question number", "knowledge concept"},
+    }
+    for name, columns in wanted.items():
+        stored = pyarrow.parquet.read_table(made[name]).to_pylist()
+        for example, cells in zip(every(load(str(made[name]), labels=True)), stored, strict=True):
+            assert columns <= example.meta.keys()
+            assert all(example.meta[c] == cells[c] for c in columns)
+            json.dumps(example.meta)
+
+
+def test_questions_of_the_data_sets_worked_out_by_hand(made):
+    vista, verse, vision, wemath = (
+        every(load(str(made[n]), labels=True)) for n in ("mathvista", "mathverse", "mathvision", "wemath")
+    )
+    assert (vista[0].question, vista[0].choices) == ("Which shape is it?", ("square", "triangle", "circle"))
+    assert option_key(vista[0].answer, vista[0].choices) == option_key("B", vista[0].choices)
+    assert verse[3].question.startswith("As shown, find angle C.") and verse[3].answer == "A" and not verse[3].choices
+    assert verse[4].question == (
+        "According to the question shown in the image, please first conduct reasoning, and then answer the question."
+    )
+    assert vision[0].question == "Which of the pieces fits?\n<image>" and vision[0].choices == tuple("ABCDE")
+    assert vision[2].question == "What are <image> and <image2> together?"
+    assert vision[3].question == "How many triangles does <image> hold? Count <image1> twice."
+    assert wemath[4].choices == ("5 cm", "6 cm", "7 cm", "No correct answer")
+    assert [e.id for e in wemath][:4] == ["1-2steps_1", "1-2steps_2", "1-2steps_multi", "2-3steps_1"]
+    assert load(str(made["geoqa_r1v"]), labels=True)[0].answer == "1511°"
+    assert load(str(made["geometry3k"]))[3].id == "geometry3k-4"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_data_set_can_be_measured_on(made, name, processor):
+    good, skipped = labelled(load(str(made[name]), labels=True), processor, 1000)
+    assert not skipped and len(good) == pyarrow.parquet.read_metadata(made[name]).num_rows
+
+
+def test_a_run_trains_on_all_data_sets_together_and_measures_on_one(made, tmp_path):
+    argv = [
+        "--train_data",
+        *map(str, made.values()),
+        "--eval_data",
+        str(made["mathvista"]),
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    options = dict(steps=2, questions=8, group_size=2, max_new_tokens=4, eval_samples=1, eval_every=0, log_questions=8)
+    argv += [str(x) for name, value in options.items() for x in (f"--{name}", value)]
+    assert mmupt.main(argv) == 0
+    metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics if "reward" in m] == [1, 2] and metrics[-1].get("bad_rows", 0) == 0
+    ids = [json.loads(line)["id"] for line in (tmp_path / "r" / "rollouts.jsonl").read_text().splitlines()]
+    assert len({i.split("/")[0] for i in ids}) > 3 and all("/" in i for i in ids)
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["train_data"] == [str(p) for p in made.values()]
+    assert mmupt.main([*argv, "--resume", "--steps", "3"]) == 0
+    with pytest.raises(mmupt.cli.UsageError, match="--train_data was .* and can't change on --resume"):
+        mmupt.main([*argv[:2], *argv[len(made) + 1 :], "--resume"])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_data_set_trains(made, name, tmp_path):
+    argv = ["--train_data", str(made[name]), "--eval_data", str(made[name]), "--out", str(tmp_path / "r")]
+    options = dict(steps=1, questions=4, group_size=2, max_new_tokens=4, eval_samples=1, eval_every=0)
+    assert mmupt.main(argv + [str(x) for name, value in options.items() for x in (f"--{name}", value)]) == 0
+    metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert any("eval/pass@1" in m for m in metrics) and [m["bad_rows"] for m in metrics if "bad_rows" in m] == [0]
+
+
+# --- pictures in their places
+
+
+def test_pictures_stand_where_their_tags_stand(processor):
+    red, blue = (Image.new("RGB", (56, 56), c) for c in ("red", "blue"))
+    image, words = {"type": "image"}, lambda text: {"type": "text", "text": text}
+    cases = [
+        ((red,), "What?", (), [image, words("What?!")]),
+        ((red,), "<image>What?", (), [image, words("What?!")]),
+        ((red,), "Is <image> red?", (), [words("Is "), image, words(" red?!")]),
+        ((red, blue), "<image><image>What?", ("yes",), [image, image, words("What?\nA. yes!")]),
+        ((red, blue), "What of <image>", (), [image, words("What of "), image, words("!")]),
+        ((red, blue), "<image> or <image>?", (), [image, words(" or "), image, words("?!")]),
+        ((), "No picture", (), [words("No picture!")]),
+    ]
+    for images, question, choices, expected in cases:
+        assert content(Example("q", images, question, choices=choices), "!") == expected
+    one = processor.encode(Example("q", (red, blue), "<image>A<image>B"))
+    marks = [processor.tokenizer.convert_ids_to_tokens(i) for i in one.ids]
+    runs = "".join("P" if m == processor.image_token else m for m in marks if m in ("A", "B", processor.image_token))
+    assert runs.replace("PPPP", "P").startswith("PAPB")
+    assert processor.encode(Example("q", (red,), "<image>A")).ids == processor.encode(Example("q", (red,), "A")).ids
+    with pytest.raises(ValueError, match="question q: 2 <image> tags but 1 images"):
+        processor.encode(Example("q", (red,), "<image> <image>"))
+
+
+def test_numbered_tags_take_their_pictures_along():
+    assert place_images("<image2> or <image1>?", ("a", "b", "c")) == ("<image> or <image>?", ("c", "b", "a"))
+    assert place_images("<image1> <image2> <image1>", ("a",)) == ("<image> <image2> <image1>", ("a",))
+    assert place_images("<image0> <image9>", ("a",)) == ("<image0> <image9>", ("a",))
+    assert place_images("<image> x", ("a",)) == ("<image> x", ("a",))
+
+
+# --- choices and answers
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("A. 3; B. 4; C. No correct answer", ["3", "4", "No correct answer"]),
+        ("A. 3 cm;B. x = 1; y = 2; C. U.S. dollars", ["3 cm", "x = 1; y = 2", "U.S. dollars"]),
+        ("(A) yes\n(B) no", ["yes", "no"]),
+        ("A: 145°\nB: 140°", ["145°", "140°"]),
+        ("B. 3; C. 4", None),
+        ("[3, 4]", None),
+    ],
+)
+def test_one_string_of_options_is_split_at_its_letters(text, choices):
+    assert split_options(text) == choices
+
+
+def test_choices_are_shown_once():
+    choices = ("3", "4 cm")
+    assert with_choices("How?", choices) == "How?\nA. 3\nB. 4 cm"
+    for listed in ("How?\nChoices:\n(A) 3\n(B) 4 cm", "How? A. 3 B. 4 cm", "How?\nA:3\nB:4 cm", "How?\nA) 3\nB) 4 cm"):
+        assert with_choices(listed, choices) == listed
+    for other in ("How? A. 30 B. 4 cm", "How many As: 3 or 4 cm?", "How?\nA. 3", "Plan A. 5 or B. 4 cm"):
+        assert with_choices(other, choices) == other + "\nA. 3\nB. 4 cm"
+
+
+@pytest.mark.parametrize(
+    ("cell", "answer"),
+    [
+        ("5", "5"), (5, "5"), (2.5, "2.5"), (None, None), (float("nan"), None), ("<answer> 145° </answer>", "145°"),
+        ("<think>no</think><answer>\n7\n</answer>", "7"), (r"So it is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+    ],
+)  # fmt: skip
+def test_a_label_is_taken_out_of_its_tags(cell, answer):
+    assert read_answer(cell, "answer") == answer
+
+
+@pytest.mark.parametrize("cell", [["5"], {"a": 1}, True])
+def test_a_label_of_another_type_is_a_bad_row(cell):
+    with pytest.raises(BadRow, match="`answer` is a string or a number"):
+        read_answer(cell, "answer")
+
+
+# --- files
+
+
+def test_rows_are_read_at_random_in_bounded_memory(tmp_path, monkeypatch):
+    noise = Image.effect_noise((200, 200), 90)
+    file = io.BytesIO()
+    noise.save(file, "PNG")
+    rows = [row(f"<image>Question {i}", str(i), [{"bytes": file.getvalue(), "path": None}]) for i in range(60)]
+    path = write(tmp_path, "many.parquet", PROBLEMS, rows, row_group_size=4)
+    group = pyarrow.parquet.ParquetFile(path).read_row_group(0, columns=["images", "problem"]).nbytes
+    monkeypatch.setattr(tables, "KEEP_BYTES", 3 * group + group // 2)
+    source, read = load(str(path)), []
+    original = source.store.read
+    monkeypatch.setattr(source.store, "read", lambda g, c: read.append(g) or original(g, c))
+    for index in (59, 0, 31, 1, 58, 17, 30, 44, 2):
+        assert source[index].question == f"<image>Question {index}"
+        assert sum(t.nbytes for t in source.store.kept.values()) <= tables.KEEP_BYTES
+    assert read == [14, 0, 7, 4, 7, 11, 0]  # a group is read again only once three others were wanted later
+    with pytest.raises(IndexError):
+        source[60]
+
+
+def test_threads_may_read_at_once(made):
+    from concurrent.futures import ThreadPoolExecutor
+
+    source = load(str(made["geometry3k"]))
+    expected = every(source)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(source.__getitem__, [i % 6 for i in range(60)]))
+    assert all(e.question == expected[i % 6].question for i, e in enumerate(read))
+
+
+def test_a_folder_is_its_shards_in_order_and_has_splits(tmp_path):
+    for split, count in (("train", 2), ("test", 1)):
+        for shard in range(count):
+            rows = [row(f"{split} {shard} {i}") for i in range(3)]
+            write(tmp_path / "geo" / "data", f"{split}-{shard:05}-of-{count:05}.parquet", PROBLEMS, rows)
+    source = load(str(tmp_path / "geo"))
+    assert [e.question for e in every(source)] == [f"train {s} {i}" for s in (0, 1) for i in range(3)]
+    assert source[4].id == "geo-train-5"
+    assert load(str(tmp_path / "geo"), "test")[1].question == "test 0 1"
+    with pytest.raises(DataError, match="geo: there is no split 'dev', but test, train$"):
+        load(str(tmp_path / "geo"), "dev")
+    (tmp_path / "vista").mkdir()
+    write_mathvista(tmp_path / "vista").rename(tmp_path / "vista" / "testmini.parquet")
+    assert len(load(str(tmp_path / "vista"))) == len(load(str(tmp_path / "vista"), "testmini")) == 6
+    write_mathvista(tmp_path / "vista").rename(tmp_path / "vista" / "test.parquet")
+    with pytest.raises(DataError, match="there is no split `train`, but test, testmini$"):
+        load(str(tmp_path / "vista"))
+
+
+def test_pictures_as_bytes_and_as_paths_beside_the_file(tmp_path):
+    Image.new("RGB", (30, 20), "blue").save(tmp_path / "b.png")
+    schema = [("image", pyarrow.binary()), ("question", TEXT)]
+    rows = [{"image": picture(1)["bytes"], "question": "a"}, {"image": None, "question": "b"}]
+    one, two = every(load(str(write(tmp_path, "bytes.parquet", schema, rows))))
+    assert one.images[0].size == (72, 60) and two.images == ()
+    schema = [("image", TEXT), ("question", TEXT)]
+    path = write(tmp_path, "paths.parquet", schema, [{"image": "b.png", "question": "a"}])
+    assert load(str(path))[0].images[0].size == (30, 20)
+    schema = [("image", PICTURE), ("question", TEXT)]
+    path = write(tmp_path, "struct.parquet", schema, [{"image": {"bytes": None, "path": "b.png"}, "question": "a"}])
+    assert load(str(path))[0].images[0].size == (30, 20)
+
+
+def test_several_sources_are_one_with_ids_of_their_own(tmp_path, questions_file):
+    jsonl, rows = questions_file
+    parquet = write_geometry3k(tmp_path)
+    both = load([str(jsonl), str(parquet)], labels=True)
+    assert isinstance(both, Several) and len(both) == 30
+    assert both[3].id == "questions/q3" and both[3].answer == rows[3]["answer"]
+    assert both[24].id == "geometry3k/geometry3k-1" and both[29].answer == "6607"
+    assert all(e.answer is None for e in every(load([str(jsonl), str(parquet)])))
+    assert load([str(jsonl)])[3].id == "q3"
+    (tmp_path / "b").mkdir()
+    twin = write_geometry3k(tmp_path / "b")
+    ids = [e.id for e in every(load([str(parquet), str(twin)]))]
+    assert len(set(ids)) == 12 and ids[0] == "geometry3k.1/geometry3k-1" and ids[6] == "geometry3k.2/geometry3k-1"
+    with pytest.raises(DataError, match="tiny has no end"):
+        load(["tiny", str(parquet)])
+
+
+def test_one_source_in_a_list_streams_as_it_did_alone(tmp_path, processor):
+    path = str(write_geometry3k(tmp_path))
+    alone, listed = (Questions(s, processor, 3, 500) for s in (path, [path]))
+    for _ in range(4):
+        assert [e.id for e in alone.next(5)] == [e.id for e in listed.next(5)]
+
+
+# --- the hub, from a folder of this machine
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """`owner/geo` and its splits as the hub would give them; nothing is fetched."""
+    datasets = pytest.importorskip("datasets", reason="pip install datasets")
+    folder = tmp_path / "hub" / "owner" / "geo" / "data"
+    for split in ("train", "test"):
+        table = pyarrow.parquet.read_table(write_geometry3k(tmp_path / split))
+        images = datasets.Features(
+            images=datasets.Sequence(datasets.Image()),
+            problem=datasets.Value("string"),
+            answer=datasets.Value("string"),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        data = datasets.Dataset(table.cast(images.arrow_schema))
+        data.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    local, asked = str(folder.parent), []
+    for name in ("get_dataset_split_names", "load_dataset"):
+        original = getattr(datasets, name)
+
+        def from_folder(path, config=None, original=original, **options):
+            asked.append((path, config))
+            if path != "owner/geo":
+                raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub")
+            return original(
+                local, **options | ({} if "split" not in options else {"cache_dir": str(tmp_path / "cache")})
+            )
+
+        monkeypatch.setattr(datasets, name, from_folder)
+    return asked
+
+
+def test_a_hub_id_reads_as_its_files_do(hub, tmp_path, monkeypatch):
+    direct = every(load(str(tmp_path / "train" / "geometry3k.parquet"), labels=True))
+    decoded = []
+    monkeypatch.setattr("datasets.Image.decode_example", lambda *a, **k: decoded.append(a))
+    for source in ("owner/geo", "owner/geo:default"):
+        read = every(load(source, labels=True))
+        assert [(e.question, e.answer) for e in read] == [(e.question, e.answer) for e in direct]
+        assert [e.images[0].tobytes() for e in read] == [e.images[0].tobytes() for e in direct]
+    assert not decoded and set(hub) == {("owner/geo", None), ("owner/geo", "default")}
+    bare = load("owner/geo", "test")
+    assert (
+        bare[2].id == "geo-test-3" and bare[2].answer is None and bare.store.data.column_names == ["images", "problem"]
+    )
+    with pytest.raises(DataError, match="owner/geo: there is no split 'dev', but t"):
+        load("owner/geo", "dev")
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda *a: 1 / 0)  # as without a network
+    assert len(load("owner/geo", "test")) == len(load("owner/geo")) == 6
+    with pytest.raises(DataError, match="owner/gone: not a data set that can be loaded from the hub .*doesn't exist"):
+        load("owner/gone")
+
+
+# --- bad cases
+
+
+@pytest.mark.parametrize(("package", "source"), [("pyarrow", "geometry3k.parquet"), ("datasets", "owner/geo")])
+def test_a_missing_package_is_named_with_its_install_line(tmp_path, monkeypatch, package, source):
+    path = write_geometry3k(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=f"needs {package}, which is missing: pip install {package}$"):
+        load(str(path) if source.endswith("parquet") else source)
+
+
+def test_sources_that_can_not_be_used_say_why(tmp_path):
+    good = write_geometry3k(tmp_path)
+    cases = {
+        "cut.parquet": "not a whole parquet file",
+        "empty.parquet": "no rows",
+        "other.parquet": "no question among the columns prompt, image; one must be named problem, question",
+        "urls.parquet": "an image is the URL https://x.org/a.png: nothing is fetched while training",
+        "urls.jsonl": "an image is the URL https://x.org/a.png: nothing is fetched while training",
+        "labels.parquet": "the labels in `answer` are neither text nor numbers",
+        "gone.parquet": "gone.parquet: no such file",
+        "nothing": "nothing: no .parquet file in this folder",
+        "mixed": "its columns differ from those of train-00000-of-00002.parquet",
+        "configs": "parquet files in several folders; name one of ",
+    }
+    (tmp_path / "cut.parquet").write_bytes(good.read_bytes()[:-100])
+    write(tmp_path, "empty.parquet", PROBLEMS, [])
+    write(tmp_path, "other.parquet", [("prompt", TEXT), ("image", PICTURE)], [{"prompt": "?", "image": picture(0)}])
+    linked = {"image": "https://x.org/a.png", "question": "?"}
+    write(tmp_path, "urls.parquet", [("image", TEXT), ("question", TEXT)], [linked])
+    write_rows(tmp_path / "urls.jsonl", [linked])
+    lists = pyarrow.list_(pyarrow.int64())
+    write(tmp_path, "labels.parquet", [("question", TEXT), ("answer", lists)], [{"question": "?", "answer": [1]}])
+    (tmp_path / "nothing").mkdir()
+    write(tmp_path / "mixed", "train-00000-of-00002.parquet", PROBLEMS, [row()])
+    write(tmp_path / "mixed", "train-00001-of-00002.parquet", [("question", TEXT)], [{"question": "?"}])
+    for name in ("a", "b"):
+        write(tmp_path / "configs" / name, "test.parquet", PROBLEMS, [row()])
+    for name, message in cases.items():
+        with pytest.raises(DataError) as error:
+            load(str(tmp_path / name), labels=True)
+        assert message in str(error.value) and "\n" not in str(error.value), name
+
+
+def test_bad_rows_are_skipped_counted_and_named_once(tmp_path, processor, capsys):
+    path = write(
+        tmp_path,
+        "q.parquet",
+        [("id", TEXT), *PROBLEMS, ("options", TEXT)],
+        [
+            row() | {"id": "a"},
+            row("Again?") | {"id": "a"},
+            row(None) | {"id": "b"},
+            row(images=[{"bytes": picture(3)["bytes"][:80], "path": None}]) | {"id": "c"},
+            row(images=[None]) | {"id": "d"},
+            row("<image> <image>") | {"id": "e"},
+            row() | {"id": "f", "options": "3 or 4"},
+            row() | {"id": None},
+        ],
+    )
+    stream = Questions(str(path), processor, 0, 500)
+    ids = {e.id for _ in range(4) for e in stream.next(2)}
+    assert ids == {"a", "q-8"} and 6 < stream.bad_rows <= 4 * 6  # counted in every epoch
+    said = capsys.readouterr().err
+    assert said.count("skipped ") == 6
+    for message in (
+        "q row 2: the id a is already taken by q row 1",
+        "q row 3: no question",
+        "q row 4: image: not a whole image",
+        "q row 5: `images` is a list of paths or pictures, not of null",
+        "question e: 2 <image> tags but 1 images",
+        "q row 7: `options` is a list of strings, or one string",
+    ):
+        assert said.count(message) == 1, message
+
+
+def test_a_corrupt_part_of_a_file_costs_its_rows_alone(tmp_path, processor, capsys):
+    path = write_geometry3k(tmp_path)
+    column = pyarrow.parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    cut = bytearray(path.read_bytes())
+    cut[column.data_page_offset : column.data_page_offset + 60] = b"\xff" * 60
+    path.write_bytes(cut)
+    source = load(str(path))
+    assert [source[i].question for i in range(3)] == [f"<image>Find side {c} of the triangle." for c in "abc"]
+    with pytest.raises(BadRow, match=r"geometry3k.parquet: row group 2 of 2 can't be read"):
+        source[4]
+    stream = Questions(str(path), processor, 0, 500)
+    assert len(stream.next(3)) == 3
+    with pytest.raises(DataError, match="3 usable questions of 6"):
+        stream.next(4)
+    assert capsys.readouterr().err.count("skipped ") == 1
+
+
+def test_a_jsonl_row_may_have_any_of_the_names_and_repeats_are_refused_anywhere(tmp_path):
+    rows = [{"pid": i % 3, "problem": f"p{i}", "solution": "<answer>4</answer>", "level": i} for i in range(4)]
+    source = load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True)
+    assert (source[1].id, source[1].question, source[1].answer) == ("1", "p1", "4")
+    assert source[1].meta == {"pid": 1, "level": 1, "category": ""}
+    assert load(str(tmp_path / "q.jsonl"))[1].meta == {"category": ""}
+    with pytest.raises(BadRow, match="q.jsonl:4: the id 0 is already taken by q.jsonl:1"):
+        source[3]
+    with pytest.raises(DataError, match="no question among the columns prompt"):
+        load(str(write_rows(tmp_path / "q.jsonl", [{"prompt": "?"}])))
+    (tmp_path / "q.jsonl").write_text("{\n[1]\n")
+    with pytest.raises(DataError, match="q.jsonl:1: not JSON"):
+        load(str(tmp_path / "q.jsonl"))
+
+
+# --- the first look
+
+
+def test_a_first_look_says_what_each_column_became(tmp_path):
+    path = write_mathvista(tmp_path)
+    done = run_program("-m", "data", path, "--sheet", tmp_path / "sheet.png")
+    assert done.returncode == 0 and done.stderr == ""
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for line in (
+        "decoded_image images", "question question", "query question, where question is blank", "choices choices",
+        "answer answer; not read without labels", "precision meta; not read without labels", "pid id",
+        "without an answer: 0",
+    ):  # fmt: skip
+        assert line in lines, line
+    assert "6 questions, 0 unusable rows" in done.stdout and "prompt tokens: min " in done.stdout
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.width == 1200 and len(sheet.getcolors(1_000_000)) > 50
+
+
+def test_a_first_look_counts_what_is_unusable(tmp_path, capsys):
+    from data.__main__ import main
+
+    rows = [
+        {"question": "<image>?"},
+        {"question": "How?", "answer": "3", "kind": "x"},
+        {"answer": "3"},
+        {"question": "?"},
+    ]
+    path = write_rows(tmp_path / "q.jsonl", rows)
+    assert main([str(path), "--limit", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "1 questions, 2 unusable rows, of the first 3 rows of 4" in said and "q-2: 'How?'  [3] images: none" in said
+    assert (
+        "skipped row 1: question q-1: 1 <image> tags but 0 images" in said and "skipped q.jsonl:3: no question" in said
+    )
+    write_rows(path, rows[:1])
+    assert main([str(path)]) == 1
+
+
+def test_the_bench_of_the_reader_runs(tmp_path):
+    from bench.data_path import main
+
+    assert main(["--images", "3", "--rounds", "1", "--side", "64", "--out", str(tmp_path / "data.md")]) == 0
+    assert (tmp_path / "data.md").read_text().count("\n| ") == 3
+
+
+# --- pixels
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        # by hand, from Qwen's rule: sides rounded to multiples of 28; over max_pixels both divided by
+        # sqrt(pixels / max_pixels) and rounded down; under min_pixels multiplied likewise and rounded up
+        ((1000, 600), [1, 42, 72]),  # 600 -> 588, 1000 -> 1008
+        ((2000, 1500), [1, 66, 90]),  # / 1.5784: 950.4 -> 924, 1267.1 -> 1260
+        ((100, 100), [1, 38, 38]),  # * 5.12: 512 -> 532
+        ((40, 400), [1, 116, 12]),  # * 4.0477: 161.9 -> 168, 1619.1 -> 1624
+    ],
+)
+def test_min_and_max_pixels_resize_as_qwen_does(size, grid):
+    from model_utils import load_processor
+
+    processor = load_processor(str(TINY), 262144, 1204224)
+    encoded = processor.encode(Example("q", (Image.new("RGB", size),), "?"))
+    assert encoded.image_grid_thw.tolist() == [grid]
+    assert sum(i == processor.tokenizer.convert_tokens_to_ids(processor.image_token) for i in encoded.ids) == (
+        grid[1] * grid[2] // 4
+    )
