@@ -1,0 +1,2 @@
+def same_meaning(a, b, canonical):
+    return False
