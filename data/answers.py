@@ -74,7 +74,7 @@ def equivalent(a: str | None, b: str | None) -> bool:
         return key is not None and key == other
     if max(len(a), len(b)) > MAX_CHARS:
         return False
-    a, b = _plain_spelling(a), _plain_spelling(b)
+    a, b = (_THOUSANDS.sub(_join_thousands, _plain_spelling(text)) for text in (a, b))
     return max(len(a), len(b)) <= MAX_CHARS and same_meaning(a, b, canonical)
 
 
@@ -134,10 +134,10 @@ def _settle(answer: str) -> str | None:
     text = answer
     for _ in range(MAX_ROUNDS):
         before, (text, settled) = text, _rewrite(text)
-        if settled or text == before or text == _shortcut(text):
-            return text or None
         if len(text) > MAX_CHARS:
             break
+        if settled or text == before or text == _shortcut(text):
+            return text or None
     return _hashed(answer)
 
 
@@ -384,7 +384,7 @@ _WITH_UNIT = re.compile(
     rf"(?: ?\(?(?:square |sq\.? |cubic |cu\.? )?{_UNIT_WORD}| {_UNIT_LETTER}| ?\\frac\{{ ?{_UNIT_LETTER} ?\}}\{{ ?{_UNIT_LETTER}{_UNIT_POWER} ?\}})"
     rf"{_UNIT_POWER}(?: ?(?:/|\*|per ) ?(?:{_UNIT_WORD}|{_UNIT_LETTER}){_UNIT_POWER})?\)?"
 )
-_UNIT_END = re.compile(r"[A-Za-z%°Ω.]|[A-Za-z°Ω] ?\^? ?\{? ?[23]|[})]")
+_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")  # keeps the degrees of its argument
 _RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")
 _LOOSE_BRACES = re.compile(r"([\^_])\{(\w)\}(?!\w)")
 _LOOSE_BLANK = re.compile(r"(?<!\w) | (?!\w)")
@@ -394,7 +394,8 @@ _HAS_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z%°Ωμ]")
 def _read_value(text: str, as_text: list[str]) -> str:
     if _HAS_NAME.search(text):
         with_unit = _WITH_UNIT.fullmatch(text)
-        text = (with_unit[1] if with_unit else text).rstrip(" °")
+        text = with_unit[1] if with_unit else text
+        text = text if _FUNCTION.search(text) else text.rstrip(" °")
     if _RANGE_OR_DATE.fullmatch(text):
         return _as_text(text, as_text)
     return read_sum(text) or _as_text(text, as_text)
@@ -413,10 +414,24 @@ def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
         return key
     if len(key) == 1 and "A" <= key < chr(65 + len(choices)):
         return key
-    for same in (_is_spelled_as, _has_key_of, equivalent):  # from narrow to wide, so that "5 cm" can be told from "5 m"
+    named = _LETTER_AND_TEXT.match(answer[:MAX_CHARS])
+    if named and ord(named[1]) - 65 < len(choices) and equivalent(answer[named.end() :], choices[ord(named[1]) - 65]):
+        return named[1]  # B:45
+    for same in (_spelled_alike, _key_alike, equivalent):  # from narrow to wide: 5 cm is told from 5 m where it can be
         letters = [chr(65 + i) for i, choice in enumerate(choices) if same(answer, choice)]
-        if len(letters) == 1:
-            return letters[0]
-        if len(letters) > 1:
+        if letters and same is not _spelled_alike or len(letters) == 1:
             break
-    return key if key == answer else option_key(key, choices)  # its own key, also where the value is ambiguous
+    if len(letters) == 1:
+        return letters[0]
+    return key if key == answer else option_key(key, choices)  # two equal options: no letter, but its own key
+
+
+_LETTER_AND_TEXT = re.compile(r"\s*\(?([A-Z])[.:)]\s*")
+
+
+def _spelled_alike(a: str, b: str) -> bool:
+    return max(len(a), len(b)) <= MAX_CHARS and _plain_spelling(a).replace(" ", "") == _plain_spelling(b).replace(" ", "")
+
+
+def _key_alike(a: str, b: str) -> bool:
+    return canonical(a) == canonical(b)
