@@ -177,7 +177,9 @@ _COMMANDS = (
     | {"cfrac": r"\frac", "colon": ":", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|"}
     | {"dots": "...", "ldots": "...", "cdots": "..."}
 )
-_ESCAPES = {"{": "⦃", "}": "⦄"} | dict.fromkeys("()[]!", "") | dict.fromkeys(",;:", " ") | {c: c for c in "%&#_"} | {"$": ""}
+_ESCAPES = (
+    {"{": "⦃", "}": "⦄"} | dict.fromkeys("()[]!", "") | dict.fromkeys(",;:", " ") | {c: c for c in "%&#_"} | {"$": ""}
+)
 _SIGNS = str.maketrans(
     dict.fromkeys("−‐‑‒–—﹣", "-")
     | dict.fromkeys("×·⋅∙∗", "*")
@@ -195,7 +197,9 @@ _WRAPPER = re.compile(
 _COMMAND = re.compile(
     r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|(?<=[0-9]\\)(,)(?=[0-9]{3}(?![0-9]))|(\s|[^A-Za-z]))"  # 1\,000
 )
-_OVERLINE = re.compile(r"\\overline\s*\{([A-Za-z]+)\}|(?<![0-9.])([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{([0-9]{1,9})\}")
+_OVERLINE = re.compile(
+    r"\\overline\s*\{([A-Za-z]+)\}|(?<![0-9.])([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{([0-9]{1,9})\}"
+)
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _ELLIPSIS = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]*?)([0-9]{1,4}?)\3{2,}\.\.\.")
 _PLAIN = re.compile(
@@ -379,13 +383,15 @@ def _split(text: str, separators: str) -> list[str] | None:
 
 # --- a single value ---------------------------------------------------------------------------------------------------
 
+_UNIT = (
+    rf"(?: ?\(?(?:square |sq\.? |cubic |cu\.? )?{_UNIT_WORD}| {_UNIT_LETTER}"
+    rf"| ?\\frac\{{ ?{_UNIT_LETTER} ?\}}\{{ ?{_UNIT_LETTER}{_UNIT_POWER} ?\}})"
+)
 _WITH_UNIT = re.compile(
-    r"((?:[-+*/^(){} 0-9.π]|\\frac|\\sqrt)*[0-9)}π.])"
-    rf"(?: ?\(?(?:square |sq\.? |cubic |cu\.? )?{_UNIT_WORD}| {_UNIT_LETTER}| ?\\frac\{{ ?{_UNIT_LETTER} ?\}}\{{ ?{_UNIT_LETTER}{_UNIT_POWER} ?\}})"
-    rf"{_UNIT_POWER}(?: ?(?:/|\*|per ) ?(?:{_UNIT_WORD}|{_UNIT_LETTER}){_UNIT_POWER})?\)?"
+    rf"((?:[-+*/^(){{}} 0-9.π]|\\frac|\\sqrt)*[0-9)}}π.]){_UNIT}{_UNIT_POWER}"
+    rf"(?: ?(?:/|\*|per ) ?(?:{_UNIT_WORD}|{_UNIT_LETTER}){_UNIT_POWER})?\)?"
 )
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")  # keeps the degrees of its argument
-_RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")
 _LOOSE_BRACES = re.compile(r"([\^_])\{(\w)\}(?!\w)")
 _LOOSE_BLANK = re.compile(r"(?<!\w) | (?!\w)")
 _HAS_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z%°Ωμ]")
@@ -396,8 +402,6 @@ def _read_value(text: str, as_text: list[str]) -> str:
         with_unit = _WITH_UNIT.fullmatch(text)
         text = with_unit[1] if with_unit else text
         text = text if _FUNCTION.search(text) else text.rstrip(" °")
-    if _RANGE_OR_DATE.fullmatch(text):
-        return _as_text(text, as_text)
     return read_sum(text) or _as_text(text, as_text)
 
 
@@ -430,7 +434,9 @@ _LETTER_AND_TEXT = re.compile(r"\s*\(?([A-Z])[.:)]\s*")
 
 
 def _spelled_alike(a: str, b: str) -> bool:
-    return max(len(a), len(b)) <= MAX_CHARS and _plain_spelling(a).replace(" ", "") == _plain_spelling(b).replace(" ", "")
+    return max(len(a), len(b)) <= MAX_CHARS and _plain_spelling(a).replace(" ", "") == _plain_spelling(b).replace(
+        " ", ""
+    )
 
 
 def _key_alike(a: str, b: str) -> bool:

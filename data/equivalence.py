@@ -23,6 +23,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
+from data.sums import RANGE_OR_DATE
+
 MAX_ITEMS = 12  # of solutions whose order doesn't matter
 MAX_DEPTH = 12  # brackets within brackets
 MAX_BITS = 2048  # of an exact number
@@ -33,11 +35,13 @@ Key = Callable[[str], str | None]
 
 def same_meaning(a: str, b: str, key: Key) -> bool:
     """Whether two answers mean the same though `key` tells them apart."""
+    if "=" in a and "=" in b and _same_equation(a, b):
+        return True
     ours, theirs = _solutions(a), _solutions(b)
     if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or _is_union(a, ours) != _is_union(b, theirs):
         return False
     for name, value in ours:
-        match = [item for item in theirs if _same_names(name, item[0]) and _same_value(value, item[1], key)]
+        match = [item for item in theirs if name == item[0] and _same_value(value, item[1], key)]
         if not match:
             return False
         theirs.remove(match[0])
@@ -85,14 +89,10 @@ def _is_union(text: str, items: list) -> bool:
     return "∪" in text or (len(items) > 1 and bool(set("<>≤≥") & set(text)))
 
 
-def _same_names(a: str, b: str) -> bool:
-    return a == b
-
-
 def _interval(text: str) -> str:
     """The interval of an inequality in one name; anything else as it is."""
-    _, inside, rest = text.partition("∈")
-    if inside and _ONE_NAME.fullmatch(_):
+    name, inside, rest = text.partition("∈")
+    if inside and _ONE_NAME.fullmatch(name):
         return rest.strip()
     match = _COMPARED.fullmatch(text)
     if not match:
@@ -144,8 +144,6 @@ def _same_value(a: str, b: str, key: Key) -> bool:
         match = _COUNTED.fullmatch(counted)
         if match:
             return number == _count(*match.groups(), key)
-    if "=" in a and "=" in b:
-        return _same_equation(a, b)
     return _same_number(ours, theirs)
 
 
@@ -212,7 +210,9 @@ def _same_number(a: str, b: str) -> bool:
 
 def _same_equation(a: str, b: str) -> bool:
     """Whether left minus right of one is a multiple of the other's."""
-    differences = [_at_points("({})-({})".format(*text.split("="))) if text.count("=") == 1 else None for text in (a, b)]
+    differences = [
+        _at_points("({})-({})".format(*text.split("="))) if text.count("=") == 1 else None for text in (a, b)
+    ]
     if None in differences or any(abs(y) < TOLERANCE for row in differences for y in row):
         return False
     ratios = [x / y if isinstance(x, complex) else Fraction(x) / y for x, y in zip(*differences, strict=True)]
@@ -231,6 +231,8 @@ def _at_points(text: str) -> tuple[Number, ...] | None:
     """The value with three choices of the names in it; None where it can't be computed."""
     if text.isalpha() and text.isascii() and text not in ("e", "i"):
         return None  # a word
+    if RANGE_OR_DATE.fullmatch(text):
+        return None
     try:
         return tuple(_Calculator(text, point).read() for point in range(POINTS))
     except (_NotComputed, ArithmeticError, ValueError):
@@ -249,8 +251,8 @@ _FUNCTIONS = {
 }  # fmt: skip
 _TOKEN = re.compile(
     r"[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?|\.[0-9]+|\\[A-Za-z]+"
-    rf"|(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])|(?<![A-Za-z])[A-Za-z]{{4,}}"
-    r"|[A-Za-zα-ωΑ-Ω](?:_[A-Za-z0-9]+)?|[^ ]"
+    rf"|(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{2,}}"
+    r"|[A-Za-zα-ωΑ-Ω∞](?:_[A-Za-z0-9]+)?|[^ ]"
 )
 
 
@@ -300,12 +302,18 @@ class _Calculator:
 
     def value_follows(self) -> bool:
         token = self.tokens[self.at]
-        return token not in ("", "+", "-", "*", "/", ")", "}", "]", "^", ",", "!", "°") and (token != "|" or not self.bars)
+        return token not in ("", "+", "-", "*", "/", ")", "}", "]", "^", ",", "!", "°") and (
+            token != "|" or not self.bars
+        )
 
     def power(self) -> Number:
         name = self.function_name()
         if name:
             return self.function(name)
+        token = self.tokens[self.at]
+        if len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha():  # xy^2 is x times y^2
+            self.tokens[self.at] = token[-1]
+            return math.prod(map(self.named, token[:-1])) * self.power()
         base = self.value()
         while self.take("!", "°"):
             base = _factorial(base) if self.tokens[self.at - 1] == "!" else base * (math.pi / 180 + 0j)
@@ -353,20 +361,23 @@ class _Calculator:
             result = self.sum()
             self.expect({"(": ")", "{": "}", "|": "|"}[token])
             self.bars -= token == "|"
-            return abs(result) if token == "|" and not isinstance(result, complex) else (
-                complex(abs(result)) if token == "|" else result
-            )
-        if token == r"\sqrt":
+            return result if token != "|" else complex(abs(result)) if isinstance(result, complex) else abs(result)
+        if token == r"\sqrt" or token == "sqrt":
             return self.root()
         if token in (r"\frac", r"\binom", r"\dbinom"):
             above, below = self.part(), self.part()
             return _divide(above, below) if token == r"\frac" else _binomial(above, below)
-        if token in ("e", "i", "π"):
-            return {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}[token]
         if token[:1].isalpha() and (len(token) == 1 or token[1] == "_"):
-            seed = sum(ord(c) * 31**k for k, c in enumerate(token[:8]))
-            return Fraction(seed * (17 + 11 * self.point) % 997 + 2, 499) * (-1 if self.point == 2 else 1)
+            return self.named(token)
+        if len(token) in (2, 3) and token.isalpha():  # AB^2 is the square of AB
+            return math.prod(map(self.named, token))
         raise _NotComputed
+
+    def named(self, name: str) -> Number:
+        if name in ("e", "i", "π"):
+            return {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}[name]
+        seed = sum(ord(c) * 31**k for k, c in enumerate(name[:8]))
+        return Fraction(seed * (17 + 11 * self.point) % 997 + 2, 499) * (-1 if self.point == 2 else 1)
 
     def part(self) -> Number:
         r"""What \frac takes: a group or one sign."""
@@ -428,6 +439,12 @@ def _factorial(n: Number) -> Number:
 
 
 def _binomial(n: Number, k: Number) -> Number:
-    if isinstance(n, complex) or isinstance(k, complex) or n.denominator != 1 or k.denominator != 1 or not 0 <= n <= 200:
+    if (
+        isinstance(n, complex)
+        or isinstance(k, complex)
+        or n.denominator != 1
+        or k.denominator != 1
+        or not 0 <= n <= 200
+    ):
         raise _NotComputed
     return math.comb(n.numerator, k.numerator)

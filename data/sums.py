@@ -22,8 +22,9 @@ MAX_TERMS = 16  # of a product, before like terms meet
 Sum = tuple[dict[tuple[int, tuple[tuple[str, int], ...]], int], int]
 ONE = (1, ())  # the key of plain numbers
 
-_UNKNOWN = re.compile(
-    r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
+_UNKNOWN = re.compile(  # a sign that sums don't have, a word, another command, a subscript of nothing or without end
+    r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
+    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
 )
 _TOKEN = re.compile(
     r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
@@ -33,13 +34,16 @@ _TOKEN = re.compile(
 _NUMBER_START = frozenset("0123456789.")
 
 
+RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")
+
+
 class Unreadable(Exception):
     """The text is no sum of terms, or is beyond the bounds above."""
 
 
 def read_sum(text: str) -> str | None:
     """The key of a sum, None where the text is none."""
-    if _UNKNOWN.search(text):
+    if _UNKNOWN.search(text) or RANGE_OR_DATE.fullmatch(text):
         return None
     try:
         return show(_Reader(text).read())
