@@ -136,13 +136,16 @@ def _settle(answer: str) -> str | None:
         before, (text, settled) = text, _rewrite(text)
         if len(text) > MAX_CHARS:
             break
-        if settled or text == before or text == _shortcut(text):
+        if settled or text == before or _WORDS.fullmatch(text) or text == _shortcut(text):
             return text or None
     return _hashed(answer)
 
 
 def _hashed(text: str) -> str:
     return "text:" + sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
 def _rewrite(text: str) -> tuple[str, bool]:
@@ -346,10 +349,10 @@ def _read_structure(text: str, as_text: list[str], depth: int = 0) -> str:
     if len(items) > 1:
         return ", ".join([_read_structure(item, as_text, depth + 1) for item in items[::2]])
     if len(sides) > 1:
-        as_text.append(text)
-        return "".join(
-            side if side in _RELATIONS and side else _read_structure(side, as_text, depth + 1) for side in sides
-        )
+        key = "".join([s if s in _RELATIONS and s else _read_structure(s, as_text, depth + 1) for s in sides])
+        if _NAMED.fullmatch(key):
+            as_text.append(key)  # 1x = 5 is x=5 after a round, and 5 after two
+        return key
     inside = _split(text[1:-1], ",") if text[:1] in tuple(_OPEN) and text[-1] in _CLOSE else None
     return _read_bracketed(text, inside[::2], as_text, depth) if inside else _read_value(text, as_text)
 
