@@ -40,11 +40,16 @@ def same_meaning(a: str, b: str, key: Key) -> bool:
     ours, theirs = _solutions(a), _solutions(b)
     if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or _is_union(a, ours) != _is_union(b, theirs):
         return False
+    return _each_in(ours, theirs, key) or (len(ours) > 1 and _each_in(theirs, ours, key))  # so that it is symmetric
+
+
+def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Key) -> bool:
+    left = list(theirs)
     for name, value in ours:
-        match = [item for item in theirs if name == item[0] and _same_value(value, item[1], key)]
+        match = next((item for item in left if name == item[0] and _same_value(value, item[1], key)), None)
         if not match:
             return False
-        theirs.remove(match[0])
+        left.remove(match)
     return True
 
 
