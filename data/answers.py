@@ -12,14 +12,16 @@ are bounded.
 Decisions, where one could want either
 - A unit is dropped, so are percent and degree signs: `5 cm` must vote with `5`, and so it also votes with `5 m`, and
   `50%` with `50`. One-letter units need a space before them (`5 m`): `5m` may be five times m.
-- `(b)` is the choice B, but a bare `b` may be a variable. `B. 45` and `(B) 45` are the choice B.
+- `(b)` is the choice B, but a bare `b` may be a variable. `B. 45`, `B: 45` and `(B) 45` are the choice B.
 - `(1,2)`, `[1,2]`, `{1,2}` and `1,2` differ: point or interval, closed interval, set, list. Only a set forgets order.
 - `1,000` is a thousand outside brackets, `(1,000)` is a pair. `100, 200` with a space is a list.
 - `3-5` stays text, since it may be a range; so do `2024-01-05` and `1/2x`, which can mean two things.
 - `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, and `AB=CD` is a claim.
+- `0.333...` is 1/3, `0.33` is not. `five` alone is `5`.
 
-Left out: factoring and cancelling, symbolic powers, functions, matrices, number words, nouns that are no unit
-(`5 apples`), conversion between units, products of letters without a space (`xy` is one name).
+A key makes classes, so it must be transitive; what a grader accepts beyond it (the list `2, 1` for `1, 2`, `0.5` for `50%`)
+stands in data/equivalence.py. Left out of keys: factoring and cancelling, symbolic powers, functions, matrices, nouns that
+are no unit (`5 apples`), conversion between units, products of letters without a space (`xy` is one name).
 """
 
 import re
@@ -32,6 +34,7 @@ from data.equivalence import same_meaning
 from data.sums import MAX_DEPTH, read_sum
 
 MAX_CHARS = 400  # a longer answer is compared as text
+MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
 MAX_ROUNDS = 8  # rewriting normally settles after one round
 
 _BOX = re.compile(r"\\boxed\s*\{")
@@ -86,13 +89,13 @@ def canonical(answer: str | None) -> str | None:
     if answer is None:
         return None
     if len(answer) > MAX_CHARS:
-        answer = " ".join(answer.split())
+        answer = " ".join(answer.split()) if len(answer) < MAX_WORDS else answer.strip()
     if len(answer) > MAX_CHARS:
         return _hashed(answer)
     return _shortcut(answer) or _settle(answer)
 
 
-# The forms that most answers have. `long_way` and this must agree: a test compares them.
+# The forms that most answers have. The long way, `_rewrite`, must give the same keys: a test compares them.
 _UNIT_WORD = (
     r"(?:[cmdkμn]m|(?:centi|milli|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|in\.?|inch(?:es)?|ft|foot|feet"
     r"|yd|yards?|mi|miles?|[km]g|lbs?|pounds?|oz|ounces?|m[lL]|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?|weeks?"
@@ -138,11 +141,11 @@ def _settle(answer: str) -> str | None:
             break
         if settled or text == before or _WORDS.fullmatch(text) or text == _shortcut(text):
             return text or None
-    return _hashed(answer)
+    return _hashed(" ".join(answer.split()))
 
 
 def _hashed(text: str) -> str:
-    return "text:" + sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()
+    return "text:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 _WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
@@ -197,6 +200,7 @@ _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|normal)|[mhf]box|boxed|operatorname)\s*\{([^{}]*)\}"
 )
+_OUTER_WRAPPER = re.compile(r"[\s$]*\\(?:boxed|text(?:bf|it)?|math(?:rm|bf))\s*\{")
 _COMMAND = re.compile(
     r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|(?<=[0-9]\\)(,)(?=[0-9]{3}(?![0-9]))|(\s|[^A-Za-z]))"  # 1\,000
 )
@@ -225,7 +229,7 @@ def _plain_spelling(text: str) -> str:
         text = _VULGAR_FRACTION.sub(_fraction_command, text)
         text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
     if "\\" in text:
-        text = _WRAPPER.sub(_unwrapped, text)
+        text = _WRAPPER.sub(_unwrapped, _without_outer_wrapper(text))
         if r"\over" in text or r"\bar" in text:
             text = _OVER.sub(r"\\frac{\1}{\2}", _OVERLINE.sub(_over_line, text))
         text = _COMMAND.sub(_plain_command, text)
@@ -243,6 +247,16 @@ def _plain_spelling(text: str) -> str:
 def _fraction_command(match: re.Match) -> str:
     numerator, _, denominator = unicodedata.normalize("NFKC", match[0]).partition("⁄")
     return rf"\frac{{{numerator}}}{{{denominator}}}"
+
+
+def _without_outer_wrapper(text: str) -> str:
+    r"""What stands within \boxed{\frac{1}{2}}; wrappers that hold no braces are taken off wherever they stand."""
+    match = _OUTER_WRAPPER.match(text)
+    if match and text.count("{") > 1:
+        inside = text.rstrip(" $.")
+        if _closing_brace(inside, match.end(), len(inside)) == len(inside) - 1:
+            return inside[match.end() : -1]
+    return text
 
 
 def _unwrapped(match: re.Match) -> str:
@@ -298,7 +312,7 @@ _PHRASE = re.compile(
     r"(?:(?:option|choice) (?=\(?[A-Z]\b))?",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Z])\)|\[([A-H])\]")
+_CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
 _CHOICE_WITH_TEXT = re.compile(  # not (A) and (C)
     r"(?:\(([A-H])\)|([A-H])[.):]) (?!.*(?<![A-Za-z])[A-H](?![A-Za-z])).+"
 )
@@ -338,28 +352,28 @@ _STRUCTURE = re.compile(r"^ *[({]|[,=<>≤≥≠∈\[\]⦃⦄⟨⟩]")
 _BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈]")
 
 
-def _read_structure(text: str, as_text: list[str], depth: int = 0) -> str:
+def _read_structure(text: str, as_text: list[str]) -> str:
     """The key; pieces that are no sums are also added to `as_text`."""
     text = text.strip()
     if not _STRUCTURE.search(text):
         return _read_value(text, as_text)
     items, sides = _split(text, ","), _split(text, _RELATIONS)
-    if not items or not sides or depth > MAX_DEPTH:
+    if not items or not sides:
         return _as_text(text, as_text)
     if len(items) > 1:
-        return ", ".join([_read_structure(item, as_text, depth + 1) for item in items[::2]])
+        return ", ".join([_read_structure(item, as_text) for item in items[::2]])
     if len(sides) > 1:
-        key = "".join([s if s in _RELATIONS and s else _read_structure(s, as_text, depth + 1) for s in sides])
+        key = "".join([s if s in _RELATIONS and s else _read_structure(s, as_text) for s in sides])
         if _NAMED.fullmatch(key):
             as_text.append(key)  # 1x = 5 is x=5 after a round, and 5 after two
         return key
     inside = _split(text[1:-1], ",") if text[:1] in tuple(_OPEN) and text[-1] in _CLOSE else None
-    return _read_bracketed(text, inside[::2], as_text, depth) if inside else _read_value(text, as_text)
+    return _read_bracketed(text, inside[::2], as_text) if inside else _read_value(text, as_text)
 
 
-def _read_bracketed(text: str, items: list[str], as_text: list[str], depth: int) -> str:
+def _read_bracketed(text: str, items: list[str], as_text: list[str]) -> str:
     opening, closing = text[0], text[-1]
-    keys = [_read_structure(item, as_text, depth + 1) for item in items]
+    keys = [_read_structure(item, as_text) for item in items]
     if opening + closing in ("()", "{}") and len(keys) == 1 and keys[0]:
         return keys[0]
     if opening + closing in ("{}", "⦃⦄"):
@@ -368,12 +382,14 @@ def _read_bracketed(text: str, items: list[str], as_text: list[str], depth: int)
 
 
 def _split(text: str, separators: str) -> list[str] | None:
-    """[piece, separator, piece, ...], cut outside all brackets; None where the brackets don't match."""
+    """[piece, separator, piece, ...], cut outside all brackets; None where the brackets don't match or are too deep."""
     parts, start, depth = [], 0, 0
     for match in _BRACKET_OR_CUT.finditer(text):
         character = match[0]
         if character in _OPEN:
             depth += 1
+            if depth > MAX_DEPTH:
+                return None
         elif character in _CLOSE:
             depth -= 1
             if depth < 0:
@@ -414,33 +430,42 @@ def _as_text(text: str, as_text: list[str]) -> str:
     return _LOOSE_BLANK.sub("", _LOOSE_BRACES.sub(r"\1\2", text))
 
 
-def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
-    """The canonical form of an answer to a question with lettered choices: an option's value counts as its letter."""
-    key = canonical(answer)
-    if key is None or not choices:
-        return key
-    if len(key) == 1 and "A" <= key < chr(65 + len(choices)):
-        return key
-    named = _LETTER_AND_TEXT.match(answer[:MAX_CHARS])
-    if named and ord(named[1]) - 65 < len(choices) and equivalent(answer[named.end() :], choices[ord(named[1]) - 65]):
-        return named[1]  # B:45
-    for same in (_spelled_alike, _key_alike, equivalent):  # from narrow to wide: 5 cm is told from 5 m where it can be
-        letters = [chr(65 + i) for i, choice in enumerate(choices) if same(answer, choice)]
-        if letters and same is not _spelled_alike or len(letters) == 1:
-            break
-    if len(letters) == 1:
-        return letters[0]
-    return key if key == answer else option_key(key, choices)  # two equal options: no letter, but its own key
-
+# --- questions with lettered choices ----------------------------------------------------------------------------------
 
 _LETTER_AND_TEXT = re.compile(r"\s*\(?([A-Z])[.:)]\s*")
 
 
-def _spelled_alike(a: str, b: str) -> bool:
-    return max(len(a), len(b)) <= MAX_CHARS and _plain_spelling(a).replace(" ", "") == _plain_spelling(b).replace(
-        " ", ""
-    )
+def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
+    """The canonical form of an answer to a question with lettered choices: an option's value counts as its letter.
+
+    A letter of the choices is that option, even where another option's text is this letter. A value that two options
+    share keeps its own key. So a key from here is its own key for the same choices.
+    """
+    key = canonical(answer)
+    if key is None or not choices:
+        return key
+    letters = [chr(65 + i) for i in range(len(choices))]
+    if key in letters:
+        return key
+    named = _LETTER_AND_TEXT.match(answer)
+    if named and named[1] in letters and equivalent(answer[named.end() :], choices[ord(named[1]) - 65]):
+        return named[1]  # B:45
+    found = [i for i, choice in enumerate(choices) if canonical(choice) == key]
+    if len(found) > 1:
+        found = [i for i in found if _dropped(choices[i]) == _dropped(answer)]  # 5 cm or 5 m
+    elif not found:
+        found = [i for i, choice in enumerate(choices) if equivalent(answer, choice)]
+        if not found and key.upper() in letters:
+            return key.upper()
+    if len(found) == 1:
+        return letters[found[0]]
+    return key if key == answer else option_key(key, choices)
 
 
-def _key_alike(a: str, b: str) -> bool:
-    return canonical(a) == canonical(b)
+def _dropped(text: str) -> str:
+    """The name and the unit, which a key leaves out."""
+    text = _plain_spelling(text[:MAX_CHARS])
+    named = _NAMED.fullmatch(text)
+    value = named[1] if named else text
+    with_unit = _WITH_UNIT.fullmatch(value)
+    return (text[: len(text) - len(value)] + (value[with_unit.end(1) :] if with_unit else "")).replace(" ", "")

@@ -10,7 +10,7 @@ r"""What a grader accepts beyond equal keys, for two answers in the plain notati
 - Equations that are multiples of each other: y = 2x+1 and 2x-y+1 = 0.
 - A bare number stands for the number with nouns behind it: 5 for `5 apples` (`5 oranges` is something else).
 - In words case, articles and hyphens don't matter. `b` is B. `ABC` is triangle ABC, `P(3, 4)` the point.
-- Ratios are reduced, matrices compared by entry, 3:30 stands for 3:30 pm.
+- Ratios are reduced, matrices compared by entry, 3:30 stands for 3:30 pm, 30° for pi/6.
 
 So it is symmetric but not transitive: 50 ~ 50% ~ 0.5. Left out: conversion between units, number formats of other
 languages, sums of series, what holds only for some values of the names.
@@ -142,6 +142,8 @@ def _same_value(a: str, b: str, key: Key) -> bool:
         return True
     if a[-1] == "%" or b[-1] == "%":
         return (a[-1] != "%" and _is_percent(ours, theirs)) or (b[-1] != "%" and _is_percent(theirs, ours))
+    if (a[-1] == "°") != (b[-1] == "°") and "π" in ours + theirs:
+        return _same_number(f"({ours})°", theirs) if a[-1] == "°" else _same_number(ours, f"({theirs})°")
     if _NUMBER.fullmatch(ours) and _NUMBER.fullmatch(theirs):
         return False
     if _NUMBER.fullmatch(ours) or _NUMBER.fullmatch(theirs):
@@ -444,12 +446,6 @@ def _factorial(n: Number) -> Number:
 
 
 def _binomial(n: Number, k: Number) -> Number:
-    if (
-        isinstance(n, complex)
-        or isinstance(k, complex)
-        or n.denominator != 1
-        or k.denominator != 1
-        or not 0 <= n <= 200
-    ):
+    if isinstance(k, complex) or k.denominator != 1 or not 0 <= k <= 100:
         raise _NotComputed
-    return math.comb(n.numerator, k.numerator)
+    return _checked(_divide(math.prod(n - i for i in range(k.numerator)), math.factorial(k.numerator)))
