@@ -148,6 +148,7 @@ def _hashed(text: str) -> str:
     return "text:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\(|sqrt\((?![0-9]+\))")  # of a denominator, say: may open in the next round
 _WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
@@ -166,7 +167,7 @@ def _rewrite(text: str) -> tuple[str, bool]:
         text = _THOUSANDS.sub(_join_thousands, text)
     as_text: list[str] = []
     text = _read_structure(text, as_text)
-    return text, not as_text
+    return text, not as_text and not _SUM_IN_BRACKETS.search(text)
 
 
 # --- spelling: LaTeX and Unicode to one plain notation ----------------------------------------------------------------

@@ -377,6 +377,13 @@ def test_a_key_is_its_own_key():
     assert [text for text in ALL + WRITTEN if canonical(canonical(text)) != canonical(text)] == []
 
 
+def test_joined_answers_have_keys_that_are_their_own_keys():
+    rng = random.Random(8)
+    for _ in range(4000):
+        text = rng.choice(WRITTEN) + rng.choice("+*=/,") + rng.choice(WRITTEN)
+        assert canonical(canonical(text)) == canonical(text), text
+
+
 def test_no_text_raises_and_every_key_is_its_own_key():
     rng = random.Random(0)
     for text in (soup(rng) for _ in range(6000)):
