@@ -167,6 +167,7 @@ def _rewrite(text: str) -> tuple[str, bool]:
         text = _THOUSANDS.sub(_join_thousands, text)
     as_text: list[str] = []
     text = _read_structure(text, as_text)
+    text = _NUMBER_WORDS.get(text, text)  # two-0
     return text, not as_text and not _SUM_IN_BRACKETS.search(text)
 
 
