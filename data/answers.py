@@ -12,30 +12,30 @@ are bounded.
 Decisions, where one could want either
 - A unit is dropped, so are percent and degree signs: `5 cm` must vote with `5`, and so it also votes with `5 m`, and
   `50%` with `50`. One-letter units need a space before them (`5 m`): `5m` may be five times m.
-- `(b)` is the choice B, but a bare `b` may be a variable. `B. 45` and `(B) 45` are the choice B.
+- `(b)` is the choice B, but a bare `b` may be a variable. `B. 45`, `B: 45` and `(B) 45` are the choice B.
 - `(1,2)`, `[1,2]`, `{1,2}` and `1,2` differ: point or interval, closed interval, set, list. Only a set forgets order.
 - `1,000` is a thousand outside brackets, `(1,000)` is a pair. `100, 200` with a space is a list.
 - `3-5` stays text, since it may be a range; so do `2024-01-05` and `1/2x`, which can mean two things.
 - `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, and `AB=CD` is a claim.
+- `0.333...` is 1/3, `0.33` is not. `five` alone is `5`.
 
-Left out: factoring and cancelling, symbolic powers, functions, matrices, number words, nouns that are no unit
-(`5 apples`), conversion between units, products of letters without a space (`xy` is one name).
+A key makes classes, so it must be transitive; what a grader accepts beyond it (the list `2, 1` for `1, 2`, `0.5` for `50%`)
+stands in data/equivalence.py. Left out of keys: factoring and cancelling, symbolic powers, functions, matrices, nouns that
+are no unit (`5 apples`), conversion between units, products of letters without a space (`xy` is one name).
 """
 
 import re
 import unicodedata
-from fractions import Fraction
 from functools import lru_cache
 from hashlib import sha256
-from math import gcd, isqrt
+from math import gcd
+
+from data.equivalence import same_meaning
+from data.sums import MAX_DEPTH, read_sum
 
 MAX_CHARS = 400  # a longer answer is compared as text
-MAX_DEPTH = 16  # brackets within brackets
+MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
 MAX_ROUNDS = 8  # rewriting normally settles after one round
-MAX_EXPONENT = 30
-MAX_NUMBER = 10**40  # of numerators and denominators
-MAX_RADICAND = 10**6  # square factors are found by trial division
-MAX_TERMS = 16  # of a product, before like terms meet
 
 _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"\\[\\{}]|(\{)|(\})")  # escaped ones in neither group
@@ -67,9 +67,18 @@ def _closing_brace(text: str, start: int, end: int) -> int:
 
 
 def equivalent(a: str | None, b: str | None) -> bool:
-    """Whether two answers have the same key; an empty answer is equivalent to nothing."""
-    key = canonical(a)
-    return key is not None and key == canonical(b)
+    """Whether a grader who holds one of the answers for right would accept the other; symmetric.
+
+    Wider than equal keys (data/equivalence.py says in what), so it is no relation to build classes from: a vote counts
+    keys. An empty answer is equivalent to nothing.
+    """
+    key, other = canonical(a), canonical(b)
+    if key is None or other is None or key == other:
+        return key is not None and key == other
+    if max(len(a), len(b)) > MAX_CHARS:
+        return False
+    a, b = (_THOUSANDS.sub(_join_thousands, _plain_spelling(text)) for text in (a, b))
+    return max(len(a), len(b)) <= MAX_CHARS and same_meaning(a, b, canonical)
 
 
 def canonical(answer: str | None) -> str | None:
@@ -80,16 +89,29 @@ def canonical(answer: str | None) -> str | None:
     if answer is None:
         return None
     if len(answer) > MAX_CHARS:
-        answer = " ".join(answer.split())
+        answer = " ".join(answer.split()) if len(answer) < MAX_WORDS else answer.strip()
     if len(answer) > MAX_CHARS:
         return _hashed(answer)
     return _shortcut(answer) or _settle(answer)
 
 
+# The forms that most answers have. The long way, `_rewrite`, must give the same keys: a test compares them.
+_UNIT_WORD = (
+    r"(?:[cmdkμn]m|(?:centi|milli|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|in\.?|inch(?:es)?|ft|foot|feet"
+    r"|yd|yards?|mi|miles?|[km]g|lbs?|pounds?|oz|ounces?|m[lL]|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?|weeks?"
+    r"|months?|years?(?: old)?|mph|dollars?|cents?|euros?|units?|%|per ?cent|°(?: ?[CF])?"
+    r"|deg(?:rees?)?(?: (?:celsius|fahrenheit))?|rad(?:ians?)?|ohms?|Ω)"
+)
+_UNIT_LETTER = r"[mgshlLNJWV]"
+_UNIT_POWER = r"(?: ?\^? ?(?:[23]|\{ ?[23] ?\})| squared| cubed)?"
 _READY = re.compile(r"[A-Z]|0|-?[1-9][0-9]{0,14}|text:[0-9a-f]{64}")
 _SIMPLE = re.compile(
-    r"(-?)(?:([0-9]{1,15})(?:\.([0-9]{1,15})|/([1-9][0-9]{0,14}))|\\[dt]?frac\{([0-9]{1,15})\}\{([1-9][0-9]{0,14})\})"
+    r"\$?(?:[A-Za-z] ?= ?)?(-?)(?:([0-9]{1,15})(?:\.([0-9]{1,15})|/([1-9][0-9]{0,14}))?"
+    r"|\\[dtc]?frac ?\{([0-9]{1,15})\}\{([1-9][0-9]{0,14})\}|\\[dtc]?frac([0-9])([1-9]))"
+    rf"(?:\^\\circ|\^\{{\\circ\}}|°|\\?%| ?{_UNIT_WORD}{_UNIT_POWER}"
+    rf"|(?:\\,|\\ |~| )?\\(?:text|mathrm)\{{ ?(?:{_UNIT_WORD}|{_UNIT_LETTER})\}}{_UNIT_POWER})?\.?\$?"
 )
+_LETTER = re.compile(r"\$?(?:\\(?:text|mathrm|textbf|mathbf)\{\(?([A-Z])[).]?\}|\(([A-Z])\)|([A-Z])[).])\.?\$?")
 
 
 def _shortcut(text: str) -> str | None:
@@ -97,12 +119,16 @@ def _shortcut(text: str) -> str | None:
     if _READY.fullmatch(text):
         return text
     match = _SIMPLE.fullmatch(text)
-    if not match:
-        return None
-    sign, whole, decimals, below, numerator, denominator = match.groups("")
-    n, d = int(numerator or whole + decimals), int(denominator or below or 1) * 10 ** len(decimals)
-    common = gcd(n, d)
-    return (sign if n else "") + str(n // common) + (f"/{d // common}" if d > common else "")
+    if match:
+        sign, whole, decimals, below, numerator, denominator, digit, over = match.groups("")
+        if not decimals:
+            n, d = int(whole or numerator or digit), int(below or denominator or over or 1)
+        else:
+            n, d = int(whole + decimals), 10 ** len(decimals)
+        common = gcd(n, d)
+        return (sign if n else "") + str(n // common) + (f"/{d // common}" if d > common else "")
+    match = _LETTER.fullmatch(text)
+    return match[match.lastindex] if match else None
 
 
 @lru_cache(maxsize=8192)  # the samples of a group repeat each other
@@ -110,28 +136,39 @@ def _settle(answer: str) -> str | None:
     """Rewrite until nothing changes, which makes every key its own key."""
     text = answer
     for _ in range(MAX_ROUNDS):
-        before, text = text, _rewrite(text)
-        if text == before or text == _shortcut(text):
-            return text or None
+        before, (text, settled) = text, _rewrite(text)
         if len(text) > MAX_CHARS:
             break
-    return _hashed(answer)
+        if settled or text == before or _WORDS.fullmatch(text) or text == _shortcut(text):
+            return text or None
+    return _hashed(" ".join(answer.split()))
 
 
 def _hashed(text: str) -> str:
-    return "text:" + sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()
+    return "text:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _rewrite(text: str) -> str:
-    text = _PHRASE.sub("", _plain_spelling(text), count=1)
+_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\(|sqrt\((?![0-9]+\))")  # of a denominator, say: may open in the next round
+_WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
+
+
+def _rewrite(text: str) -> tuple[str, bool]:
+    """One round, and whether its result is known to be its own key: where all of it was read as sums."""
+    text = _plain_spelling(text)
     if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
-        return text
-    choice = _choice_letter(text)
+        return text, False
+    choice = _choice_letter(text) or _NUMBER_WORDS.get(text.lower())
     if choice:
-        return choice
-    named = _NAMED.fullmatch(text)
-    text = named[1] if named else text
-    return _read_structure(_THOUSANDS.sub(_join_thousands, text))
+        return choice, True
+    named = _NAMED.fullmatch(text) if "=" in text else None
+    if named:
+        text = named[1]
+    if "," in text:
+        text = _THOUSANDS.sub(_join_thousands, text)
+    as_text: list[str] = []
+    text = _read_structure(text, as_text)
+    text = _NUMBER_WORDS.get(text, text)  # two-0
+    return text, not as_text and not _SUM_IN_BRACKETS.search(text)
 
 
 # --- spelling: LaTeX and Unicode to one plain notation ----------------------------------------------------------------
@@ -145,6 +182,11 @@ _COMMANDS = (
     | {"lt": "<", "gt": ">", "in": "∈", "cup": "∪", "cap": "∩", "emptyset": "∅", "varnothing": "∅", "triangle": "△"}
     | {"lbrace": "⦃", "rbrace": "⦄", "langle": "⟨", "rangle": "⟩", "dfrac": r"\frac", "tfrac": r"\frac"}
     | {"left": "", "right": "", "displaystyle": "", "rm": "", "bf": "", "quad": " ", "qquad": " "}
+    | {"cfrac": r"\frac", "colon": ":", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|"}
+    | {"dots": "...", "ldots": "...", "cdots": "..."}
+)
+_ESCAPES = (
+    {"{": "⦃", "}": "⦄"} | dict.fromkeys("()[]!", "") | dict.fromkeys(",;:", " ") | {c: c for c in "%&#_"} | {"$": ""}
 )
 _SIGNS = str.maketrans(
     dict.fromkeys("−‐‑‒–—﹣", "-")
@@ -152,7 +194,7 @@ _SIGNS = str.maketrans(
     | dict.fromkeys("÷∕⁄", "/")
     | dict.fromkeys("º˚∘", "°")
     | dict.fromkeys("$€£¥", "")
-    | {"√": r"\sqrt", "∆": "Δ", "⩽": "≤", "⩾": "≥", "~": " "}
+    | {"√": r"\sqrt", "∆": "Δ", "⩽": "≤", "⩾": "≥", "~": " ", "…": "...", "ℝ": r"\mathbb{R}"}
 )
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 _SUBSCRIPT = re.compile("[₀-₉]+")
@@ -160,43 +202,48 @@ _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|normal)|[mhf]box|boxed|operatorname)\s*\{([^{}]*)\}"
 )
-_LATEX = [
-    (re.compile(r"\\\{"), "⦃"),  # so that the braces of a set can't be taken for braces that group
-    (re.compile(r"\\\}"), "⦄"),
-    (re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))"), ","),  # 1\,000
-    (re.compile(r"\\[()\[\]!]|\\(?:left|right)\s*\."), ""),
-    (re.compile(r"\\[,;:>\s]"), " "),
-    (re.compile(r"\\([$%&#_])"), r"\1"),
-    (re.compile(r"\\([A-Za-z]+)"), lambda match: _COMMANDS.get(match[1], match[0])),
-]
-_PLAIN = [
-    (re.compile(r"(?<=[0-9])\{,\}(?=[0-9]{3})"), ","),
-    (re.compile(r"<="), "≤"),
-    (re.compile(r">="), "≥"),
-    (re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])"), r"\\sqrt"),
-    (re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])"), "π"),
-    (re.compile(r"\^\s*(?:°|\{\s*°\s*\})"), "°"),
-    (re.compile(r"_\{([A-Za-z0-9]+)\}(?![A-Za-z0-9])"), r"_\1"),
-    (re.compile(r"(?<![0-9./^_])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"), r"\1\\frac{\2}{\3}"),  # 1 1/2
-    (re.compile(r"\\?[A-Za-z]{2,}"), lambda match: _lower_word(match[0])),
-]
+_OUTER_WRAPPER = re.compile(r"[\s$]*\\(?:boxed|text(?:bf|it)?|math(?:rm|bf))\s*\{")
+_COMMAND = re.compile(
+    r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|(?<=[0-9]\\)(,)(?=[0-9]{3}(?![0-9]))|(\s|[^A-Za-z]))"  # 1\,000
+)
+_OVERLINE = re.compile(
+    r"\\overline\s*\{([A-Za-z]+)\}|(?<![0-9.])([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{([0-9]{1,9})\}"
+)
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_ELLIPSIS = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]*?)([0-9]{1,4}?)\3{2,}\.\.\.")
+_PLAIN = re.compile(
+    r"\\?[A-Za-z]{2,}"
+    r"|[<>]="
+    r"|\^\s*(?:°|\{\s*°\s*\})"
+    r"|(?<=[0-9])\{,\}(?=[0-9]{3})"
+    r"|_\{([A-Za-z0-9]+)\}(?![A-Za-z0-9])"
+    r"|(?<![0-9./^_])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"  # 1 1/2
+)
+_EXACT = {"sqrt": r"\sqrt", "pi": "π", "<=": "≤", ">=": "≥", "{,}": ","}
 
 
 def _plain_spelling(text: str) -> str:
-    """One spelling for each sign; text wrappers, spacing and closing punctuation removed; words in lower case."""
+    """One spelling for each sign; wrappers, spacing, closing punctuation and opening phrases removed; words in lower
+    case."""
     if not text.isascii():  # before NFKC, which would read 5² as 52 and 1½ as 11/2
         text = _SUPERSCRIPT.sub(lambda match: "^{" + unicodedata.normalize("NFKC", match[0]) + "}", text)
         text = _SUBSCRIPT.sub(lambda match: "_{" + unicodedata.normalize("NFKC", match[0]) + "}", text)
         text = _VULGAR_FRACTION.sub(_fraction_command, text)
-        text = unicodedata.normalize("NFKC", text.translate(_SIGNS))
+        text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
     if "\\" in text:
-        text = _WRAPPER.sub(r" \1 ", text)
-        for pattern, plain in _LATEX:
-            text = pattern.sub(plain, text)
-    text = text.translate(_SIGNS)
-    for pattern, plain in _PLAIN:
-        text = pattern.sub(plain, text)
-    return " ".join(text.split()).rstrip(" .,;:")
+        text = _WRAPPER.sub(_unwrapped, _without_outer_wrapper(text))
+        if r"\over" in text or r"\bar" in text:
+            text = _OVER.sub(r"\\frac{\1}{\2}", _OVERLINE.sub(_over_line, text))
+        text = _COMMAND.sub(_plain_command, text)
+    text = text.replace("$", "").replace("~", " ")
+    if "..." in text:
+        text = _ELLIPSIS.sub(_repeating, text)
+    text = " ".join(_PLAIN.sub(_plain_word, text).strip("* \t\n").split()).rstrip(" .,;:")
+    if " " in text or ":" in text:
+        phrase = _PHRASE.match(text)
+        if phrase:
+            return text[phrase.end() :]
+    return text
 
 
 def _fraction_command(match: re.Match) -> str:
@@ -204,29 +251,95 @@ def _fraction_command(match: re.Match) -> str:
     return rf"\frac{{{numerator}}}{{{denominator}}}"
 
 
-def _lower_word(word: str) -> str:
+def _without_outer_wrapper(text: str) -> str:
+    r"""What stands within \boxed{\frac{1}{2}}; wrappers that hold no braces are taken off wherever they stand."""
+    match = _OUTER_WRAPPER.match(text)
+    if match and text.count("{") > 1:
+        inside = text.rstrip(" $.")
+        if _closing_brace(inside, match.end(), len(inside)) == len(inside) - 1:
+            return inside[match.end() : -1]
+    return text
+
+
+def _unwrapped(match: re.Match) -> str:
+    return f" {match[1]} "
+
+
+def _plain_command(match: re.Match) -> str:
+    name, comma, sign = match.groups()
+    if name:
+        return _COMMANDS.get(name, match[0])
+    if comma or not sign:
+        return comma or ""
+    return _ESCAPES.get(sign, " " if sign.isspace() else match[0])
+
+
+def _plain_word(match: re.Match) -> str:
     """Yes and YES are yes, Square is square; AB, ABC and ABCD stay the names of points."""
-    is_word = (len(word) > 2 and word.istitle()) or word.lower() in ("yes", "no", "true", "false", "none")
-    return word.lower() if is_word and word[0] != "\\" else word
+    text = match[0]
+    if text in _EXACT:
+        return _EXACT[text]
+    subscript, whole, above, below = match.groups()
+    if whole:
+        return rf"{whole}\frac{{{above}}}{{{below}}}"
+    if subscript:
+        return "_" + subscript
+    if text[0] == "^":
+        return "°"
+    if text[0] == "\\" or text.islower():
+        return text
+    is_word = (len(text) > 2 and text.istitle()) or text.lower() in ("yes", "no", "true", "false", "none")
+    return text.lower() if is_word else text
+
+
+def _over_line(match: re.Match) -> str:
+    letters, whole, decimals, period = match.groups()
+    return letters if letters else _as_fraction(whole, decimals, period)
+
+
+def _repeating(match: re.Match) -> str:
+    return _as_fraction(*match.groups())
+
+
+def _as_fraction(whole: str, decimals: str, period: str) -> str:
+    """0.1666... is 1/6: (16 - 1)/90."""
+    above = int(whole + decimals + period) - int(whole + decimals or 0)
+    return rf"\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(decimals)}}}"
 
 
 # --- what stands around the answer ------------------------------------------------------------------------------------
 
 _PHRASE = re.compile(
-    r"^(?:(?:the )?(?:final |correct )?answer ?(?:is ?:?|:|=) ?)?(?:(?:option|choice) (?=\(?[A-Z]\b))?", re.IGNORECASE
+    r"^(?:(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer ?(?:is ?:?|:|=) ?)?"
+    r"(?:(?:option|choice) (?=\(?[A-Z]\b))?",
+    re.IGNORECASE,
 )
-_CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Z])\)")
-_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-H])\)|([A-H])[.)]) (?!.*(?<![A-Za-z])[A-H](?![A-Za-z])).+")  # not (A) and (C)
+_CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
+_CHOICE_WITH_TEXT = re.compile(  # not (A) and (C)
+    r"(?:\(([A-H])\)|([A-H])[.):]) (?!.*(?<![A-Za-z])[A-H](?![A-Za-z])).+"
+)
 _RELATIONS = "=<>≤≥≠∈"
-_NAME = r"(?:m? ?[∠△] ?\w+|(?:[A-Za-z]+|[α-ωΑ-Ω])(?:_[A-Za-z0-9]+)?'?(?:\([A-Za-z]\))?)"
+_NAME = (
+    r"(?:m? ?[∠△] ?\w+|(?:[A-Za-z]+|[α-ωΑ-Ω])(?:_[A-Za-z0-9]+)?'?(?:\([A-Za-z]\))?|\([a-z](?:, ?[a-z])+\)"
+    r"|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+)"
+)
 _NAMED = re.compile(rf"{_NAME} ?=(?! ?[A-Za-z]+\Z) ?([^{_RELATIONS}]+)")  # not AB = CD, which is a claim
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 _OPEN, _CLOSE = "([{⦃⟨", ")]}⦄⟩"
+_NUMBER_WORDS = {
+    word: str(n)
+    for n, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+        " eighteen nineteen twenty".split()
+    )
+}
 
 
 def _choice_letter(text: str) -> str | None:
+    if text[:1] not in ("(", "[") and text[1:2] not in (".", ")", ":"):
+        return None
     match = _CHOICE.fullmatch(text) or _CHOICE_WITH_TEXT.fullmatch(text)
-    return (match[1] or match[2]).upper() if match else None
+    return match[match.lastindex].upper() if match else None
 
 
 def _join_thousands(match: re.Match) -> str:
@@ -237,23 +350,32 @@ def _join_thousands(match: re.Match) -> str:
 
 # --- structure: lists, relations, tuples and sets of single values ----------------------------------------------------
 
+_STRUCTURE = re.compile(r"^ *[({]|[,=<>≤≥≠∈\[\]⦃⦄⟨⟩]")
+_BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈]")
 
-def _read_structure(text: str, depth: int = 0) -> str:
+
+def _read_structure(text: str, as_text: list[str]) -> str:
+    """The key; pieces that are no sums are also added to `as_text`."""
     text = text.strip()
+    if not _STRUCTURE.search(text):
+        return _read_value(text, as_text)
     items, sides = _split(text, ","), _split(text, _RELATIONS)
-    if not items or not sides or depth > MAX_DEPTH:
-        return _as_text(text)
+    if not items or not sides:
+        return _as_text(text, as_text)
     if len(items) > 1:
-        return ", ".join(_read_structure(item, depth + 1) for item in items[::2])
+        return ", ".join([_read_structure(item, as_text) for item in items[::2]])
     if len(sides) > 1:
-        return "".join(side if side in _RELATIONS and side else _read_structure(side, depth + 1) for side in sides)
+        key = "".join([s if s in _RELATIONS and s else _read_structure(s, as_text) for s in sides])
+        if _NAMED.fullmatch(key):
+            as_text.append(key)  # 1x = 5 is x=5 after a round, and 5 after two
+        return key
     inside = _split(text[1:-1], ",") if text[:1] in tuple(_OPEN) and text[-1] in _CLOSE else None
-    return _read_bracketed(text, inside[::2], depth) if inside else _read_value(text)
+    return _read_bracketed(text, inside[::2], as_text) if inside else _read_value(text, as_text)
 
 
-def _read_bracketed(text: str, items: list[str], depth: int) -> str:
+def _read_bracketed(text: str, items: list[str], as_text: list[str]) -> str:
     opening, closing = text[0], text[-1]
-    keys = [_read_structure(item, depth + 1) for item in items]
+    keys = [_read_structure(item, as_text) for item in items]
     if opening + closing in ("()", "{}") and len(keys) == 1 and keys[0]:
         return keys[0]
     if opening + closing in ("{}", "⦃⦄"):
@@ -262,268 +384,90 @@ def _read_bracketed(text: str, items: list[str], depth: int) -> str:
 
 
 def _split(text: str, separators: str) -> list[str] | None:
-    """[piece, separator, piece, ...], cut outside all brackets; None where the brackets don't match."""
+    """[piece, separator, piece, ...], cut outside all brackets; None where the brackets don't match or are too deep."""
     parts, start, depth = [], 0, 0
-    for i, character in enumerate(text):
+    for match in _BRACKET_OR_CUT.finditer(text):
+        character = match[0]
         if character in _OPEN:
             depth += 1
+            if depth > MAX_DEPTH:
+                return None
         elif character in _CLOSE:
             depth -= 1
             if depth < 0:
                 return None
         elif depth == 0 and character in separators:
-            parts += [text[start:i], character]
-            start = i + 1
+            parts += [text[start : match.start()], character]
+            start = match.end()
     return None if depth else [*parts, text[start:]]
 
 
 # --- a single value ---------------------------------------------------------------------------------------------------
 
-_UNIT_WORD = (
-    r"(?:[cmdkμn]m|(?:centi|milli|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|in|inch(?:es)?|ft|foot|feet|yd|yards?"
-    r"|mi|miles?|[km]g|lbs?|pounds?|oz|ounces?|m[lL]|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?|weeks?|months?"
-    r"|years?|mph|dollars?|cents?|euros?|units?|%|per ?cent|°(?: ?[CF])?|deg(?:rees?)?(?: (?:celsius|fahrenheit))?"
-    r"|rad(?:ians?)?)"
+_UNIT = (
+    rf"(?: ?\(?(?:square |sq\.? |cubic |cu\.? )?{_UNIT_WORD}| {_UNIT_LETTER}"
+    rf"| ?\\frac\{{ ?{_UNIT_LETTER} ?\}}\{{ ?{_UNIT_LETTER}{_UNIT_POWER} ?\}})"
 )
-_UNIT_LETTER = r"[mgshlLNJWV]"
-_UNIT_POWER = r"(?: ?\^? ?(?:[23]|\{ ?[23] ?\})| squared| cubed)?"
 _WITH_UNIT = re.compile(
-    r"((?:[-+*/^(){} 0-9.π]|\\frac|\\sqrt)*[0-9)}π.])"
-    rf"(?: ?(?:square |sq\.? |cubic |cu\.? )?{_UNIT_WORD}| {_UNIT_LETTER}){_UNIT_POWER}"
-    rf"(?: ?(?:/|\*|per ) ?(?:{_UNIT_WORD}|{_UNIT_LETTER}){_UNIT_POWER})?"
+    rf"((?:[-+*/^(){{}} 0-9.π]|\\frac|\\sqrt)*[0-9)}}π.]){_UNIT}{_UNIT_POWER}"
+    rf"(?: ?(?:/|\*|per ) ?(?:{_UNIT_WORD}|{_UNIT_LETTER}){_UNIT_POWER})?\)?"
 )
-_RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")
+_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")  # keeps the degrees of its argument
+_LOOSE_BRACES = re.compile(r"([\^_])\{(\w)\}(?!\w)")
+_LOOSE_BLANK = re.compile(r"(?<!\w) | (?!\w)")
+_HAS_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z%°Ωμ]")
 
 
-def _read_value(text: str) -> str:
-    with_unit = _WITH_UNIT.fullmatch(text)
-    text = (with_unit[1] if with_unit else text).rstrip(" °")
-    if _RANGE_OR_DATE.fullmatch(text):
-        return _as_text(text)
-    try:
-        return _show(_Reader(text).read())
-    except _Unreadable:
-        return _as_text(text)
+def _read_value(text: str, as_text: list[str]) -> str:
+    if _HAS_NAME.search(text):
+        with_unit = _WITH_UNIT.fullmatch(text)
+        text = with_unit[1] if with_unit else text
+        text = text if _FUNCTION.search(text) else text.rstrip(" °")
+    return read_sum(text) or _as_text(text, as_text)
 
 
-def _as_text(text: str) -> str:
+def _as_text(text: str, as_text: list[str]) -> str:
     """What can't be read, with blanks only between words and no braces around a single exponent."""
-    return re.sub(r"(?<!\w) | (?!\w)", "", re.sub(r"([\^_])\{(\w)\}(?!\w)", r"\1\2", text))
+    as_text.append(text)
+    return _LOOSE_BLANK.sub("", _LOOSE_BRACES.sub(r"\1\2", text))
 
 
-class _Unreadable(Exception):
-    """The text is no sum of terms, or is beyond the bounds above."""
+# --- questions with lettered choices ----------------------------------------------------------------------------------
 
-
-# A sum: {(radicand, ((symbol, exponent), ...)): coefficient}; each entry is coefficient * sqrt(radicand) * symbols.
-Terms = dict[tuple[int, tuple[tuple[str, int], ...]], Fraction]
-ONE = (1, ())  # the key of plain numbers
-
-
-def _bounded(terms: Terms) -> Terms:
-    terms = {key: c for key, c in terms.items() if c}
-    for (radicand, _), c in terms.items():
-        if max(abs(c.numerator), c.denominator) > MAX_NUMBER or radicand > MAX_RADICAND:
-            raise _Unreadable
-    return terms
-
-
-def _times(a: Terms, b: Terms) -> Terms:
-    if len(a) * len(b) > MAX_TERMS:
-        raise _Unreadable
-    product: Terms = {}
-    for (r, symbols), c in a.items():
-        for (s, more), d in b.items():
-            common = gcd(r, s)  # sqrt(r) sqrt(s) = common sqrt(r s / common^2), again free of squares
-            exponents = dict(symbols)
-            for name, n in more:
-                exponents[name] = exponents.get(name, 0) + n
-            key = (r * s // common**2, tuple(sorted((name, n) for name, n in exponents.items() if n)))
-            product[key] = product.get(key, 0) + c * d * common
-    return _bounded(product)
-
-
-def _inverse(terms: Terms) -> Terms:
-    if not terms:
-        raise _Unreadable  # 1/0
-    if len(terms) > 1:
-        return {(1, ((f"({_show(terms)})", -1),)): Fraction(1)}
-    [((radicand, symbols), c)] = terms.items()
-    return _bounded({(radicand, tuple((name, -n) for name, n in symbols)): 1 / (c * radicand)})
-
-
-def _power(base: Terms, exponent: Terms) -> Terms:
-    n = exponent.get(ONE, Fraction(0))
-    if n == Fraction(1, 2) and len(exponent) == 1:
-        return _sqrt(base)
-    if exponent.keys() - {ONE} or n.denominator != 1 or abs(n) > MAX_EXPONENT or (n <= 0 and not base):
-        raise _Unreadable
-    factor = _inverse(base) if n < 0 else base
-    result = {ONE: Fraction(1)}
-    for bit in f"{abs(int(n)):b}":
-        result = _times(result, result)
-        result = _times(result, factor) if bit == "1" else result
-    return result
-
-
-def _sqrt(terms: Terms) -> Terms:
-    if terms.keys() - {ONE}:
-        return {(1, ((f"sqrt({_show(terms)})", 1),)): Fraction(1)}
-    value = terms.get(ONE, Fraction(0))
-    radicand, outside = value.numerator * value.denominator, Fraction(1, value.denominator)  # sqrt(p/q) = sqrt(p q)/q
-    if radicand >= 0 and isqrt(radicand) ** 2 == radicand:
-        return _bounded({ONE: isqrt(radicand) * outside})
-    if not 0 < radicand <= MAX_RADICAND:
-        raise _Unreadable
-    for d in range(2, isqrt(radicand) + 1):
-        while radicand % (d * d) == 0:
-            radicand, outside = radicand // (d * d), outside * d
-    return {(radicand, ()): outside}
-
-
-def _show(terms: Terms) -> str:
-    """The key of a sum: 2*sqrt(3)/3, x^2/(2*y)-1. Reading it again gives the same sum."""
-    text = ""
-    for radicand, symbols in sorted(terms, key=lambda key: (key == ONE, key[1], key[0])):
-        c = terms[radicand, symbols]
-        above = [f"sqrt({radicand})"] * (radicand > 1) + [_show_power(name, n) for name, n in symbols if n > 0]
-        below = [str(c.denominator)] * (c.denominator > 1) + [_show_power(name, -n) for name, n in symbols if n < 0]
-        above = [str(abs(c.numerator))] * (abs(c.numerator) > 1 or not above) + above
-        text += ("-" if c < 0 else "+" if text else "") + "*".join(above)
-        if below:
-            text += "/" + (below[0] if len(below) == 1 else "(" + "*".join(below) + ")")
-    return text or "0"
-
-
-def _show_power(name: str, n: int) -> str:
-    return name if n == 1 else f"{name}^{n}"
-
-
-_TOKEN = re.compile(
-    r" ?(?:(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?)"
-    r"|(?P<name>(?:[A-Za-z]{1,3}(?![A-Za-z])|[α-ωΑ-Ω∞])(?:_[A-Za-z0-9]+)?)"
-    r"|(?P<sign>\\(?:frac|sqrt)(?![A-Za-z])|[-+*/^(){}]))"
-)
-
-
-class _Reader:
-    """Recursive descent: sum = [+-] product ([+-] product)*, product = power ([*/] power)*, power = value [^ value]."""
-
-    def __init__(self, text: str):
-        self.tokens, self.at, self.depth, end = [], 0, 0, 0  # tokens: (kind, text)
-        while end < len(text):
-            match = _TOKEN.match(text, end)
-            if not match:
-                raise _Unreadable
-            self.tokens.append((match.lastgroup, match[match.lastgroup]))
-            end = match.end()
-        self.tokens.append(("end", ""))
-
-    def take(self, *wanted: str) -> str:
-        """The next token if it is one of these, else an empty string."""
-        token = self.tokens[self.at][1]
-        self.at += token in wanted
-        return token if token in wanted else ""
-
-    def read(self) -> Terms:
-        total = self.sum()
-        if self.tokens[self.at][0] != "end":
-            raise _Unreadable
-        return total
-
-    def sum(self) -> Terms:
-        total: Terms = {}
-        sign = self.take("+", "-") or "+"
-        while sign:
-            for key, c in self.product().items():
-                total[key] = total.get(key, 0) + (c if sign == "+" else -c)
-            sign = self.take("+", "-")
-        return _bounded(total)
-
-    def product(self) -> Terms:
-        whole = self.tokens[self.at][1].isdigit() and self.tokens[self.at + 1][1] == r"\frac"
-        total, operator = self.power(), ""
-        if whole:
-            total = self.mixed_number(total)
-        while True:
-            after_division, operator = operator == "/", self.take("*", "/")
-            if not operator and not self.multiplies_silently(after_division):
-                return total
-            factor = self.power()
-            total = _times(total, _inverse(factor) if operator == "/" else factor)
-
-    def multiplies_silently(self, after_division: bool) -> bool:
-        """Whether a factor follows without a sign, as in 2x or 3(x+1). Raises where that could mean something else."""
-        (last_kind, last), (kind, text) = self.tokens[self.at - 1 : self.at + 1]
-        if text in ("", "+", "-", ")", "}"):
-            return False
-        two_words = kind == last_kind == "name" and len(last + text) > 2
-        call = last_kind == "name" and text == "("
-        if kind == "number" or text in ("^", "{") or after_division or two_words or call:
-            raise _Unreadable
-        return True
-
-    def mixed_number(self, whole: Terms) -> Terms:
-        r"""1\frac{1}{2} is 3/2, but 2\frac{x}{3} is a product; 2\frac{3}{2} could be either."""
-        fraction = self.power()
-        if fraction.keys() - {ONE}:
-            return _times(whole, fraction)
-        if not 0 < fraction.get(ONE, 0) < 1:
-            raise _Unreadable
-        return {ONE: whole.get(ONE, 0) + fraction[ONE]}
-
-    def power(self) -> Terms:
-        base = self.value()
-        if not self.take("^"):
-            return base
-        sign = self.take("+", "-")
-        exponent = self.value()
-        return _power(base, {key: -c for key, c in exponent.items()} if sign == "-" else exponent)
-
-    def value(self) -> Terms:
-        kind, text = self.tokens[self.at]
-        self.at += 1
-        if kind == "number":
-            return _bounded({ONE: _parse_number(text)})
-        if kind == "name":
-            return {(1, ((text, 1),)): Fraction(1)}
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise _Unreadable
-        if text == r"\sqrt":
-            result = _sqrt(self.value())
-        elif text == r"\frac":
-            result = _times(self.fraction_part(), _inverse(self.fraction_part()))
-        elif text in ("(", "{"):
-            result = self.sum()
-            if not self.take(")" if text == "(" else "}"):
-                raise _Unreadable
-        else:
-            raise _Unreadable
-        self.depth -= 1
-        return result
-
-    def fraction_part(self) -> Terms:
-        r"""What \frac takes: a group or one sign, so that \frac12 is a half."""
-        kind, text = self.tokens[self.at]
-        if kind == "number" and len(text) > 1:
-            self.tokens[self.at : self.at + 1] = [(kind, text[0]), (kind, text[1:])]
-        return self.value()
-
-
-def _parse_number(text: str) -> Fraction:
-    mantissa, _, exponent = text.lower().partition("e")
-    whole, _, decimals = mantissa.partition(".")
-    shift = int(exponent or 0) - len(decimals)
-    if len(mantissa) > 40 or abs(int(exponent or 0)) > MAX_EXPONENT or not (whole + decimals).isdigit():
-        raise _Unreadable
-    return int(whole + decimals) * Fraction(10) ** shift
+_LETTER_AND_TEXT = re.compile(r"\s*\(?([A-Z])[.:)]\s*")
 
 
 def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
-    """The canonical form of an answer to a question with lettered choices: an option's value counts as its letter."""
+    """The canonical form of an answer to a question with lettered choices: an option's value counts as its letter.
+
+    A letter of the choices is that option, even where another option's text is this letter. A value that two options
+    share keeps its own key. So a key from here is its own key for the same choices.
+    """
     key = canonical(answer)
-    for i, choice in enumerate(choices):
-        if key is not None and key == canonical(choice):
-            return canonical(chr(65 + i))
-    return key
+    if key is None or not choices:
+        return key
+    letters = [chr(65 + i) for i in range(len(choices))]
+    if key in letters:
+        return key
+    named = _LETTER_AND_TEXT.match(answer)
+    if named and named[1] in letters and equivalent(answer[named.end() :], choices[ord(named[1]) - 65]):
+        return named[1]  # B:45
+    found = [i for i, choice in enumerate(choices) if canonical(choice) == key]
+    if len(found) > 1:
+        found = [i for i in found if _dropped(choices[i]) == _dropped(answer)]  # 5 cm or 5 m
+    elif not found:
+        found = [i for i, choice in enumerate(choices) if equivalent(answer, choice)]
+        if not found and key.upper() in letters:
+            return key.upper()
+    if len(found) == 1:
+        return letters[found[0]]
+    return key if key == answer else option_key(key, choices)
+
+
+def _dropped(text: str) -> str:
+    """The name and the unit, which a key leaves out."""
+    text = _plain_spelling(text[:MAX_CHARS])
+    named = _NAMED.fullmatch(text)
+    value = named[1] if named else text
+    with_unit = _WITH_UNIT.fullmatch(value)
+    return (text[: len(text) - len(value)] + (value[with_unit.end(1) :] if with_unit else "")).replace(" ", "")

@@ -1,0 +1,303 @@
+r"""Exact sums of terms coefficient * sqrt(integer) * symbols, read from a plain notation and shown as one key.
+
+    read_sum(r"\frac{6}{\sqrt{3}}")  ->  "2*sqrt(3)"
+    read_sum("x(x+1)")               ->  "x^2+x"
+    read_sum("1/2x")                 ->  None: it can mean two things
+
+Left out: factoring and cancelling, symbolic powers, functions. Numbers, depth and the count of terms are bounded, and
+nothing is evaluated as code. A key that is read again is its own key.
+"""
+
+import re
+from math import gcd, isqrt
+
+MAX_DEPTH = 16  # brackets within brackets
+MAX_EXPONENT = 30
+MAX_NUMBER = 10**40  # of numerators and denominators
+MAX_RADICAND = 10**6  # square factors are found by trial division
+MAX_TERMS = 16  # of a product, before like terms meet
+
+# ({(radicand, ((symbol, exponent), ...)): numerator}, denominator): each entry is a term. Integers, not Fractions:
+# most answers are short, and building Fractions would take most of the time.
+Sum = tuple[dict[tuple[int, tuple[tuple[str, int], ...]], int], int]
+ONE = (1, ())  # the key of plain numbers
+
+_UNKNOWN = re.compile(  # a sign that sums don't have, a word, another command, a subscript of nothing or without end
+    r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
+    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
+)
+_TOKEN = re.compile(
+    r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
+    r"|(?:[A-Za-z]{1,3}(?![A-Za-z])|[α-ωΑ-Ω∞])(?:_[A-Za-z0-9]+)?"
+    r"|\\frac|\\sqrt|[^ ]"
+)
+_NUMBER_START = frozenset("0123456789.")
+
+
+RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")
+
+
+class Unreadable(Exception):
+    """The text is no sum of terms, or is beyond the bounds above."""
+
+
+def read_sum(text: str) -> str | None:
+    """The key of a sum, None where the text is none."""
+    if _UNKNOWN.search(text) or RANGE_OR_DATE.fullmatch(text):
+        return None
+    try:
+        return show(_Reader(text).read())
+    except Unreadable:
+        return None
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def _bounded(terms: dict, denominator: int) -> Sum:
+    if 0 in terms.values():
+        terms = {key: c for key, c in terms.items() if c}
+    if denominator != 1:
+        common = gcd(denominator, *terms.values())
+        if common != 1:
+            denominator, terms = denominator // common, {key: c // common for key, c in terms.items()}
+        if denominator > MAX_NUMBER:
+            raise Unreadable
+    for (radicand, _), c in terms.items():
+        if not -MAX_NUMBER <= c <= MAX_NUMBER or radicand > MAX_RADICAND:
+            raise Unreadable
+    return terms, denominator
+
+
+def _plus(a: Sum, b: Sum, sign: int) -> Sum:
+    (terms, p), (more, q) = a, b
+    denominator = p if p == q else p * q // gcd(p, q)
+    up, more_up = denominator // p, sign * (denominator // q)
+    total = terms.copy() if up == 1 else {key: c * up for key, c in terms.items()}
+    for key, c in more.items():
+        total[key] = total.get(key, 0) + c * more_up
+    return _bounded(total, denominator)
+
+
+def _times(a: Sum, b: Sum) -> Sum:
+    (terms, p), (more, q) = a, b
+    if len(terms) * len(more) > MAX_TERMS:
+        raise Unreadable
+    product: dict = {}
+    for (r, symbols), c in terms.items():
+        for (s, others), d in more.items():
+            if r == 1 or s == 1:
+                radicand, factor = r * s, c * d
+            else:  # sqrt(r) sqrt(s) = common sqrt(r s / common^2), again free of squares
+                common = gcd(r, s)
+                radicand, factor = r * s // common**2, c * d * common
+            key = (radicand, _merge(symbols, others) if symbols and others else symbols or others)
+            product[key] = product.get(key, 0) + factor
+    return _bounded(product, p * q)
+
+
+def _merge(symbols: tuple, others: tuple) -> tuple:
+    exponents = dict(symbols)
+    for name, n in others:
+        exponents[name] = exponents.get(name, 0) + n
+    return tuple(sorted((name, n) for name, n in exponents.items() if n))
+
+
+def _inverse(a: Sum) -> Sum:
+    terms, denominator = a
+    if not terms:
+        raise Unreadable  # 1/0
+    if len(terms) > 1:
+        return {(1, ((f"({show(a)})", -1),)): 1}, 1
+    [((radicand, symbols), c)] = terms.items()
+    key = (radicand, tuple((name, -n) for name, n in symbols) if symbols else symbols)
+    return _bounded({key: denominator if c > 0 else -denominator}, abs(c) * radicand)
+
+
+def _power(base: Sum, exponent: Sum) -> Sum:
+    (terms, denominator), n = exponent, exponent[0].get(ONE, 0)
+    if n == 1 and denominator == 2 and len(terms) == 1:
+        return _sqrt(base)
+    if terms.keys() - {ONE} or denominator != 1 or abs(n) > MAX_EXPONENT or (n <= 0 and not base[0]):
+        raise Unreadable
+    factor = _inverse(base) if n < 0 else base
+    result = ({ONE: 1}, 1)
+    for bit in f"{abs(n):b}":
+        result = _times(result, result)
+        result = _times(result, factor) if bit == "1" else result
+    return result
+
+
+def _sqrt(a: Sum) -> Sum:
+    terms, denominator = a
+    if terms.keys() - {ONE}:
+        return {(1, ((f"sqrt({show(a)})", 1),)): 1}, 1
+    radicand, outside = terms.get(ONE, 0) * denominator, 1  # sqrt(p/q) = sqrt(p q)/q
+    if radicand >= 0 and isqrt(radicand) ** 2 == radicand:
+        return _bounded({ONE: isqrt(radicand)}, denominator)
+    if not 0 < radicand <= MAX_RADICAND:
+        raise Unreadable
+    d = 2
+    while d * d <= radicand:
+        while radicand % (d * d) == 0:
+            radicand, outside = radicand // (d * d), outside * d
+        d += 1
+    return _bounded({(radicand, ()): outside}, denominator)
+
+
+def show(a: Sum) -> str:
+    """The key of a sum: 2*sqrt(3)/3, x^2/(2*y)-1. Reading it again gives the same sum."""
+    terms, denominator = a
+    if len(terms) == 1 and ONE in terms:
+        return str(terms[ONE]) + (f"/{denominator}" if denominator > 1 else "")
+    text = ""
+    for key in sorted(terms, key=_place) if len(terms) > 1 else terms:
+        (radicand, symbols), c = key, terms[key]
+        common = gcd(c, denominator)
+        n, d = abs(c) // common, denominator // common
+        above = [f"sqrt({radicand})"] if radicand > 1 else []
+        below = [str(d)] if d > 1 else []
+        for name, exponent in symbols:
+            size = abs(exponent)
+            (above if exponent > 0 else below).append(name if size == 1 else f"{name}^{size}")
+        if n > 1 or not above:
+            above.insert(0, str(n))
+        text += ("-" if c < 0 else "+" if text else "") + "*".join(above)
+        if below:
+            text += "/" + (below[0] if len(below) == 1 else "(" + "*".join(below) + ")")
+    return text or "0"
+
+
+def _place(key: tuple) -> tuple:
+    return key == ONE, key[1], key[0]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Recursive descent: sum = [+-] product ([+-] product)*, product = power ([*/] power)*, power = value [^ value]."""
+
+    __slots__ = ("tokens", "at", "depth")
+
+    def __init__(self, text: str):
+        self.tokens, self.at, self.depth = [*_TOKEN.findall(text), "", ""], 0, 0
+
+    def read(self) -> Sum:
+        total = self.sum()
+        if self.tokens[self.at]:
+            raise Unreadable
+        return total
+
+    def sum(self) -> Sum:
+        sign = self.tokens[self.at]
+        if sign == "-" or sign == "+":
+            self.at += 1
+        total = self.product()
+        if sign == "-":
+            total = {key: -c for key, c in total[0].items()}, total[1]
+        while True:
+            sign = self.tokens[self.at]
+            if sign == "-" or sign == "+":
+                self.at += 1
+                total = _plus(total, self.product(), 1 if sign == "+" else -1)
+            else:
+                return total
+
+    def product(self) -> Sum:
+        tokens, start, after_division = self.tokens, self.at, False
+        total = self.power()
+        if tokens[self.at] == r"\frac" and self.at == start + 1 and tokens[start].isdigit():
+            total = self.mixed_number(total)
+        while True:
+            text = tokens[self.at]
+            if text in _ENDS:
+                return total
+            if text == "*" or text == "/":
+                self.at += 1
+            elif after_division or not self.multiplies_silently(text):
+                raise Unreadable
+            factor = self.power()
+            after_division = text == "/"
+            total = _times(total, _inverse(factor) if after_division else factor)
+
+    def multiplies_silently(self, text: str) -> bool:
+        """Whether a factor follows without a sign, as in 2x or 3(x+1), and can mean nothing else."""
+        if text[0] in _NUMBER_START or text == "^" or text == "{":
+            return False
+        last = self.tokens[self.at - 1]
+        if last[0].isalpha() or last == "∞":  # two words, or the call of a function
+            return text != "(" and (text[0] == "\\" or len(last) + len(text) == 2)
+        return True
+
+    def mixed_number(self, whole: Sum) -> Sum:
+        r"""1\frac{1}{2} is 3/2, but 2\frac{x}{3} is a product; 2\frac{3}{2} could be either."""
+        fraction = self.power()
+        if fraction[0].keys() - {ONE}:
+            return _times(whole, fraction)
+        if not 0 < fraction[0].get(ONE, 0) < fraction[1]:
+            raise Unreadable
+        return _plus(whole, fraction, 1)
+
+    def power(self) -> Sum:
+        base = self.value()
+        if self.tokens[self.at] != "^":
+            return base
+        self.at += 1
+        sign = self.tokens[self.at]
+        if sign == "-" or sign == "+":
+            self.at += 1
+        terms, denominator = self.value()
+        return _power(base, ({key: -c for key, c in terms.items()} if sign == "-" else terms, denominator))
+
+    def value(self) -> Sum:
+        text = self.tokens[self.at]
+        self.at += 1
+        if text.isdigit():
+            if len(text) > 40:
+                raise Unreadable
+            n = int(text)
+            return {ONE: n} if n else {}, 1
+        if text in _SIGNS:
+            return self.group(text)
+        return _parse_number(text) if text[0] in _NUMBER_START else ({(1, ((text, 1),)): 1}, 1)
+
+    def group(self, text: str) -> Sum:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable
+        if text == "{" or text == "(":
+            result = self.sum()
+            if self.tokens[self.at] != ("}" if text == "{" else ")"):
+                raise Unreadable
+            self.at += 1
+        elif text == r"\frac":
+            above = self.fraction_part()
+            result = _times(above, _inverse(self.fraction_part()))
+        elif text == r"\sqrt":
+            result = _sqrt(self.value())
+        else:
+            raise Unreadable
+        self.depth -= 1
+        return result
+
+    def fraction_part(self) -> Sum:
+        r"""What \frac takes: a group or one sign, so that \frac12 is a half."""
+        text = self.tokens[self.at]
+        if text and text[0] in _NUMBER_START and len(text) > 1:
+            self.tokens[self.at : self.at + 1] = [text[0], text[1:]]
+        return self.value()
+
+
+_ENDS = frozenset(("", "+", "-", ")", "}"))
+_SIGNS = frozenset(("", "+", "-", "*", "/", "^", "(", ")", "{", "}", ".", r"\frac", r"\sqrt"))
+
+
+def _parse_number(text: str) -> Sum:
+    mantissa, _, exponent = text.lower().partition("e")
+    whole, _, decimals = mantissa.partition(".")
+    shift, digits = int(exponent or 0) - len(decimals), whole + decimals
+    if len(mantissa) > 40 or abs(int(exponent or 0)) > MAX_EXPONENT or not digits.isdigit():
+        raise Unreadable
+    n = int(digits)
+    return _bounded({ONE: n * 10**shift} if n and shift > 0 else {ONE: n} if n else {}, 10**-shift if shift < 0 else 1)
