@@ -5,7 +5,7 @@
     python eval.py --compare base.json trained.json
 
 What a right answer is, which categories there are and what else is scored depends on the benchmark (data/benchmarks.py),
-which is recognised from the data's columns. Our canonical forms grade, or math-verify (data/grader.py); the JSON says which,
+which is recognised from the data's columns. data/answers.py grades, or math-verify (data/grader.py); the JSON says which,
 and a comparison wants the same. With --out, a killed evaluation goes on where it was when the same command is given again.
 
 Left out: a language model as the judge.

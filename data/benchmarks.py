@@ -10,7 +10,7 @@ categories of a question, and its own scores over graded records. Everything els
     mathvision  letter or value of the option; by level and subject
     wemath      plain accuracy of the rows, and the four-way score of each composite with its sub-questions
     chartqa     relaxed accuracy: numbers within 5 % of the gold one, other answers equal but for case
-    plain       the canonical form of data/answers.py: Geometry3K, GeoQA, MMR1 and any file
+    plain       `equivalent` of data/answers.py: Geometry3K, GeoQA, MMR1 and any file
 
 Left out, where the official scripts do otherwise: a language model that extracts or judges answers (MathVista, MathVerse);
 MathVista's nearest option by edit distance, which makes every text some option; ChartQA's reading of 5% as 0.05 (the
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from data import Example
-from data.answers import canonical, option_key
+from data.answers import canonical, equivalent, option_key
 
 # One value of a measure: (unit, stratum, value). A measure is the mean over strata of the mean of their values; a
 # bootstrap draws whole units, whose questions hang together.
@@ -91,15 +91,15 @@ def is_right(
 ) -> bool | None:
     """Whether an answer is right; None where the grader ran out of time. `key` and `gold` are benchmark.key of both.
 
-    A grader (gold text, answer text) judges free-form answers only: a letter is a letter, and a benchmark's own rule
-    (rounding, tolerance) stands.
+    The grader (gold text, answer text), by default `equivalent`, judges free-form answers: a letter is a letter, and a
+    benchmark's own rule (rounding, tolerance) stands. It may accept more than equal keys.
     """
     if key is None:
         return False
-    if grader is None or benchmark.own_rule(example):
+    if benchmark.own_rule(example):
         return benchmark.right(key, gold)
     options = {chr(65 + i): choice for i, choice in enumerate(example.choices)}
-    return key == gold if key in options else grader(options.get(gold, example.answer), answer)
+    return key == gold if key in options else (grader or equivalent)(options.get(gold, example.answer), answer)
 
 
 # --- MathVista ---------------------------------------------------------------------------------------------------

@@ -358,6 +358,12 @@ def test_a_grader_judges_free_form_answers_only():
     assert right(Example("2", (), "?", "(x+1)^2"), "x^2+2x+1", PLAIN, grader) and asked[-1] == ("(x+1)^2", "x^2+2x+1")
 
 
+def test_our_grader_may_accept_more_than_equal_keys_but_votes_are_by_key(monkeypatch):
+    monkeypatch.setattr("data.benchmarks.equivalent", lambda gold, answer: answer in ("apples", "pears", gold))
+    row = record(Example("1", (), "?", "1"), [box(a) for a in ("apples", "pears", "3", "3")])
+    assert row["right"] == [True, True, False, False] and row["majority"] == 0
+
+
 def test_a_missing_grader_is_one_line_with_the_install_line(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
