@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     examples, _ = labelled(load("tiny", settings.split, labels=True), processor, config.max_prompt_tokens)
     G = config.eval_samples
     records = evaluate(model, processor, examples, G, config.max_new_tokens, config.temperature, texts=texts)
-    right = [key == r["gold"] for r in records for key in r["answers"]]
+    right = [verdict for r in records for verdict in r["right"]]
     chain = [not text.lstrip().startswith("\\boxed") for text in texts]
     n = sum(chain)
     result = report(records, G) | {

@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import weakref
 
 import pytest
 from conftest import run_program, write_rows
+from PIL import Image
 
 import cli
 from data import Example
-from eval import EvalConfig, compare, labelled, majority_at_n, pass_at_k, record, report, summary, table
+from eval import PRESETS, EvalConfig, Partial, answers, batches, blind, labelled, main, usable
+from scores import compare, majority_at_n, pass_at_k, record, report, summary, table
 
 
 @pytest.mark.parametrize("n", [1, 4, 6])
@@ -19,12 +22,23 @@ def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(n):
         assert pass_at_k(n, c, k) == pytest.approx(exact, abs=1e-12)
 
 
+def majority(keys, gold):
+    return majority_at_n(keys, [key == gold for key in keys])
+
+
 def test_the_majority_is_right_wrong_or_shares_a_tie():
-    assert majority_at_n(["1", "1", "2", None], "1") == 1
-    assert majority_at_n(["2", "2", "1", None], "1") == 0
-    assert majority_at_n(["2", "2", "1", "1"], "1") == 0.5
-    assert majority_at_n([None, None, None, "1"], "1") == 1  # the unparsed never vote
-    assert majority_at_n([None, None], "1") == 0
+    assert majority(["1", "1", "2", None], "1") == 1
+    assert majority(["2", "2", "1", None], "1") == 0
+    assert majority(["2", "2", "1", "1"], "1") == 0.5
+    assert majority([None, None, None, "1"], "1") == 1  # the unparsed never vote
+    assert majority([None, None], "1") == 0
+
+
+def test_votes_group_by_canonical_key_whatever_the_grader_holds_equal():
+    # the grader takes both "a" and "b" for right, but they are two candidates beside three votes for "c"
+    assert majority_at_n(["a", "a", "b", "b", "c", "c", "c"], [True] * 4 + [False] * 3) == 0
+    assert majority_at_n(["a", "a", "b", "b", "c", "c"], [True] * 4 + [False] * 2) == pytest.approx(2 / 3)
+    assert majority_at_n(["a", "a"], [True, False]) == 0.5  # one key, spelled so that the grader differs
 
 
 EXAMPLES = [
@@ -56,19 +70,80 @@ def test_the_table_shows_every_category_and_the_whole():
     assert lines[-1].split() == ["all", *["0.375", "0.500", "1.000"] * 2, "2"]
 
 
-def test_a_comparison_is_paired_by_question_with_an_interval():
-    def result(correct):
-        return {
-            "records": [{"id": i, "correct": c, "answers": [0] * 4, "majority": c / 4} for i, c in enumerate(correct)]
+def result(correct, **more):
+    """A result file whose question i got correct[i] of 4 samples right."""
+    rows = [
+        {
+            "id": str(i),
+            "correct": c,
+            "answers": [""] * 4,
+            "majority": c / 4,
+            "gold": "1",
+            "by": {"category": ["xy"[i % 2]]},
         }
+        for i, c in enumerate(correct)
+    ]
+    return {"benchmark": "plain", "grader": "ours", "records": rows} | more
 
+
+def test_a_comparison_is_paired_by_question_with_an_interval():
     worse, better = result([0, 1, 2] * 30), result([1, 2, 3] * 30)
     change = compare(worse, better)
-    assert change["pass@1"] == {"difference": 0.25, "low": 0.25, "high": 0.25} and change["questions"] == 90
+    assert change["questions"] == 90
+    assert change["pass@1"] == pytest.approx({"difference": 0.25, "low": 0.25, "high": 0.25, "questions": 90})
     noisy = compare(worse, result([3, 0, 2] * 30))["pass@1"]
     assert noisy["low"] < noisy["difference"] < noisy["high"]
-    with pytest.raises(cli.UsageError, match="share no question"):
-        compare(worse, {"records": []})
+
+
+def test_the_interval_is_as_wide_as_the_normal_one_where_that_holds():
+    after = [
+        4 * ((i * 7) % 10 < 6) for i in range(400)
+    ]  # 0.6 of 400 questions: sd of the mean sqrt(.24 / 400) = 0.0245
+    change = compare(result([0] * 400), result(after))["pass@1"]
+    assert change["difference"] == pytest.approx(0.6)
+    assert change["low"] == pytest.approx(0.6 - 1.96 * 0.0245, abs=0.005)
+    assert change["high"] == pytest.approx(0.6 + 1.96 * 0.0245, abs=0.005)
+
+
+def test_a_comparison_shows_each_category():
+    change = compare(result([0, 1] * 20), result([2, 1] * 20))["by"]["category"]
+    assert change["x"] == pytest.approx({"difference": 0.5, "low": 0.5, "high": 0.5, "questions": 20})
+    assert change["y"]["difference"] == 0
+
+
+def test_questions_of_one_unit_are_drawn_together():
+    before, after = result([0] * 40), result([4] * 20 + [0] * 20)
+    for x in (before, after):
+        for i, row in enumerate(x["records"]):
+            row["unit"] = str(i // 20)  # two units: all right, all wrong
+    change = compare(before, after)["pass@1"]
+    assert (change["low"], change["high"]) == (0, 1)  # as few as two units say next to nothing
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (result([1, 2], grader="math-verify 0.9.0"), "A has grader ours, B math-verify 0.9.0"),
+        (result([1, 2], benchmark="chartqa"), "A has benchmark plain, B chartqa"),
+        (result([1, 2, 3]), "1 questions are in one file only"),
+        (result([]), "share no question"),
+    ],
+)
+def test_a_comparison_of_different_measurements_is_refused(other, message):
+    with pytest.raises(cli.UsageError, match=message):
+        compare(result([1, 2]), other)
+
+
+def test_a_comparison_of_different_questions_or_numbers_of_samples_is_refused():
+    other = result([1, 2])
+    other["records"][1]["gold"] = "2"
+    with pytest.raises(cli.UsageError, match="question 1 is not the same"):
+        compare(result([1, 2]), other)
+    fewer = result([1, 2])
+    for row in fewer["records"]:
+        row["answers"] = [""] * 2
+    with pytest.raises(cli.UsageError, match="--num_samples"):
+        compare(result([1, 2]), fewer)
 
 
 def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, processor):
@@ -93,6 +168,10 @@ def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, proces
         ({"temperature": -1.0}, "--temperature"),
         ({"top_p": 0.0}, "--top_p"),
         ({"compare": ["a.json"]}, "two files"),
+        ({"benchmark": "mathvista2"}, "--benchmark mathvista2: there is auto, mathvista"),
+        ({"grader": "gpt"}, "--grader gpt: there is ours, math-verify"),
+        ({"min_pixels": 9, "max_pixels": 8}, "--min_pixels"),
+        ({"grader_seconds": 0.0}, "--grader_seconds"),
     ],
 )
 def test_values_out_of_range_name_the_flag(options, message):
@@ -132,3 +211,111 @@ def test_a_users_mistake_is_one_line_and_status_2(argv, message):
     done = run_program("eval.py", *argv)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and message in done.stderr and done.stderr.startswith("error: ")
+
+
+# --- Memory and resuming -----------------------------------------------------------------------------------------
+
+
+class Pictures:
+    """A source of plain pictures that knows how many of them are alive."""
+
+    def __init__(self, count, side):
+        self.count, self.side, self.alive, self.most = count, side, 0, 0
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, row):
+        if row >= self.count:
+            raise IndexError(row)
+        image = Image.new("RGB", (self.side, self.side), (row, 0, 0))
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(image, self.leave)
+        return Example(f"q{row}", (image,), "?", "1")
+
+    def leave(self):
+        self.alive -= 1
+
+
+def test_the_pictures_of_a_benchmark_are_not_all_held(processor):
+    source = Pictures(40, 1100)  # shrunk for this processor: they outweigh their encodings
+    good, _ = labelled(source, processor, 2048)
+    assert len(good) == 40 and [e.id for e in good[3:7][1:]] == ["q4", "q5", "q6"]
+    assert source.most <= 3
+    for part in batches((blind(e), processor.encode(e)) for e in good):
+        assert len(part) == 40
+    assert source.most <= 3
+
+
+def test_small_pictures_stay_with_their_encodings(processor):
+    source = Pictures(5, 28)
+    good, _ = labelled(source, processor, 2048)
+    assert good[2] is good[2] and good[1:][1] is good[2]
+    assert processor.encode(good[2]) is processor.encode(good[2])
+
+
+def test_batches_end_at_their_number_or_their_bytes(processor, monkeypatch):
+    items = [(e, processor.encode(e)) for e in Pictures(7, 56)]
+    assert [len(part) for part in batches(items, 3)] == [3, 3, 1]
+    monkeypatch.setattr("eval.BATCH_BYTES", 2 * items[0][1].bytes())
+    assert [len(part) for part in batches(items, 3)] == [2, 2, 2, 1]
+
+
+def test_an_id_that_comes_again_is_left_out(processor):
+    rows, skipped = [Example(i, (), "?", "1") for i in ("a", "b", "a", "c")], []
+    found = usable(rows, processor.encode, 2048, skipped, seen={"c"})
+    assert [example.id for _, example, _ in found] == ["a", "b"]
+    assert skipped == ["row 2: the id a is already taken", "row 3: the id c is already taken"]
+
+
+def test_a_partial_file_gives_back_what_it_was_given_and_drops_a_torn_line(tmp_path):
+    out = str(tmp_path / "deep" / "r.json")
+    first = Partial(out, {"seed": 0, "model": "m"})
+    first.add(3, [{"id": "a"}], ["x"])
+    first.add(5, [{"id": "b"}], ["x", "y"])
+    first.file.write(b'{"row": 7, "rec')
+    first.file.close()
+    again = Partial(out, {"seed": 0, "model": "m"})
+    assert (again.row, again.records, again.skipped) == (5, [{"id": "a"}, {"id": "b"}], ["x", "y"])
+    again.add(6, [{"id": "c"}], ["x", "y", "z"])
+    again.file.close()
+    last = Partial(out, {"seed": 0, "model": "m"})
+    assert (last.row, len(last.records), last.skipped) == (6, 3, ["x", "y", "z"])
+    with pytest.raises(cli.UsageError, match="begun with other model, seed; use the same, or another --out"):
+        Partial(out, {"seed": 1, "model": "n"})
+
+
+def test_a_killed_evaluation_continues_to_the_same_result(tmp_path, random_folder, questions_file, monkeypatch):
+    path, rows = questions_file
+    rows.insert(5, {"question": "no answer"})
+    write_rows(path, rows)
+    argv = ["--model", str(random_folder), "--data", str(path), "--num_samples", "2", "--max_new_tokens", "5"]
+    monkeypatch.setattr("eval.batches", lambda items: batches(items, 4))
+    assert main([*argv, "--out", str(tmp_path / "whole.json")]) == 0
+    calls = []
+
+    def dies(*a):
+        calls.append(a)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return answers(*a)
+
+    monkeypatch.setattr("eval.answers", dies)
+    argv += ["--out", str(tmp_path / "r.json")]
+    assert main(argv) == 130 and not (tmp_path / "r.json").exists()
+    assert len((tmp_path / "r.json.partial.jsonl").read_text().splitlines()) == 1 + 3
+    with pytest.raises(cli.UsageError, match="begun with other seed"):
+        main([*argv, "--seed", "1"])
+    calls[:] = [None] * 4  # from now on it lives
+    assert main(argv) == 0 and len(calls) == 4 + 3
+    whole, resumed = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "r.json"))
+    whole["config"].pop("out"), resumed["config"].pop("out")
+    assert whole == resumed and whole["questions"] == 24 and len(whole["skipped"]) == 1
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_the_papers_decoding_is_a_preset():
+    config = cli.parse(EvalConfig, ["--preset", "paper-eval", "--seed", "3"], PRESETS)
+    assert (config.temperature, config.num_samples, config.max_new_tokens, config.seed) == (0.2, 1, 16384, 3)
+    assert (config.min_pixels, config.max_pixels) == (50176, 1003520)
