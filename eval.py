@@ -168,7 +168,7 @@ def evaluate(
     top_p: float = 1.0,
     seed: int = 0,
     instruction: str = INSTRUCTION,
-    batch: int = 128,
+    batch: int = 512,
     texts: list | None = None,
 ) -> list[dict]:
     """Samples answers to labelled questions and grades them: one record per question.
