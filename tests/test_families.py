@@ -357,6 +357,18 @@ def test_a_frozen_vision_tower_has_neither_gradient_nor_optimiser_state(family, 
     assert len(resumed.state) == len(optimizer.state) == len(changed)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3_vl"], indirect=True)
+def test_no_mask_is_built_for_packed_rows(family, loaded, examples, monkeypatch):
+    """It would have as many entries as the row has tokens, squared."""
+    model, processor = loaded
+
+    def fail(*args, **kwargs):
+        raise AssertionError("a mask was asked for")
+
+    monkeypatch.setattr(transformers.masking_utils, "find_packed_sequence_indices", fail)
+    score(model, generate(model, processor, examples[2:3], 2, 4))
+
+
 def test_a_trained_step_is_saved_and_loads_in_plain_transformers(family, loaded, examples, tmp_path):
     name, folder, _ = family
     model, processor = loaded
