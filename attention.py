@@ -74,6 +74,7 @@ class Layout:
     prompts: Sequences  # P
     responses: Sequences | None = None  # B, in any order; best by `width_class`. None where there are prompts alone
     question: Tensor | None = None  # [B], each response's prompt
+    blocks: Tensor | None = None  # [P, L], tokens of one prompt with the same number >= 0 read each other
     _reads: dict = field(default_factory=dict, init=False, compare=False)
 
     @cached_property
@@ -85,11 +86,34 @@ class Layout:
         return torch.zeros(real.shape, device=real.device).masked_fill_(~real, -torch.inf)
 
     @cached_property
-    def mask(self) -> Tensor:
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its response."""
+        if self.responses is None:
+            return self.prompts.width
+        return max(self.prompts.width, int((self.prompts.lengths[self.question] + self.responses.lengths).max()))
+
+    def is_causal(self, window: int | None) -> bool:
+        """Whether all tokens read what stands before them in their prompt and response, and nothing else."""
+        return self.blocks is None and (window is None or self.longest <= window)
+
+    def prompt_mask(self, window: int | None) -> Tensor:
+        """[P, 1, L, L] bool: what each prompt token reads of its prompt. `window`: of so many tokens, itself the last."""
+        place = torch.arange(self.prompts.width, device=self.prompts.lengths.device)
+        back = place[:, None] - place
+        mask = ((back >= 0) & (back < (window or self.longest + 1)))[None]
+        if self.blocks is not None:
+            mask = mask | (self.blocks[:, :, None] == self.blocks[:, None]) & (self.blocks >= 0)[:, None]
+        return mask[:, None].expand(len(self.prompts.lengths), -1, -1, -1)
+
+    def response_mask(self, window: int | None) -> Tensor:
         """[B, 1, T, L+T] bool: what each response token reads of [its prompt | its response]."""
-        T = self.responses.width
+        lengths, T = self.prompts.lengths[self.question], self.responses.width
+        t, place = (torch.arange(n, device=lengths.device) for n in (T, self.prompts.width))
         to_prompt = self.prompts.real[self.question][:, None].expand(-1, T, -1)
-        to_own = torch.ones(T, T, dtype=torch.bool, device=to_prompt.device).tril().expand(len(to_prompt), -1, -1)
+        to_own = (t <= t[:, None]).expand(len(lengths), -1, -1)
+        if window is not None:
+            to_prompt = to_prompt & (lengths[:, None, None] + t[:, None] - place < window)
+            to_own = to_own & (t[:, None] - t < window)
         return torch.cat([to_prompt, to_own], -1)[:, None]
 
     def reads(self, H: int, R: int) -> list["Read"]:
@@ -132,25 +156,34 @@ def width_class(lengths: Tensor) -> Tensor:
 # --- All tokens at once ------------------------------------------------------------------------------------------
 
 
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    """query [N, H*R, d], key and value [N, H, d] -> [N, H*R, d], differentiable."""
-    if query.device.type == "cpu":
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None = None
+) -> Tensor:
+    """query [N, H*R, d], key and value [N, H, d] -> [N, H*R, d], differentiable. `window`: the newest tokens that one reads,
+    itself included."""
+    if query.device.type == "cpu" and layout.is_causal(window):
         return PackedAttention.apply(query, key, value, layout, scale)
-    return packed_attention_by_rows(query, key, value, layout, scale)
+    return packed_attention_by_rows(query, key, value, layout, scale, window)
 
 
-def packed_attention_by_rows(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    """The same by public functions alone, on any device: each response is a row with its own copy of the prompt's keys."""
+def packed_attention_by_rows(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None = None
+) -> Tensor:
+    """The same by public functions alone, on any device and for any mask: each response is a row with its own copy of the
+    prompt's keys."""
     n, R = layout.prompts.total, query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(R, 1), value.repeat_interleave(R, 1)
     q, k, v = (layout.prompts.pad(x[:n]).transpose(1, 2) for x in (query, key, value))  # [P, H*R, L, d]
     # right padding lies after every real token, so plain causal attention is right for all of those
-    out = layout.prompts.unpad(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2))
+    plain = layout.is_causal(window)
+    mask = None if plain else layout.prompt_mask(window)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain, scale=scale)
+    out = layout.prompts.unpad(out.transpose(1, 2))
     if layout.responses is None:
         return out
     rows = [layout.responses.pad(x[n:]).transpose(1, 2) for x in (query, key, value)]  # [B, H*R, T, d]
     k, v = (torch.cat([x[layout.question], own], 2) for x, own in zip((k, v), rows[1:], strict=True))
-    own = F.scaled_dot_product_attention(rows[0], k, v, attn_mask=layout.mask, scale=scale)
+    own = F.scaled_dot_product_attention(rows[0], k, v, attn_mask=layout.response_mask(window), scale=scale)
     return torch.cat([out, layout.responses.unpad(own.transpose(1, 2))])
 
 
@@ -272,6 +305,7 @@ class KVCache:
         self.question = questions.repeat_interleave(num_samples)  # [N]
         self.padding = layout.padding  # [P, L] or None
         self.constants: dict[float, Tensor] = {}
+        self.longest = layout.prompts.width
         self.prompt_blocks: list[tuple[Tensor, Tensor]] = []
         self.prompt: list[tuple[Tensor, Tensor]] = []  # by layer
         self.own: list[tuple[Tensor, Tensor]] = []
@@ -328,12 +362,18 @@ class KVCache:
                 bias = F.pad(bias[self.question], (0, self.capacity - self.before))
             self.bias = bias.repeat_interleave(H, 0)[:, None]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
         """query [N, H*R, d], key and value [N, H, d] of the newest tokens -> [N, H*R*d]. Appends the keys."""
+        if window is not None and self.longest + self.steps < window:
+            window = None  # it holds everything there is
         own_key, own_value = self.own[layer]
         if self.by_kernel:
             own_key.index_copy_(2, self.slot, key[:, :, None])
             own_value.index_copy_(2, self.slot, value[:, :, None])
+            if window is not None:
+                return self.attend_in_window(layer, query, scale, window)
             grid = (len(self.lengths), -1)
             own = (x.unflatten(0, grid).transpose(1, 2) for x in (own_key, own_value))  # [P, H, G, T, d]
             return decode_attention(query, *self.prompt[layer], *own, self.lengths, self.slot + 1, scale).flatten(1)
@@ -343,26 +383,56 @@ class KVCache:
         own_value.select(2, at).copy_(value)
         if not self.prompt_blocks:
             self.seat_rows()
-        own_key = own_key.view(N * H, d, -1).narrow(2, 0, at + 1)
-        own_value = own_value.view(N * H, -1, d).narrow(1, 0, at + 1)
+        bias, first = (self.bias, 0) if window is None else self.bias_of_window(window, H)
+        own_key = own_key.view(N * H, d, -1).narrow(2, first, at + 1 - first)
+        own_value = own_value.view(N * H, -1, d).narrow(1, first, at + 1 - first)
         if not self.shared:
-            q, bias = (
-                query.reshape(-1, R, d),
-                self.constant(0, query) if self.bias is None else self.bias[..., : at + 1],
-            )
-            scores = torch.baddbmm(bias, q, own_key, beta=self.bias is not None, alpha=scale)
+            to_add = self.constant(0, query) if bias is None else bias[..., : at + 1]
+            q = query.reshape(-1, R, d)
+            scores = torch.baddbmm(to_add, q, own_key, beta=bias is not None, alpha=scale)
             return scores.softmax(-1, dtype=torch.float32).to(value.dtype).bmm(own_value).view(N, -1)
         q = (query * self.constant(scale, query)).view(-1, R, d)  # [N*H, R, d]
         prompt_key, prompt_value = self.prompt_blocks[layer]
         L = prompt_value.shape[1]
         # all rows and query heads that read the same keys are one matrix: those are read once, and never repeated
         blocks = q.view(-1, R * d).index_select(0, self.sitter).view(len(prompt_key), -1, d)  # [P*H, seats*R, d]
-        to_prompt = blocks.bmm(prompt_key) if self.bias is None else torch.baddbmm(self.bias, blocks, prompt_key)
+        to_prompt = blocks.bmm(prompt_key) if bias is None else torch.baddbmm(bias, blocks, prompt_key)
         to_own = q.bmm(own_key).index_select(0, self.sitter).view(*to_prompt.shape[:2], -1)
         weights = torch.cat((to_prompt, to_own), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
         out = weights.narrow(2, 0, L).bmm(prompt_value).view(-1, R * d).index_select(0, self.place)  # [N*H, R*d]
-        of_own = weights.view(-1, R, L + at + 1).narrow(2, L, at + 1).index_select(0, self.place)  # [N*H, R, own]
+        of_own = weights.view(-1, R, weights.shape[2]).narrow(2, L, at + 1 - first)
+        of_own = of_own.index_select(0, self.place)  # [N*H, R, own]
         return out.view(-1, R, d).baddbmm_(of_own, own_value).view(N, -1)
+
+    def bias_of_window(self, window: int, H: int) -> tuple[Tensor, int]:
+        """Like `bias`, with -inf on what lies before the window of the newest tokens too, and the first of the own keys to
+        be read (where those have no bias)."""
+        lengths, L = self.lengths, self.layout.prompts.width if self.padding is None else self.padding.shape[1]
+        place = torch.arange(L, device=lengths.device)
+        out = (place >= lengths[:, None]) | (lengths[:, None] + self.steps - place >= window)  # [P, L]
+        before = self.steps - window + 1  # own tokens outside
+        if not self.shared:
+            own = torch.arange(self.capacity - self.before, device=lengths.device) < before
+            out = torch.cat([out[self.question], own.expand(len(self), -1)], 1)
+        bias = torch.zeros(out.shape, dtype=self.prompt[0][0].dtype, device=out.device).masked_fill_(out, -torch.inf)
+        return bias.repeat_interleave(H, 0)[:, None], max(before, 0) if self.shared else 0
+
+    def attend_in_window(self, layer: int, query: Tensor, scale: float, window: int) -> Tensor:
+        """Where the kernel serves: the same by public functions, each row with a copy of its prompt."""
+        n = self.steps + 1
+        key, value = (
+            torch.cat([prompt[self.question], own[:, :, :n]], 2)
+            for prompt, own in zip(self.prompt[layer], self.own[layer], strict=True)
+        )  # [N, H, L + n, d]
+        lengths, L = self.lengths[self.question][:, None], key.shape[2] - n
+        place = torch.arange(L + n, device=key.device).expand(len(self), -1)
+        back = torch.where(place < L, lengths + self.steps - place, L + self.steps - place)
+        mask = (back < window) & ((place < lengths) | (place >= L))
+        R = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(R, 1), value.repeat_interleave(R, 1)
+        return F.scaled_dot_product_attention(
+            query[:, :, None], key, value, attn_mask=mask[:, None, None], scale=scale
+        ).flatten(1)
 
     def constant(self, x: float, like: Tensor) -> Tensor:
         """x as a tensor, made once: a Python number would be converted at every use."""
@@ -387,7 +457,9 @@ class KVCache:
         return sum(x.numel() * x.element_size() for pairs in (self.prompt, self.own) for pair in pairs for x in pair)
 
 
-def attention(module, query, key, value, attention_mask, scaling=None, layout=None, caches=None, **kwargs):
+def attention(
+    module, query, key, value, attention_mask, scaling=None, layout=None, caches=None, sliding_window=None, **kwargs
+):
     """transformers' attention interface, [batch, heads, tokens, d] -> [batch, tokens, heads, d].
 
     `layout` and `caches` are keyword arguments of the decoder's forward, which transformers hands through to here. With
@@ -399,10 +471,13 @@ def attention(module, query, key, value, attention_mask, scaling=None, layout=No
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, heads, d]
         for cache in caches or ():
             cache.store_prompt(k, v)
-        return packed_attention(q, k, v, layout, scaling)[None], None
+        return packed_attention(q, k, v, layout, scaling, sliding_window)[None], None
     if caches is not None:
         pieces = [x[:, :, 0].split([len(cache) for cache in caches]) for x in (query, key, value)]
-        out = [cache.attend(module.layer_idx, *rows, scaling) for cache, *rows in zip(caches, *pieces, strict=True)]
+        out = [
+            cache.attend(module.layer_idx, *rows, scaling, sliding_window)
+            for cache, *rows in zip(caches, *pieces, strict=True)
+        ]
         return torch.cat(out).unflatten(1, (query.shape[1], -1))[:, None], None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention import KVCache, Layout, Sequences, shares_prompts
-from families import embed, rope_positions, rope_table, text_model
+from families import embed, no_mask, position_ids, rope_positions, rope_table, text_model
 
 CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look waits for the GPU
 ALIKE = (
@@ -144,20 +144,23 @@ def usual_parts(layer) -> bool:
     )
 
 
+SIDE_BY_SIDE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # linear maps of one input
+
+
 def together(layer) -> list[list[torch.nn.Linear]]:
-    attention, mlp = layer.self_attn, layer.mlp
-    return [[attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]]
+    parts = layer.self_attn, layer.mlp
+    return [[getattr(part, name) for name in names] for part, names in zip(parts, SIDE_BY_SIDE, strict=True)]
 
 
 @torch.no_grad()
 def lay_side_by_side(model) -> None:
-    """Puts the weights that are multiplied together next to each other in memory, so that one matrix can be a view of
-    them. They stay separate parameters to everything else, and training them in place trains the view."""
+    """Puts the weights that are multiplied together next to each other in memory, where they are not, so that one matrix
+    can be a view of them. They stay separate parameters to everything else, and training them in place trains the view."""
     for layer in filter(usual_parts, text_model(model).layers):
         for linears in together(layer):
             for name in ("weight", "bias"):
                 parts = [getattr(linear, name) for linear in linears]
-                if all(p is not None for p in parts):
+                if all(p is not None for p in parts) and view_of(parts) is None:
                     whole = torch.cat(parts)
                     for p, rows in zip(parts, whole.split([len(p) for p in parts]), strict=True):
                         p.data = rows
@@ -167,11 +170,18 @@ def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
     """The parts as one tensor of `dtype`: a view where they lie side by side in memory, a copy elsewhere."""
     if any(p is None for p in parts):
         return None
+    if parts[0].dtype == dtype and (view := view_of(parts)) is not None:
+        return view
+    return torch.cat([p.detach().to(dtype) for p in parts])
+
+
+def view_of(parts: Sequence[Tensor]) -> Tensor | None:
+    """The parts as one tensor, where they lie side by side in memory."""
     first, end = parts[0].detach(), parts[0].data_ptr()
     for p in parts:
         one_block = p.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if p.dtype != dtype or p.data_ptr() != end or not (one_block and p.is_contiguous()):
-            return torch.cat([p.detach().to(dtype) for p in parts])
+        if p.dtype != first.dtype or p.data_ptr() != end or not (one_block and p.is_contiguous()):
+            return None
         end += p.numel() * p.element_size()
     return first.as_strided((sum(len(p) for p in parts), *first.shape[1:]), first.stride())
 
@@ -206,7 +216,7 @@ def steps_alike(model) -> bool:
         return False
     device = next(model.parameters()).device
     ids = torch.arange(1, 5, device=device)[None]
-    prompts = SimpleNamespace(ids=ids, lengths=torch.tensor([4], device=device), pixel_values=None, image_grid_thw=None)
+    prompts = SimpleNamespace(ids=ids, lengths=torch.tensor([4], device=device), vision=[], blocks=None)
     prompts.positions = rope_positions(model, prompts)
     sampling = Sampling(
         0.0, 1.0, torch.zeros(model.config.get_text_config().vocab_size, dtype=torch.bool, device=device), ids[0, :0]
@@ -277,23 +287,26 @@ class Cohort:
         """Reads the prompts, each once, and their images."""
         P, device = len(prompts.lengths), prompts.lengths.device
         self.sampling = sampling
-        layout = Layout(Sequences(prompts.lengths))
+        layout = Layout(Sequences(prompts.lengths), blocks=prompts.blocks)
         self.cache = KVCache(layout, num_samples, max_new_tokens)
         real = layout.prompts.real
         hidden = text_model(model)(
-            inputs_embeds=embed(model, prompts.ids[real][None], prompts),
-            position_ids=prompts.positions[:, real][:, None],
+            **embed(model, prompts.ids[real][None], prompts),
+            position_ids=position_ids(model, prompts.positions[:, real][:, None]),
+            attention_mask=no_mask(model),
             use_cache=False,
             layout=layout,
             caches=[self.cache],
         ).last_hidden_state[0]
         self.prompt_end = hidden[prompts.lengths.cumsum(0) - 1]  # [P, D]
         self.position = next_position(prompts)  # [P]
-        later = self.position + torch.arange(max_new_tokens, device=device)[:, None]  # [T, P]
-        cos, sin = rope_table(model, later)  # [T, P, d]
-        # x cos + rotate_half(x) sin, with the sign of the half that is negated moved into sin
-        half = sin.shape[-1] // 2
-        self.turns = torch.cat([cos, -sin[..., :half], sin[..., half:]], -1)  # [T, P, 2 d]
+        self.turns = torch.zeros(max_new_tokens, P, 0, device=device)
+        if model.usual_decoder:
+            later = self.position + torch.arange(max_new_tokens, device=device)[:, None]  # [T, P]
+            cos, sin = rope_table(model, later)  # [T, P, d]
+            # x cos + rotate_half(x) sin, with the sign of the half that is negated moved into sin
+            half = sin.shape[-1] // 2
+            self.turns = torch.cat([cos, -sin[..., :half], sin[..., half:]], -1)  # [T, P, 2 d]
         N = P * num_samples
         self.token = torch.zeros(N, dtype=torch.long, device=device)
         self.live = torch.ones(N, dtype=torch.bool, device=device)
@@ -403,7 +416,8 @@ class Stepper:
     """One token more for all rows of some cohorts; on a GPU replayed from a CUDA graph."""
 
     def __init__(self, model):
-        self.layers, self.decoder, self.embedding = usual_layers(model), text_model(model), model.get_input_embeddings()
+        self.model, self.layers, self.embedding = model, usual_layers(model), model.get_input_embeddings()
+        self.decoder = text_model(model)
         self.norm = rms_norm(self.decoder.norm) if self.layers else self.decoder.norm
         self.head_weights = linear_of([model.get_output_embeddings()], getattr(model, "compute_dtype", model.dtype))
         self.graph = None
@@ -419,8 +433,8 @@ class Stepper:
         if self.layers is None:
             positions = torch.cat([cohort.positions for cohort in cohorts])
             hidden = self.decoder(
-                inputs_embeds=x[:, None], position_ids=positions.expand(3, -1)[..., None], use_cache=False,
-                caches=[cohort.cache for cohort in cohorts],
+                inputs_embeds=x[:, None], position_ids=position_ids(self.model, positions[None, :, None]),
+                attention_mask=no_mask(self.model), use_cache=False, caches=[cohort.cache for cohort in cohorts],
             ).last_hidden_state[:, 0]  # fmt: skip
         else:
             for cohort in cohorts:

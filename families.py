@@ -1,45 +1,181 @@
-"""What differs between model families, and nothing else: where the decoder sits, how images enter, how positions are made."""
+"""What differs between model families, and nothing else: where the decoder sits, how images enter, how positions are
+made, which prompt tokens see each other.
+
+A family is served where its vision model is in VISION and its decoder in DECODERS; a checkpoint without images needs the
+latter alone. Everything else is refused when it is loaded, see `refusal`.
+"""
+
+import inspect
 
 import torch
+import torch.nn.functional as F
+import transformers
 from torch import Tensor
 
 from vision import lean_vision
 
-SERVED = ("qwen2_5_vl",)  # model types that the tests show to be served
+# model type -> transformers' class that puts questions into its words. SmolVLM's own wants a package that only its videos
+# use; what it writes for pictures is Idefics3's
+VISION = {
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+    "internvl": "InternVLProcessor",
+    "llava_onevision": "LlavaOnevisionProcessor",
+    "gemma3": "Gemma3Processor",
+    "idefics3": "Idefics3Processor",
+    "smolvlm": "Idefics3Processor",
+}
+ROPE_IN_3D = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # rotary positions in time, height and width
+BLOCKS = ("gemma3",)  # the tokens of an image see each other in both directions
+DECODERS = (
+    "qwen2", "qwen3", "llama", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
+)  # fmt: skip
+STATIC_ROPE = ("default", "linear", "llama3", "yarn", "mrope", "proportional")  # the same for every length of sequence
+
+
+def refusal(config) -> str | None:
+    """Why a checkpoint of this configuration can't be served; None where it can."""
+    text = config.get_text_config()
+    if config.model_type not in VISION and (config.model_type not in DECODERS or text is not config):
+        return f"{config.model_type} is not served; served are {', '.join([*VISION, *DECODERS[:4]])}"
+    if text.model_type not in DECODERS:
+        return f"its decoder is {text.model_type}, which is not served; served are {', '.join(DECODERS)}"
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and text.model_type != "gemma3_text":
+        return f"{text.model_type} with sliding windows is not served"
+    if getattr(text, "use_bidirectional_attention", None):
+        return "a decoder that reads ahead is not served"
+    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if getattr(text, name, None):
+            return f"{name} is not served"
+    rope = getattr(text, "rope_parameters", None) or {}
+    for one in rope.values() if "rope_type" not in rope else [rope]:
+        kind = one.get("rope_type", "default") if isinstance(one, dict) else "default"
+        if kind not in STATIC_ROPE:
+            return f"rotary embeddings of type {kind} are not served"
+    return None
+
+
+# --- Questions ---------------------------------------------------------------------------------------------------
+
+
+def compose_processor(model_type: str, tokenizer, image_processor, settings: dict):
+    """transformers' processor of a family, without its video part: that wants torchvision, and no video is read here.
+
+    `settings`: what processor_config.json says; of it, what the class takes.
+    """
+    cls = getattr(transformers, VISION[model_type])
+    parts = {"image_processor": image_processor, "tokenizer": tokenizer}
+    known = inspect.signature(cls.__init__).parameters
+    own = {name: value for name, value in settings.items() if name in known and name not in (*parts, "video_processor")}
+    if "video_processor" in known:
+        own["video_processor"] = None
+    reduced = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: list(parts))})
+    return reduced(**parts, **own)
+
+
+def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The vision tensors of one question in a form in which those of several are joined along the first axis."""
+    if model_type == "llava_onevision":  # [images, tiles, ..]; several tiles only where there is one image
+        return vision | {"pixel_values": vision["pixel_values"].flatten(0, 1)}
+    if model_type in ("idefics3", "smolvlm"):  # [1, tiles, ..]
+        return {name: x[0] for name, x in vision.items()}
+    return vision
+
+
+def image_inputs(model, prompts) -> dict[str, Tensor] | None:
+    """What get_image_features takes, for the images of all prompts in order; None where there are none."""
+    vision = [v for v in prompts.vision if v]
+    if not vision:
+        return None
+    joined = {name: torch.cat([v[name] for v in vision]) for name in vision[0]}
+    joined = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in joined.items()}
+    if model.config.model_type in ("idefics3", "smolvlm"):
+        joined = {name: x[None] for name, x in joined.items()}
+    return joined
+
+
+# --- The model ---------------------------------------------------------------------------------------------------
 
 
 def text_model(model) -> torch.nn.Module:
     """The decoder over embeddings, without vision tower and head."""
-    return model.model.language_model
+    return next(
+        (getattr(model.model, n) for n in ("language_model", "text_model") if hasattr(model.model, n)), model.model
+    )
 
 
-def embed(model, ids: Tensor, prompts) -> Tensor:
-    """ids [N, S] -> embeddings [N, S, D], image features in place of the image tokens (row by row, in order)."""
+def vision_parameters(model) -> list[torch.nn.Parameter]:
+    """Of the vision tower and of what projects its features to the decoder: all that is neither decoder nor head."""
+    others = {id(p) for part in (text_model(model), model.get_output_embeddings()) for p in part.parameters()}
+    return [p for p in model.parameters() if id(p) not in others]
+
+
+def embed(model, ids: Tensor, prompts) -> dict:
+    """ids [N, S] -> what the decoder reads: embeddings [N, S, D] with image features in place of the image tokens (row by
+    row, in order), and what the family gives its layers besides."""
     embeddings = model.get_input_embeddings()(ids)
-    if prompts.pixel_values is None:
-        return embeddings
-    # .visual is called through get_image_features, which also splits and orders the features
+    inputs = image_inputs(model, prompts)
+    if inputs is None:
+        return {"inputs_embeds": embeddings}
     with lean_vision(model):
-        features = model.get_image_features(prompts.pixel_values, prompts.image_grid_thw)
-    features = torch.cat(tuple(features.pooler_output)).to(embeddings.dtype)
-    return embeddings.masked_scatter((ids == model.config.image_token_id)[..., None], features)
+        found = model.model.get_image_features(**inputs)
+    here = ids == model.config.image_token_id
+    embeddings = embeddings.masked_scatter(here[..., None], flat(found.pooler_output).to(embeddings.dtype))
+    if getattr(found, "deepstack_features", None) is None:
+        return {"inputs_embeds": embeddings}
+    # features of earlier vision layers, added to what the first decoder layers give
+    deep = [flat(x) for x in found.deepstack_features]
+    return {"inputs_embeds": embeddings, "visual_pos_masks": here, "deepstack_visual_embeds": deep}
+
+
+def flat(features) -> Tensor:
+    """Image features as one [tokens, D]: some families give a list of those, others [tiles, tokens, D]."""
+    if isinstance(features, Tensor):
+        return features.flatten(0, -2)
+    return torch.cat([x.flatten(0, -2) for x in features])
 
 
 def rope_positions(model, prompts) -> Tensor:
-    """Rotary positions of the prompt tokens, [3, P, L]: time, height and width for image tokens, all equal for text."""
+    """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3 (time, height and width; equal for text)."""
     mask = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
-    if prompts.image_grid_thw is None:
-        return (mask.long().cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-    image_tokens = (prompts.ids == model.config.image_token_id).int()
+    in_order = (mask.long().cumsum(-1) - 1).clamp(min=0)[None]
+    if model.config.model_type not in ROPE_IN_3D:
+        return in_order
+    grids = [v["image_grid_thw"] for v in prompts.vision if v]
+    if not grids:
+        return in_order.expand(3, -1, -1)
     # without the token types transformers falls back to one-dimensional positions, silently
     return model.model.get_rope_index(
-        prompts.ids, mm_token_type_ids=image_tokens, image_grid_thw=prompts.image_grid_thw, attention_mask=mask.int()
-    )[0]
+        prompts.ids, mm_token_type_ids=(prompts.ids == model.config.image_token_id).int(),
+        image_grid_thw=torch.cat(grids), attention_mask=mask.int(),
+    )[0]  # fmt: skip
+
+
+def position_ids(model, positions: Tensor) -> Tensor:
+    """positions [A, N, S] as the family's decoder takes them."""
+    return positions.expand(3, -1, -1) if model.config.model_type in ROPE_IN_3D else positions[0]
+
+
+def image_blocks(model, prompts) -> Tensor | None:
+    """[P, L]: for each prompt token the number of its image, -1 for text, where the tokens of an image see each other in
+    both directions; None elsewhere."""
+    if model.config.model_type not in BLOCKS:
+        return None
+    here = prompts.ids == model.config.image_token_id
+    first = here & ~F.pad(here, (1, 0))[:, :-1]  # two images never touch: tokens of their own stand around each
+    return (first.long().cumsum(-1) - 1).masked_fill(~here, -1) if bool(here.any()) else None
+
+
+def no_mask(model) -> Tensor:
+    """An attention mask that says nothing, since attention.py knows what reads what. A mask of four axes is passed on as it
+    is; without any, transformers would look for sequences in the positions and build one."""
+    return torch.empty(1, 1, 1, 0, device=model.device)
 
 
 def rope_table(model, positions: Tensor) -> tuple[Tensor, Tensor]:
     """positions [A, S] of text tokens -> (cos, sin), [A, S, d] each."""
     like = model.get_input_embeddings().weight.new_empty(0)
-    cos, sin = text_model(model).rotary_emb(like, positions.expand(3, -1, -1))
+    cos, sin = text_model(model).rotary_emb(like, position_ids(model, positions[None]))
     # for text the positions in time, height and width are one and the same
     return (cos[0], sin[0]) if cos.ndim == 4 else (cos, sin)

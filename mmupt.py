@@ -39,6 +39,7 @@ from model_utils import (
     Processor,
     Rollout,
     compute_dtype,
+    freeze_vision,
     generate,
     keep_freed_memory,
     latest_checkpoint,
@@ -85,6 +86,7 @@ class Config:
     warmup_steps: int = flag(10, "steps of linear warm-up")
     weight_decay: float = flag(0.01, "AdamW weight decay")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
+    freeze_vision: bool = flag(False, "train decoder and head alone, not the vision tower and its projector")
     # reward
     reward: Literal["majority", "gold", "random", "format"] = flag(
         "majority", "majority is label-free; the rest are controls"
@@ -437,9 +439,12 @@ def train(config: Config, world: World) -> int:
     reference = load_model(config.model, dtype=precision, device=world.device) if config.beta else None
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.freeze_vision:
+        freeze_vision(policy)
     optimizer = torch.optim.AdamW(
-        policy.parameters(), config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True
-    )
+        [p for p in policy.parameters() if p.requires_grad], config.lr, betas=(0.9, 0.999),
+        weight_decay=config.weight_decay, fused=True,
+    )  # fmt: skip
     state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
     if run.resumed:
         state = load_checkpoint(run.resumed, policy, optimizer)

@@ -22,6 +22,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -34,23 +35,40 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
+    ProcessorMixin,
 )
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from attention import ATTENTION, Layout, Sequences, width_class
 from data import Example
 from data.prompts import INSTRUCTION, content
-from decoding import Sampling, decode, lay_side_by_side, next_position, steps_alike
-from families import SERVED, embed, rope_positions, text_model
+from decoding import SIDE_BY_SIDE, Sampling, decode, lay_side_by_side, next_position, steps_alike
+from families import (
+    VISION,
+    compose_processor,
+    embed,
+    image_blocks,
+    no_mask,
+    per_question,
+    position_ids,
+    refusal,
+    rope_positions,
+    text_model,
+    vision_parameters,
+)
 from kernels import linear_logprobs
 
 transformers_logging.disable_progress_bar()
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
+TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # of what a processor gives, not about images
 
 
 class ModelError(ValueError):
@@ -66,25 +84,25 @@ def load_model(
     compute: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> torch.nn.Module:
-    """A Hugging Face image-text-to-text checkpoint -> model in eval mode. Safetensors only, no remote code.
+    """A Hugging Face checkpoint of a family in families.py -> model in eval mode. Safetensors only, no remote code.
 
     `dtype` is that of the weights, `compute` that of the matrix products (the same where None). A trained policy keeps
     float32 weights: in bfloat16 an update of lr 1e-6 would round away.
     """
-    check_model_folder(path)
+    config = load_config(path)
+    cls = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=ATTENTION, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True,
+        model, info = cls._model_mapping[type(config)].from_pretrained(
+            None, config=config, state_dict=stored_weights(path, dtype), dtype=dtype, attn_implementation=ATTENTION,
+            trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001  transformers raises many kinds for a file that is no good checkpoint
         raise ModelError(f"--model {path}: {first_line(error)}") from None
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"--model {path}: {len(missing)} weights are missing, the first: {missing[0]}")
-    if model.config.model_type not in SERVED or "sliding_attention" in getattr(
-        text_model(model).config, "layer_types", ()
-    ):
-        raise ModelError(f"--model {path}: {type(model).__name__} is not served; Qwen2.5-VL checkpoints are")
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ModelError(f"--model {path}: a head with a bias is not served")
+    model.generation_config = generation_config(path) or model.generation_config
     model.compute_dtype = compute or dtype
     model.to(device).eval()
     lay_side_by_side(model)
@@ -95,6 +113,58 @@ def load_model(
             f"--model {path}: its decoder isn't of the usual parts and samples through its own forward", file=sys.stderr
         )
     return model
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight on disk, read when it is asked for, as transformers does by [...]."""
+
+    file: object
+    name: str
+    place: Tensor | None = None  # where it shall lie
+
+    def __getitem__(self, _) -> Tensor:
+        found = self.file.get_tensor(self.name)
+        return found if self.place is None else self.place.copy_(found)
+
+
+def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
+    """By name. Those that are multiplied together are read to where lay_side_by_side would move them, and none is a mapped
+    file, transformers' way: its pages would stay in memory beside the copies."""
+    find = partial(cached_file, path, _raise_exceptions_for_missing_entries=False)
+    if index := find(SAFE_WEIGHTS_INDEX_NAME):
+        files, _ = get_checkpoint_shard_files(path, index)
+    else:
+        files = [find(SAFE_WEIGHTS_NAME)]
+    opened = [safe_open(file, "pt", backend="pread") for file in files]
+    found = {name: Stored(file, name) for file in opened for name in file.keys()}
+    for name in list(found):
+        for group in SIDE_BY_SIDE:
+            names = [name.replace(f".{group[0]}.", f".{part}.") for part in group]
+            if f".{group[0]}." in name and all(n in found for n in names):
+                shapes = [found[n].file.get_slice(n).get_shape() for n in names]
+                whole = torch.empty(sum(s[0] for s in shapes), *shapes[0][1:], dtype=dtype)
+                for n, rows in zip(names, whole.split([s[0] for s in shapes]), strict=True):
+                    found[n] = replace(found[n], place=rows)
+    return found
+
+
+def freeze_vision(model) -> None:
+    """The vision tower and the projector behind it get no gradient; decoder and head are trained."""
+    for p in vision_parameters(model):
+        p.requires_grad_(False)
+
+
+def load_config(path: str):
+    """The checkpoint's configuration. Raises ModelError where there is none or its family is not served."""
+    check_model_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001  as below: of many kinds
+        raise ModelError(f"--model {path}: {first_line(error)}") from None
+    if why := refusal(config):
+        raise ModelError(f"--model {path}: {why}")
+    return config
 
 
 def keep_freed_memory() -> None:
@@ -145,12 +215,11 @@ class Encoded:
 
     id: str
     ids: list[int]  # image tokens already expanded
-    pixel_values: Tensor | None  # [patches, patch values]
-    image_grid_thw: Tensor | None  # [images, 3]
+    vision: dict[str, Tensor] = field(default_factory=dict)  # what the family's image processor makes of the images
     choices: tuple[str, ...] = ()  # the options of a lettered question, so that an option's value votes as its letter
 
     def bytes(self) -> int:
-        return 8 * len(self.ids) + (0 if self.pixel_values is None else self.pixel_values.nbytes)
+        return 8 * len(self.ids) + sum(x.nbytes for x in self.vision.values())
 
 
 @dataclass(frozen=True)
@@ -160,10 +229,9 @@ class Prompts:
     keys: list[str]  # question ids, which key the randomness
     ids: Tensor  # [P, L]
     lengths: Tensor  # [P]
-    pixel_values: Tensor | None  # the patches of all images, in order
-    image_grid_thw: Tensor | None  # [images, 3]
-    images: list[int]  # images per question
-    positions: Tensor | None = None  # [3, P, L] rotary positions, once the model has said them
+    vision: list[dict[str, Tensor]]  # of each question; empty where it has no image
+    positions: Tensor | None = None  # [A, P, L] rotary positions, once the model has said them
+    blocks: Tensor | None = None  # [P, L] images whose tokens see each other, likewise
 
     def __len__(self):
         return len(self.keys)
@@ -172,33 +240,41 @@ class Prompts:
         """These questions, in this order, no wider than they need to be."""
         rows = list(rows)
         lengths = self.lengths[rows]
-        pixels = grids = None
-        if self.pixel_values is not None:
-            first = np.concatenate([[0], np.cumsum(self.images)])
-            wanted = [i for row in rows for i in range(first[row], first[row + 1])]
-            patches = self.image_grid_thw.prod(-1).tolist()
-            pieces = self.pixel_values.split(patches)
-            if wanted:
-                pixels = torch.cat([pieces[i] for i in wanted])
-                grids = self.image_grid_thw[wanted]
-        keys, images = [self.keys[r] for r in rows], [self.images[r] for r in rows]
         width = int(lengths.max())
-        positions = None if self.positions is None else self.positions[:, rows, :width]
-        return Prompts(keys, self.ids[rows, :width], lengths, pixels, grids, images, positions)
+        return Prompts(
+            [self.keys[r] for r in rows],
+            self.ids[rows, :width],
+            lengths,
+            [self.vision[r] for r in rows],
+            None if self.positions is None else self.positions[:, rows, :width],
+            None if self.blocks is None else self.blocks[rows, :width],
+        )
 
 
 @dataclass(frozen=True)
 class Processor:
-    """Tokenizer and image processor of a checkpoint. transformers' own processor for Qwen wants torchvision."""
+    """What turns questions into tensors and tokens into text: transformers' own processor of the family, without its
+    video part, or a tokenizer alone where the model reads no images."""
 
     tokenizer: object
-    image_processor: object
-    image_token: str
+    whole: object | None  # of tokenizer and image processor
+    model_type: str
+    image_token_id: int | None
     eos_ids: tuple[int, ...]
     vocabulary: int  # width of the head; ids from len(tokenizer) on are padding
+    files: dict[str, str] = field(default_factory=dict)  # of the checkpoint, to be saved again as they are
     lock: object = field(default_factory=Lock)  # a tokenizer serves one thread at a time
     kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
     kept_bytes: list = field(default_factory=lambda: [0])
+
+    @property
+    def image_processor(self):
+        return None if self.whole is None else self.whole.image_processor
+
+    @property
+    def pad(self) -> int:
+        """Fills what nobody reads."""
+        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     def keep(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
         """Encodes what will be asked for again, and keeps the result while little is kept."""
@@ -209,47 +285,48 @@ class Processor:
         return encoded
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
-        """Chat template, image tokens expanded to one per merged patch."""
+        """Chat template; each image's placeholder replaced by the tokens that its features will stand for."""
         known = self.kept.get(id(example))
         if known and known[0] is example and known[1] == instruction:
             return known[2]
+        asked = content(example, instruction)
+        if self.whole is None:
+            if example.images:
+                raise ValueError(f"question {example.id}: it has images, and {self.model_type} reads none")
+            text = self.chat("".join(part["text"] for part in asked))
+            with self.lock:
+                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return Encoded(example.id, ids, {}, example.choices)
+        text = self.chat(asked)
+        # the question's own text can't hold image tokens: only those that the template placed
+        placeholder, image_token = self.whole.image_token, self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        for token, wanted in {image_token: 0, placeholder: len(example.images)}.items():
+            if text.count(token) != wanted:
+                raise ValueError(f"question {example.id}: its text holds the image token {token}")
+        bos = self.tokenizer.bos_token
         with self.lock:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content(example, instruction)}], tokenize=False, add_generation_prompt=True
-            )
-        pixels = grids = None
-        if example.images:
-            pictures = self.image_processor(list(example.images), return_tensors="pt")
-            pixels, grids = pictures["pixel_values"], pictures["image_grid_thw"]
-            # the question's own text can't hold image tokens: split only at those that the template placed
-            counts = (grids.prod(-1) // self.image_processor.merge_size**2).tolist()
-            pieces = text.split(self.image_token)
-            if len(pieces) != len(counts) + 1:
-                raise ValueError(f"question {example.id}: its text holds the image token {self.image_token}")
-            text = pieces[0] + "".join(
-                self.image_token * n + piece for n, piece in zip(counts, pieces[1:], strict=True)
-            )
-        elif self.image_token in text:
-            raise ValueError(f"question {example.id}: its text holds the image token {self.image_token}")
+            made = self.whole(
+                text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
+                add_special_tokens=bos is None or not text.startswith(bos),
+            )  # fmt: skip
+        ids = made.pop("input_ids")[0].tolist()
+        vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
+        vision = per_question(self.model_type, vision) if example.images else {}
+        return Encoded(example.id, ids, vision, example.choices)
+
+    def chat(self, content) -> str:
         with self.lock:
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Encoded(example.id, ids, pixels, grids, example.choices)
+            return self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
 
     def collate(self, encoded: Sequence[Encoded], device: str | torch.device = "cpu") -> Prompts:
         lengths = torch.tensor([len(e.ids) for e in encoded])
-        ids = torch.full((len(encoded), int(lengths.max())), self.tokenizer.pad_token_id)
+        ids = torch.full((len(encoded), int(lengths.max())), self.pad)
         for row, e in zip(ids, encoded, strict=True):
             row[: len(e.ids)] = torch.tensor(e.ids)
-        pixels = [e.pixel_values for e in encoded if e.pixel_values is not None]
-        grids = [e.image_grid_thw for e in encoded if e.image_grid_thw is not None]
-        return Prompts(
-            keys=[e.id for e in encoded],
-            ids=ids.to(device),
-            lengths=lengths.to(device),
-            pixel_values=torch.cat(pixels).to(device) if pixels else None,
-            image_grid_thw=torch.cat(grids).to(device) if grids else None,
-            images=[0 if e.image_grid_thw is None else len(e.image_grid_thw) for e in encoded],
-        )
+        vision = [{name: x.to(device) for name, x in e.vision.items()} for e in encoded]
+        return Prompts([e.id for e in encoded], ids.to(device), lengths.to(device), vision)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -259,42 +336,59 @@ class Processor:
         banned = torch.zeros(self.vocabulary, dtype=torch.bool)
         banned[len(self.tokenizer) :] = True
         special = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
+        special += [] if self.image_token_id is None else [self.image_token_id]
         banned[[i for i in special if i < self.vocabulary]] = True
-        banned[self.tokenizer.convert_tokens_to_ids(self.image_token)] = True
         banned[list(self.eos_ids)] = False
         return banned
 
     def save(self, folder: str | Path) -> None:
         self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
+        if self.whole is not None:
+            self.image_processor.save_pretrained(folder)
+        for name, text in self.files.items():
+            (Path(folder) / name).write_text(text)
 
 
 def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Processor:
     """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is missing."""
-    check_model_folder(path)
+    config = load_config(path)
+    sees = config.model_type in VISION
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        image_processor = load_image_processor(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        settings = ProcessorMixin.get_processor_dict(path)[0] if sees else {}
+        # what the processor says comes first: a decoder's own tokenizer may bring a template that knows no images
+        tokenizer.chat_template = chat_template(settings) or tokenizer.chat_template
+        image_processor = load_image_processor(path) if sees else None
+        whole = compose_processor(config.model_type, tokenizer, image_processor, settings) if sees else None
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise ModelError(f"--model {path}: {first_line(error)}") from None
     if tokenizer.chat_template is None:
         raise ModelError(f"--model {path}: its tokenizer has no chat template")
-    if not hasattr(image_processor, "merge_size") or getattr(config, "image_token_id", None) is None:
-        raise ModelError(f"--model {path}: {config.model_type} is not served; Qwen2.5-VL checkpoints are")
-    size = dict(image_processor.size)
-    size = {
-        "shortest_edge": min_pixels or size["shortest_edge"],
-        "longest_edge": max_pixels or size["longest_edge"],
-    }
-    image_processor.size = type(image_processor.size)(**size)
+    if min_pixels or max_pixels:
+        size = dict(image_processor.size) if sees else {}
+        if not {"shortest_edge", "longest_edge"} <= {k for k, v in size.items() if v}:
+            raise ModelError(
+                f"--model {path}: {config.model_type} takes no --min_pixels and --max_pixels; set both to 0"
+            )
+        image_processor.size = type(image_processor.size)(
+            shortest_edge=min_pixels or size["shortest_edge"], longest_edge=max_pixels or size["longest_edge"]
+        )
+    own = {name: value for name, value in settings.items() if name not in ("image_processor", "chat_template")}
     return Processor(
         tokenizer=tokenizer,
-        image_processor=image_processor,
-        image_token=tokenizer.convert_ids_to_tokens(config.image_token_id),
+        whole=whole,
+        model_type=config.model_type,
+        image_token_id=config.image_token_id if sees else None,
         eos_ids=eos_ids(path, config, tokenizer),
         vocabulary=config.get_text_config().vocab_size,
+        files={"processor_config.json": json.dumps(own, indent=2)} if own else {},
     )
+
+
+def chat_template(settings: dict) -> str | None:
+    """That of a processor, which may have several by name."""
+    found = settings.get("chat_template")
+    return found.get("default") if isinstance(found, dict) else found
 
 
 def load_image_processor(path: str):
@@ -307,12 +401,17 @@ def load_image_processor(path: str):
     return pillow.from_pretrained(path)
 
 
+def generation_config(path: str) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(path)
+    except (OSError, ValueError):
+        return None
+
+
 def eos_ids(path: str, config, tokenizer) -> tuple[int, ...]:
     """Every id that ends a response: generation_config's, else the config's, else the tokenizer's."""
-    try:
-        found = GenerationConfig.from_pretrained(path).eos_token_id
-    except (OSError, ValueError):
-        found = None
+    generation = generation_config(path)
+    found = generation.eos_token_id if generation else None
     found = found if found is not None else getattr(config.get_text_config(), "eos_token_id", None)
     found = found if found is not None else tokenizer.eos_token_id
     if found is None:
@@ -377,7 +476,7 @@ def generate(
     if not isinstance(prompts, Prompts):
         prompts = processor.collate([processor.encode(e) for e in examples], device)
     if prompts.positions is None:
-        prompts = replace(prompts, positions=rope_positions(model, prompts))
+        prompts = replace(prompts, positions=rope_positions(model, prompts), blocks=image_blocks(model, prompts))
     sampling = Sampling(
         temperature,
         top_p,
@@ -403,7 +502,7 @@ def generate(
     model.train(was_training)
     T, lengths = int(out.lengths.max()), out.lengths.clone()
     after = torch.arange(T, device=device) >= lengths[:, None]
-    tokens = out.tokens[:, :T].masked_fill(after, processor.tokenizer.pad_token_id)
+    tokens = out.tokens[:, :T].masked_fill(after, processor.pad)
     logprobs = out.logprobs[:, :T].masked_fill(after, 0.0)
     return Rollout(prompts, num_samples, tokens, lengths, logprobs, out.finished.clone(), temperature)
 
@@ -419,7 +518,7 @@ class Packed:
     """
 
     ids: Tensor  # [1, N]
-    positions: Tensor  # [3, 1, N]
+    positions: Tensor  # [A, 1, N]
     layout: Layout
     predictor: Tensor  # index into N of what predicts each response token, in the order of rollout.mask
 
@@ -428,7 +527,7 @@ def pack(rollout: Rollout) -> Packed:
     prompts, G = rollout.prompts, rollout.num_samples
     own = rollout.lengths - 1
     order = torch.argsort(width_class(own), stable=True)  # of the responses in the row
-    layout = Layout(Sequences(prompts.lengths))
+    layout = Layout(Sequences(prompts.lengths), blocks=prompts.blocks)
     if bool(own.any()):
         layout = replace(layout, responses=Sequences(own[order]), question=order // G)
     steps = torch.arange(rollout.tokens.shape[1], device=own.device)
@@ -436,7 +535,9 @@ def pack(rollout: Rollout) -> Packed:
     after = next_position(prompts)[order // G]  # [B]
     ids = torch.cat([prompts.ids[layout.prompts.real], rollout.tokens[order][read]])
     own_positions = (after[:, None] + steps)[read]
-    positions = torch.cat([prompts.positions[:, layout.prompts.real], own_positions.expand(3, -1)], 1)
+    positions = torch.cat(
+        [prompts.positions[:, layout.prompts.real], own_positions.expand(len(prompts.positions), -1)], 1
+    )
     # the first token of a response is predicted by its prompt's last, every later one by the token before it
     prompt_end = prompts.lengths.cumsum(0).repeat_interleave(G) - 1
     start = torch.empty_like(own)
@@ -455,8 +556,9 @@ def score(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple
     mask = rollout.mask
     with autocast(model):
         hidden = text_model(model)(
-            inputs_embeds=embed(model, packed.ids, rollout.prompts),
-            position_ids=packed.positions,
+            **embed(model, packed.ids, rollout.prompts),
+            position_ids=position_ids(model, packed.positions),
+            attention_mask=no_mask(model),
             use_cache=False,
             layout=packed.layout,
         ).last_hidden_state

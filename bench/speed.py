@@ -30,6 +30,7 @@ from bench.shapes import build_shape
 from data import Example, load
 from decoding import Cohort, Sampling
 from distributed import World
+from families import image_inputs
 from mmupt import Config, LossInputs, accumulate_gradients, apply_gradients, group_advantages, logprobs_before
 from model_utils import Rollout, autocast, generate, load_model, load_processor, score, score_all
 from run_log import METRICS, Meter
@@ -173,9 +174,8 @@ class Generate:
         place = torch.arange(width, device=device) - shift[:, None]
         ids = torch.where(place < 0, pad, prompts.ids.gather(1, place.clamp(min=0)))
         inputs = dict(input_ids=ids, attention_mask=(place >= 0).long())
-        if prompts.pixel_values is not None:
-            inputs |= dict(pixel_values=prompts.pixel_values, image_grid_thw=prompts.image_grid_thw)
-            inputs |= dict(mm_token_type_ids=(ids == self.model.config.image_token_id).int())
+        if images := image_inputs(self.model, prompts):
+            inputs |= dict(**images, mm_token_type_ids=(ids == self.model.config.image_token_id).int())
         settings = GenerationConfig(
             max_new_tokens=T, do_sample=not greedy, temperature=None if greedy else 1.0, top_k=None if greedy else 0,
             top_p=None if greedy else 1.0, num_return_sequences=G, pad_token_id=pad, cache_implementation=self.cache,

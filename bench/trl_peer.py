@@ -173,8 +173,7 @@ class TrlPeer:
         )  # TRL makes its output folder, and leaves it empty
 
         # TRL's own ban is overwritten by ours, so the image token is in both
-        image_token = ours.tokenizer.convert_tokens_to_ids(ours.image_token)
-        ban_eos = {"suppress_tokens": [image_token, *ours.eos_ids]} if force_length else None
+        ban_eos = {"suppress_tokens": [ours.image_token_id, *ours.eos_ids]} if force_length else None
         args = GRPOConfig(
             output_dir=self.folder.name,
             # one rollout, one update

@@ -215,7 +215,7 @@ def test_a_one_pixel_image_is_an_image(tmp_path, processor):
 
     image = open_image(saved(tmp_path, Image.new("RGB", (1, 1), (9, 8, 7))))
     encoded = processor.encode(Example("dot", (image,), "What?"))
-    assert encoded.image_grid_thw.tolist() == [[1, 4, 4]]
+    assert encoded.vision["image_grid_thw"].tolist() == [[1, 4, 4]]
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "huge", "thin", "missing", "folder"])

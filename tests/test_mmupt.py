@@ -307,7 +307,7 @@ def test_unknown_or_incomplete_variants_are_errors(options):
 
 # --- rewards
 
-QUESTION = [Encoded("q", [1, 2], None, None)]
+QUESTION = [Encoded("q", [1, 2])]
 TEXTS = [r"\boxed{1/2}", r"\boxed{0.5}", "no box", r"\boxed{2}"]
 
 
@@ -321,7 +321,7 @@ def test_the_majority_reward_goes_to_every_notation_of_the_winner():
 
 
 def test_an_options_value_votes_as_its_letter():
-    question = [Encoded("q", [1], None, None, ("red", "green"))]
+    question = [Encoded("q", [1], choices=("red", "green"))]
     texts = [r"\boxed{B}", r"\boxed{green}", r"\boxed{A}", r"\boxed{red?}"]
     assert judge(texts, question, Config(group_size=4), {}, 0).rewards[0].tolist() == [1, 1, 0, 0]
 

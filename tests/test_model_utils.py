@@ -14,6 +14,7 @@ import attention
 import decoding
 from attention import Layout, Sequences, packed_attention, packed_attention_by_rows
 from decoding import nucleus, sample_tokens
+from families import image_inputs
 from model_utils import (
     ModelError,
     generate,
@@ -33,14 +34,9 @@ from model_utils import (
 def plain_inputs(model, encoded, response=None):
     """What transformers itself wants for one prompt, with a response appended."""
     ids = torch.tensor([encoded.ids + ([] if response is None else response)])
-    if encoded.pixel_values is None:
+    if not encoded.vision:
         return {"input_ids": ids}
-    return {
-        "input_ids": ids,
-        "pixel_values": encoded.pixel_values,
-        "image_grid_thw": encoded.image_grid_thw,
-        "mm_token_type_ids": (ids == model.config.image_token_id).int(),
-    }
+    return {"input_ids": ids, "mm_token_type_ids": (ids == model.config.image_token_id).int(), **encoded.vision}
 
 
 def plain_logprobs(model, processor, rollout, examples):
@@ -127,6 +123,10 @@ def test_a_decoder_that_steps_differently_is_found_out(random_folder, processor,
 
 def test_weights_that_are_multiplied_together_are_one_matrix_without_a_copy(random_folder):
     model = load_model(str(random_folder))
+    for part in model.model.language_model.layers:  # already read to where they are wanted
+        for linears in decoding.together(part):
+            assert decoding.view_of([linear.weight for linear in linears]) is not None
+            assert len({linear.weight.untyped_storage().nbytes() for linear in linears}) == 1
     layer, part = decoding.usual_layers(model)[0], model.model.language_model.layers[0]
     assert layer.qkv[0].data_ptr() == part.self_attn.q_proj.weight.data_ptr()
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_greedy_generation_is_hugging_faces_in_one_left_padded_batch(model, proc
     mask = torch.tensor([[0] * (width - len(e.ids)) + [1] * len(e.ids) for e in encoded])
     prompts = processor.collate(encoded)
     theirs = model.generate(
-        input_ids=ids, attention_mask=mask, pixel_values=prompts.pixel_values, image_grid_thw=prompts.image_grid_thw,
+        input_ids=ids, attention_mask=mask, **image_inputs(model, prompts),
         mm_token_type_ids=(ids == model.config.image_token_id).int(), max_new_tokens=16, do_sample=False,
         suppress_tokens=processor.banned().nonzero()[:, 0].tolist(),
     )[:, width:]  # fmt: skip
@@ -496,7 +496,7 @@ def test_nothing_in_a_checkpoint_is_pickled(tmp_path, processor, trained):
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled .bin weights are never loaded"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "model.safetensors").write_bytes(b"short"), "--model"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "qwen2", "vocab_size": 8}'), "--model"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 8}'), "gpt2 is not served"),
     ],
 )
 def test_a_folder_that_is_no_checkpoint_is_named_in_one_line(tmp_path, random_folder, break_it, message):

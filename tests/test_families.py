@@ -1,0 +1,447 @@
+"""Every served family in small, of its true architecture with random weights, against plain transformers."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+
+import attention
+from data import Example
+from data.prompts import INSTRUCTION, with_choices
+from families import text_model, vision_parameters
+from model_utils import (
+    ModelError,
+    freeze_vision,
+    generate,
+    load_checkpoint,
+    load_model,
+    load_processor,
+    save_checkpoint,
+    score,
+    score_all,
+)
+
+TINY = Path(__file__).parents[1] / "data" / "tiny"
+TURNS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>user\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}{% endif %}"
+    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+DECODER = dict(
+    vocab_size=576, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=None,
+)  # fmt: skip
+SLIDING = dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"], sliding_window=24)
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+SIGLIP = dict(
+    model_type="siglip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+    image_size=56, patch_size=14, vision_use_head=False,
+)  # fmt: skip
+QWEN_SIZE = {"shortest_edge": 56 * 56, "longest_edge": 16 * 56 * 56}
+ROWS = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a small checkpoint of a family is made."""
+
+    config: str  # of transformers
+    options: dict
+    image_processor: str = ""
+    pictures: dict | None = None
+    settings: dict | None = None  # processor_config.json
+    tokens: tuple[str, ...] = ()  # special ones beside Qwen's
+    named: dict | None = None  # those that the tokenizer knows by name
+    image: str = ""  # what stands for an image in the features' places
+    template: str = TURNS
+
+
+def smol(name: str) -> Recipe:
+    return Recipe(
+        f"{name}Config",
+        dict(
+            text_config=dict(model_type="llama", **DECODER, pad_token_id=0, tie_word_embeddings=False),
+            vision_config=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+                               image_size=56, patch_size=14, model_type=f"{name.lower()}_vision"),
+            scale_factor=2,
+        ),
+        f"{name}ImageProcessorPil",
+        dict(size={"longest_edge": 112}, max_image_size={"longest_edge": 56}, do_image_splitting=True),
+        dict(image_seq_len=4, processor_class=f"{name}Processor"),
+        ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *ROWS),
+        dict(image_token="<image>"),
+        "<image>",
+        TURNS.replace("IMAGE", "<image>"),
+    )  # fmt: skip
+
+
+RECIPES = {
+    "qwen2_vl": Recipe(
+        "Qwen2VLConfig",
+        dict(
+            text_config=dict(**DECODER, rope_parameters=MROPE),
+            vision_config=dict(depth=2, embed_dim=32, hidden_size=64, num_heads=2, mlp_ratio=2, patch_size=14),
+        ),
+        "Qwen2VLImageProcessorPil", dict(size=QWEN_SIZE), image="<|image_pad|>",
+        template=TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
+    ),
+    "qwen3_vl": Recipe(
+        "Qwen3VLConfig",
+        dict(
+            text_config=dict(
+                **DECODER, head_dim=16, rope_parameters={**MROPE, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+            ),
+            vision_config=dict(
+                depth=3, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=64, patch_size=16,
+                num_position_embeddings=16, deepstack_visual_indexes=[0, 1],
+            ),
+        ),
+        "Qwen2VLImageProcessorPil", dict(size=QWEN_SIZE, patch_size=16), image="<|image_pad|>",
+        template=TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
+    ),
+    "internvl": Recipe(
+        "InternVLConfig",
+        dict(
+            text_config=dict(model_type="qwen2", **DECODER),
+            vision_config=dict(
+                hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=[56, 56],
+                patch_size=[14, 14], model_type="internvl_vision",
+            ),
+            image_seq_length=4,
+        ),
+        "GotOcr2ImageProcessorPil", dict(size={"height": 56, "width": 56}, max_patches=4),
+        dict(image_seq_length=4, processor_class="InternVLProcessor"),
+        ("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
+        dict(start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"),
+        "<IMG_CONTEXT>", TURNS.replace("IMAGE", "<IMG_CONTEXT>\n"),
+    ),
+    "llava_onevision": Recipe(
+        "LlavaOnevisionConfig",
+        dict(
+            text_config=dict(model_type="qwen2", **DECODER), vision_config=SIGLIP,
+            image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]],
+        ),
+        "LlavaOnevisionImageProcessorPil",
+        dict(size={"height": 56, "width": 56}, image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]]),
+        dict(num_image_tokens=16, vision_feature_select_strategy="full", processor_class="LlavaOnevisionProcessor"),
+        ("<image>", "<video>"), None, "<image>", TURNS.replace("IMAGE", "<image>\n"),
+    ),
+    "idefics3": smol("Idefics3"),
+    "smolvlm": smol("SmolVLM"),
+    "gemma3": Recipe(
+        "Gemma3Config",
+        dict(
+            text_config=dict(
+                **DECODER | dict(bos_token_id=0), head_dim=16, query_pre_attn_scalar=20, **SLIDING,
+            ),
+            vision_config=SIGLIP, mm_tokens_per_image=4,
+        ),
+        "Gemma3ImageProcessorPil", dict(size={"height": 56, "width": 56}),
+        dict(image_seq_length=4, processor_class="Gemma3Processor"),
+        ("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+        dict(boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>", bos_token="<bos>"),
+        "<image_soft_token>", GEMMA,
+    ),
+    "qwen2": Recipe("Qwen2Config", DECODER),
+    "qwen3": Recipe("Qwen3Config", DECODER | dict(head_dim=16)),
+    "llama": Recipe("LlamaConfig", DECODER | dict(tie_word_embeddings=False)),
+    "gemma3_text": Recipe(
+        "Gemma3TextConfig",
+        DECODER | SLIDING | dict(head_dim=16),
+        tokens=("<bos>", "<start_of_turn>", "<end_of_turn>"), named=dict(bos_token="<bos>"), template=GEMMA,
+    ),
+}  # fmt: skip
+SEEING = [name for name, recipe in RECIPES.items() if recipe.image]
+
+
+def make_checkpoint(folder: Path, recipe: Recipe, **saving) -> None:
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(recipe.tokens)} if recipe.tokens else {})
+    tokenizer.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens=recipe.named or {})
+    tokenizer.chat_template = recipe.template
+    tokenizer.save_pretrained(folder)
+    eos = tokenizer.convert_tokens_to_ids(
+        ["<end_of_turn>" if "turn" in recipe.template else "<|im_end|>", "<|endoftext|>"]
+    )
+    config = getattr(transformers, recipe.config)(**recipe.options)
+    if recipe.image:
+        config.image_token_id = tokenizer.convert_tokens_to_ids(recipe.image)
+        try:
+            getattr(transformers, recipe.image_processor)(**recipe.pictures).save_pretrained(folder)
+        except ImportError:
+            pytest.skip(f"{recipe.image_processor} wants torchvision before transformers 5.23: pip install torchvision")
+        if recipe.settings:
+            (folder / "processor_config.json").write_text(json.dumps(recipe.settings))
+    for one in (config, config.get_text_config()):
+        one.eos_token_id, one.pad_token_id = eos[0], eos[1]
+        one.bos_token_id = tokenizer.bos_token_id
+    auto = AutoModelForImageTextToText if recipe.image else AutoModelForCausalLM
+    model = auto.from_config(config)
+    for name, weight in model.named_parameters():
+        if weight.ndim >= 2:
+            torch.nn.init.normal_(weight, std=1.2 * weight[0].numel() ** -0.5)
+        elif "norm" in name:
+            torch.nn.init.normal_(weight, mean=float(weight.detach().mean()), std=0.2)
+        else:
+            torch.nn.init.normal_(weight, std=0.1)
+    model.tie_weights()
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 1.5
+        if recipe.template == GEMMA:  # a tied head that scales what it reads would repeat the last token for ever
+            model.get_output_embeddings().weight /= 8
+            text_model(model).norm.weight += 7
+    model.generation_config = GenerationConfig(
+        eos_token_id=eos + list(range(200, 224)), pad_token_id=eos[1], do_sample=False
+    )
+    model.save_pretrained(folder, **saving)
+
+
+@pytest.fixture(scope="session", params=list(RECIPES))
+def family(request, tmp_path_factory):
+    """(name, folder, plain transformers model)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    make_checkpoint(folder, RECIPES[request.param])
+    return request.param, folder, plain_model(request.param, folder)
+
+
+def plain_model(name: str, folder: Path):
+    auto = AutoModelForImageTextToText if name in SEEING else AutoModelForCausalLM
+    return auto.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+@pytest.fixture
+def loaded(family):
+    name, folder, _ = family
+    return load_model(str(folder)), load_processor(str(folder))
+
+
+@pytest.fixture
+def examples(family, mixed_examples):
+    if family[0] in SEEING:
+        tall = mixed_examples[3].images[0].resize((60, 150), Image.Resampling.BICUBIC)
+        return [*mixed_examples, Example("tall", (tall,), "And this one?")]
+    return [
+        Example(f"text {i}", (), q)
+        for i, q in enumerate(["What is 3 + 4?", "How many sides has a square? " * 4, "Why?"])
+    ]
+
+
+def plain_inputs(processor, example, response=()) -> dict:
+    """By transformers' own processor from the conversation on, with a response appended."""
+    asked = with_choices(example.question, example.choices) + INSTRUCTION
+    if processor.whole is None:
+        ids = processor.tokenizer.apply_chat_template(
+            [{"role": "user", "content": asked}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )["input_ids"]
+        made = {"input_ids": ids}
+    else:
+        content = [{"type": "image", "image": image} for image in example.images] + [{"type": "text", "text": asked}]
+        made = processor.whole.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=processor.tokenizer.chat_template,
+            tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+        )  # fmt: skip
+    more = torch.tensor([list(response)], dtype=torch.long)
+    out = dict(made)
+    out["input_ids"] = torch.cat([made["input_ids"], more], 1)
+    out["attention_mask"] = torch.ones_like(out["input_ids"])
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in made:
+            out[name] = torch.cat([made[name], torch.zeros_like(more)], 1)
+    return out
+
+
+def plain_logprobs(model, processor, rollout, examples):
+    """[B, T]: every [prompt | response] through plain transformers on its own."""
+    rows = []
+    for b, (row, n) in enumerate(zip(rollout.tokens, rollout.lengths.tolist(), strict=True)):
+        inputs = plain_inputs(processor, examples[b // rollout.num_samples], row[:n].tolist())
+        logits = model(**inputs, use_cache=False).logits[0, -n - 1 : -1]
+        picked = (logits.double() / (rollout.temperature or 1.0)).log_softmax(-1).gather(-1, row[:n, None])[:, 0]
+        rows.append(torch.cat([picked, picked.new_zeros(len(row) - n)]))
+    return torch.stack(rows)
+
+
+def gradients(model, loss) -> dict:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_prompts_are_what_the_familys_own_processor_makes(family, loaded, examples):
+    _, processor = loaded
+    for example in examples:
+        encoded, plain = processor.encode(example), plain_inputs(processor, example)
+        assert encoded.ids == plain["input_ids"][0].tolist()
+        assert bool(encoded.vision) == bool(example.images)
+        for name, x in encoded.vision.items():
+            assert torch.equal(x.flatten(), plain[name].flatten())
+
+
+def test_greedy_generation_is_hugging_faces_token_for_token(family, loaded, examples):
+    model, processor = loaded
+    banned = processor.banned().nonzero()[:, 0].tolist()
+    rollout = generate(model, processor, examples, num_samples=2, max_new_tokens=20, temperature=0)
+    for p, example in enumerate(examples):
+        inputs = plain_inputs(processor, example)
+        theirs = family[2].generate(**inputs, max_new_tokens=20, do_sample=False, suppress_tokens=banned)
+        theirs = theirs[0, inputs["input_ids"].shape[1] :].tolist()
+        for b in (2 * p, 2 * p + 1):
+            assert rollout.tokens[b, : rollout.lengths[b]].tolist() == theirs
+
+
+def test_logprobs_and_gradients_are_those_of_plain_forwards(family, loaded, examples):
+    """The sampler's, the scorer's, and the gradient of every weight, those of the vision tower included."""
+    model, processor = loaded
+    rollout = generate(model, processor, examples, 3, 14, temperature=0.8, seed=1)
+    assert len(set(rollout.lengths.tolist())) > 1
+    plain = plain_logprobs(family[2], processor, rollout, examples)
+    assert (plain - rollout.logprobs).abs().max() < 1e-4
+    assert (plain - score_all(model, rollout, 300)).abs().max() < 1e-4
+    scored = score(model, rollout)
+    mask = rollout.mask
+    assert ((plain - scored).abs() / plain.abs().clamp(min=1))[mask].max() < 1e-5
+    weights = torch.randn(scored.shape, generator=torch.Generator().manual_seed(0))
+    ours, theirs = gradients(model, (scored * weights).sum()), gradients(family[2], (plain * weights).sum())
+    assert ours.keys() == theirs.keys()
+    noise = 1e-7 * torch.cat([g.flatten() for g in theirs.values()]).norm()  # the bias of keys has no gradient but that
+    for name, expected in theirs.items():
+        assert (ours[name] - expected).norm() < 1e-4 * expected.norm() + noise, name
+    seen = {name for name, p in model.named_parameters() if any(p is v for v in vision_parameters(model))}
+    assert bool(seen & ours.keys()) == (family[0] in SEEING)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma3_text"], indirect=True)
+@pytest.mark.parametrize("way", ["kernel", "shared", "copied"])
+def test_a_window_is_the_same_for_every_way_of_decoding(family, loaded, examples, monkeypatch, way):
+    model, processor = loaded
+    options = dict(num_samples=4, max_new_tokens=40, seed=2)
+    monkeypatch.setattr(attention, "BY_KERNEL", way == "kernel")
+    monkeypatch.setattr(attention, "COPY_UP_TO", 0 if way == "shared" else 10**6)
+    rollout = generate(model, processor, examples, **options)
+    assert rollout.lengths.max() > 30  # the window is past the prompt's end
+    with torch.no_grad():
+        assert (rollout.logprobs - plain_logprobs(family[2], processor, rollout, examples)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("family", SEEING, indirect=True)
+def test_a_frozen_vision_tower_has_neither_gradient_nor_optimiser_state(family, loaded, examples, tmp_path):
+    model, processor = loaded
+    freeze_vision(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    score(model, generate(model, processor, examples, 2, 6)).sum().backward()
+    optimizer.step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name, p in model.named_parameters() if p.requires_grad}
+    frozen = before.keys() - changed
+    assert frozen and all("language_model" not in n and "text_model" not in n and "lm_head" not in n for n in frozen)
+    save_checkpoint(tmp_path / "step-1", model, processor, optimizer, {"step": 1})
+    again = load_model(str(tmp_path / "step-1"))
+    freeze_vision(again)
+    resumed = torch.optim.AdamW([p for p in again.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    assert load_checkpoint(tmp_path / "step-1", again, resumed) == {"step": 1}
+    assert len(resumed.state) == len(optimizer.state) == len(changed)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3_vl"], indirect=True)
+def test_no_mask_is_built_for_packed_rows(family, loaded, examples, monkeypatch):
+    """It would have as many entries as the row has tokens, squared."""
+    model, processor = loaded
+
+    def fail(*args, **kwargs):
+        raise AssertionError("a mask was asked for")
+
+    monkeypatch.setattr(transformers.masking_utils, "find_packed_sequence_indices", fail)
+    score(model, generate(model, processor, examples[2:3], 2, 4))
+
+
+def test_a_trained_step_is_saved_and_loads_in_plain_transformers(family, loaded, examples, tmp_path):
+    name, folder, _ = family
+    model, processor = loaded
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    score(model, generate(model, processor, examples, 2, 6)).sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path / "step-1", model, processor, optimizer, {"step": 1})
+    plain, again = plain_model(name, tmp_path / "step-1"), load_processor(str(tmp_path / "step-1"))
+    assert again.eos_ids == processor.eos_ids
+    for example in examples[:2]:
+        assert again.encode(example).ids == processor.encode(example).ids
+        inputs = plain_inputs(again, example)
+        with torch.no_grad():
+            model.set_attn_implementation("eager")
+            assert torch.equal(plain(**inputs).logits, model(**inputs).logits)
+
+
+# --- not for every family alone
+
+
+@pytest.mark.parametrize("name", ["internvl", "gemma3"])
+def test_bfloat16_in_shards_loads_generates_and_scores(tmp_path, mixed_examples, name):
+    make_checkpoint(tmp_path, RECIPES[name])
+    plain_model(name, tmp_path).to(torch.bfloat16).save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    load_processor(str(tmp_path)).save(tmp_path / "shards")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    model, processor = (
+        load_model(str(tmp_path / "shards"), dtype=torch.bfloat16),
+        load_processor(str(tmp_path / "shards")),
+    )
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    rollout = generate(model, processor, mixed_examples, 2, 8)
+    with torch.no_grad():
+        assert (score(model, rollout) - rollout.logprobs).abs().max() < 0.5
+        exact = plain_logprobs(plain_model(name, tmp_path), processor, rollout, mixed_examples)
+    assert 1e-6 < (exact - rollout.logprobs).abs().mean() < 0.2
+
+
+def refuse(folder: Path, change) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    change(config, config.get("text_config", config))
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError) as found:
+        load_model(str(folder))
+    assert "\n" not in str(found.value)
+    return str(found.value)
+
+
+def test_what_is_not_served_is_refused_in_one_line(tmp_path):
+    make_checkpoint(tmp_path, RECIPES["internvl"])
+    assert "pixels" in str(pytest.raises(ModelError, load_processor, str(tmp_path), max_pixels=10_000).value)
+    # each change on top of those before: the first that is found is named
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    assert "rotary embeddings of type dynamic" in refuse(tmp_path, lambda c, t: t.update(rope_parameters=rope))
+    windows = ["full_attention", "full_attention", "sliding_attention"]
+    change = dict(layer_types=windows, use_sliding_window=True, sliding_window=8)
+    assert "qwen2 with sliding windows is not served" in refuse(tmp_path, lambda c, t: t.update(change))
+    assert "its decoder is mistral" in refuse(tmp_path, lambda c, t: t.update(model_type="mistral", head_dim=16))
+    assert "mllama is not served" in refuse(tmp_path, lambda c, t: c.update(model_type="mllama", text_config=None))
+
+
+def test_a_model_without_eyes_says_so_of_a_question_with_images(tmp_path, mixed_examples):
+    make_checkpoint(tmp_path, RECIPES["qwen2"])
+    with pytest.raises(ValueError, match="has images, and qwen2 reads none"):
+        load_processor(str(tmp_path)).encode(mixed_examples[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [("gemma3", "<image_soft_token>"), ("gemma3", "<start_of_image>"), ("internvl", "<IMG_CONTEXT>")],
+)
+def test_a_question_cannot_smuggle_in_image_tokens(tmp_path, mixed_examples, name, token):
+    make_checkpoint(tmp_path, RECIPES[name])
+    for images in (mixed_examples[0].images, ()):
+        with pytest.raises(ValueError, match="holds the image token"):
+            load_processor(str(tmp_path)).encode(Example("q", images, f"see {token} here"))
