@@ -180,8 +180,9 @@ def test_pictures_stand_where_their_tags_stand(processor):
     for images, question, choices, expected in cases:
         assert content(Example("q", images, question, choices=choices), "!") == expected
     one = processor.encode(Example("q", (red, blue), "<image>A<image>B"))
-    marks = [processor.tokenizer.convert_ids_to_tokens(i) for i in one.ids]
-    runs = "".join("P" if m == processor.image_token else m for m in marks if m in ("A", "B", processor.image_token))
+    marks = processor.tokenizer.convert_ids_to_tokens(one.ids)
+    picture = processor.tokenizer.convert_ids_to_tokens(processor.image_token_id)
+    runs = "".join("P" if m == picture else m for m in marks if m in ("A", "B", picture))
     assert runs.replace("PPPP", "P").startswith("PAPB")
     assert processor.encode(Example("q", (red,), "<image>A")).ids == processor.encode(Example("q", (red,), "A")).ids
     with pytest.raises(ValueError, match="question q: 2 <image> tags but 1 images"):
