@@ -2,7 +2,9 @@
 
 A batch of P questions with G responses each is one flat row of real tokens, all prompts first, then all responses, no
 padding between them. A prompt token reads its prompt up to itself; a response token reads its whole prompt and its own
-response up to itself. So prompts and their images cost once, and nothing is computed on padding but inside attention.
+response up to itself. So prompts and their images cost once, and nothing is computed on padding but inside attention. Two
+exceptions take a slower way by masks: layers with a sliding window shorter than the text, and prompts whose images are read
+in both directions.
 
 Letters: P questions, G samples each, B = P*G responses, L longest prompt, T longest response, N tokens in the row,
 H key/value heads, R query heads per key/value head, d width of a head.

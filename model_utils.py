@@ -117,15 +117,18 @@ def load_model(
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight on disk, read when it is asked for, as transformers does by [...]."""
+    """A weight on disk, read when it is asked for, as transformers does by [...]: from several threads, which would hinder
+    each other."""
 
     file: object
     name: str
+    turn: Lock
     place: Tensor | None = None  # where it shall lie
 
     def __getitem__(self, _) -> Tensor:
-        found = self.file.get_tensor(self.name)
-        return found if self.place is None else self.place.copy_(found)
+        with self.turn:
+            found = self.file.get_tensor(self.name)
+            return found if self.place is None else self.place.copy_(found)
 
 
 def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
@@ -137,7 +140,8 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
     else:
         files = [find(SAFE_WEIGHTS_NAME)]
     opened = [safe_open(file, "pt", backend="pread") for file in files]
-    found = {name: Stored(file, name) for file in opened for name in file.keys()}
+    turn = Lock()
+    found = {name: Stored(file, name, turn) for file in opened for name in file.keys()}
     for name in list(found):
         for group in SIDE_BY_SIDE:
             names = [name.replace(f".{group[0]}.", f".{part}.") for part in group]

@@ -7,6 +7,7 @@ written is partly in the page cache).
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def main(argv: list[str]) -> int:
     folder = Path(settings.folder or tempfile.mkdtemp())
     try:
         size = write_checkpoint(folder, settings.layers)
+        os.sync()  # else the disk is busy writing while the probe reads
         run = [sys.executable, "-m", "bench.loading", "--probe", str(folder)]
         cost = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     finally:
