@@ -3,11 +3,12 @@
     python -m bench.data_path                       prints a table and writes bench/results/data.md
 
 The limit is Pillow alone: encoded bytes in memory -> RGB. The reader is data.load: row groups from a file, pictures decoded
-with its bounds, examples made. Both go through the same pool of threads, in turns, over the same one-megapixel pictures; each
-figure is the median over the rounds. JPEGs hold a smooth picture with grain, PNGs a drawing of lines and circles.
+with its bounds, examples made. The stream is what training waits for: data.stream.Questions, whose threads also resize each
+picture and cut it into patches (transformers' image processor, which owns that) and tokenise. All go over the same
+one-megapixel pictures, in turns; each figure is the median over the rounds. JPEGs hold a smooth picture with grain, PNGs a
+drawing of lines and circles.
 
-Left out: the model's own resize, which belongs to its image processor, and JPEG's decoding at a reduced size, which would
-change the pixels that a model sees.
+Left out: JPEG's decoding at a reduced size, which would change the pixels that a model sees.
 """
 
 import io
@@ -26,7 +27,10 @@ from PIL import Image, ImageDraw
 import cli
 from bench.machine import describe_machine
 from data import load
+from data.stream import Questions
 from data.tables import need
+from data.tiny import HOME as TINY
+from model_utils import load_processor
 
 
 @dataclass
@@ -78,16 +82,21 @@ def measure(settings: Bench, kind: str, folder: Path) -> dict:
     path = folder / f"{kind}.parquet"
     rows = [{"images": [{"bytes": e, "path": None}], "problem": "<image>What?", "answer": "1"} for e in encoded]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=100)
-    limit, reader = [], []
+    limit, reader, stream = [], [], []
+    processor = load_processor(str(TINY), 262144, 1204224)
     with ThreadPoolExecutor(settings.threads) as pool:
         rate(pool, decode, encoded[:8])
         for _ in range(settings.rounds):
             limit.append(rate(pool, decode, encoded))
             source = load(str(path))  # opened anew: its row groups are read from the file
             reader.append(rate(pool, lambda i, source=source: source[i].images[0].size, range(len(source))))
+            questions = Questions(str(path), processor, 0, 4096, ahead=False)
+            started = time.perf_counter()
+            stream.append(len(questions.next(settings.images)) / (time.perf_counter() - started))
     ratios = [r / lim for r, lim in zip(reader, limit, strict=True)]
     kilobytes = sum(map(len, encoded)) / len(encoded) / 1000
-    return {"kind": kind, "kB": kilobytes, "limit": median(limit), "reader": median(reader), "ratio": median(ratios)}
+    return {"kind": kind, "kB": kilobytes, "limit": median(limit), "reader": median(reader),
+            "stream": median(stream), "ratio": median(ratios)}  # fmt: skip
 
 
 def table(settings: Bench, results: list[dict]) -> str:
@@ -95,11 +104,13 @@ def table(settings: Bench, results: list[dict]) -> str:
         f"Pictures of {settings.side} x {settings.side} a second, {settings.threads} threads, medians of "
         f"{settings.rounds} rounds in turns over {settings.images} pictures:",
         "",
-        "| format | kB each | Pillow alone | reader | reader / Pillow |",
-        "|---|---|---|---|---|",
+        "| format | kB each | Pillow alone | reader | reader / Pillow | stream of encoded questions |",
+        "|---|---|---|---|---|---|",
     ]
     for r in results:
-        lines.append(f"| {r['kind']} | {r['kB']:.0f} | {r['limit']:.0f} | {r['reader']:.0f} | {r['ratio']:.2f} |")
+        lines.append(
+            f"| {r['kind']} | {r['kB']:.0f} | {r['limit']:.0f} | {r['reader']:.0f} | {r['ratio']:.2f} | {r['stream']:.0f} |"
+        )
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 Threads read and encode the rows of the next step while the model works on this one, unless the model has every core.
 """
 
+import os
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from data import BadRow, DataError, load, order
 from data.answers import option_key
 from data.prompts import INSTRUCTION
 
-THREADS = 2
+THREADS = min(8, len(os.sched_getaffinity(0)))
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
 
 
