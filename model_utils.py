@@ -202,6 +202,8 @@ def check_model_folder(path: str) -> None:
         if path.count("/") <= 1 and not path.startswith((".", "/")):
             return  # a hub id
         raise ModelError(f"--model {path}: no such folder")
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise ModelError(f"--model {path}: a LoRA adapter; first: python -m lora --adapter {path} --out FOLDER")
     if not (folder / "config.json").exists():
         raise ModelError(f"--model {path}: no config.json, so not a checkpoint folder")
     if not any(folder.glob("*.safetensors")):
