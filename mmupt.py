@@ -50,6 +50,7 @@ from model_utils import (
     load_model,
     load_processor,
     micro_batches,
+    recompute_activations,
     save_checkpoint,
     score,
     score_all,
@@ -444,7 +445,7 @@ def train(config: Config, world: World) -> int:
     processor = load_processor(config.model, config.min_pixels, config.max_pixels)
     policy, reference = load_models(config, run.resumed, world.device)
     if config.gradient_checkpointing:
-        policy.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(policy)
     optimizer = torch.optim.AdamW(
         [p for p in policy.parameters() if p.requires_grad], config.lr, betas=(0.9, 0.999),
         weight_decay=config.weight_decay, fused=True,

@@ -21,6 +21,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,7 @@ from families import (
     vision_parameters,
 )
 from kernels import linear_logprobs
+from vision import lean_vision
 
 transformers_logging.disable_progress_bar()
 
@@ -157,6 +159,14 @@ def freeze_vision(model) -> None:
     """The vision tower and the projector behind it get no gradient; decoder and head are trained."""
     for p in vision_parameters(model):
         p.requires_grad_(False)
+
+
+def recompute_activations(model) -> None:
+    """The backward pass computes each layer again, instead of keeping what is inside it: `--gradient_checkpointing`."""
+    again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
+    model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": again})
+    # transformers has embeddings ask for gradients, for checkpoints of the older kind: a frozen tower would be kept whole
+    model.disable_input_require_grads()
 
 
 def load_config(path: str):

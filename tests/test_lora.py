@@ -15,7 +15,16 @@ from data import Example
 from decoding import linear_of, usual_layers
 from families import text_model
 from mmupt import Config, load_models, logprobs_before
-from model_utils import ModelError, generate, latest_checkpoint, load_model, load_processor, score, score_all
+from model_utils import (
+    ModelError,
+    generate,
+    latest_checkpoint,
+    load_model,
+    load_processor,
+    recompute_activations,
+    score,
+    score_all,
+)
 
 peft = pytest.importorskip("peft", reason="pip install peft")
 LORA = {"lora_rank": 4, "lr": 3e-3}
@@ -169,7 +178,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(mixed_examples):
     for checkpointing in (False, True):
         policy, _ = adapted(noise=0.03)
         if checkpointing:
-            policy.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(policy)
         rollout = sampled(policy, mixed_examples)
         policy.train()
         score(policy, rollout).sum().backward()
