@@ -43,16 +43,15 @@ def need_peft(flag: str):
 
 
 def add_adapter(model, base: str, rank: int, alpha: int, targets: str, seed: int, resumed: Path | None = None) -> None:
-    """Freezes the model and puts a trainable adapter on its decoder, in place: fresh, or the one saved in `resumed`.
+    """Puts an adapter on the decoder, in place, and has it alone be trained: a fresh one, or that saved in `resumed`.
 
     `base`: the checkpoint's name, for whoever loads the adapter. `targets`: last names of the linears, comma-separated.
     """
     peft = need_peft("--lora_rank")
     settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets_pattern(model, targets))
-    model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):  # A is drawn on the CPU, alike on every rank
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(settings, model)
+        peft.inject_adapter_in_model(settings, model)  # which freezes all else
     settings.base_model_name_or_path = base
     model.save_pretrained = partial(save_adapter, model, settings)
     for p in model.parameters():

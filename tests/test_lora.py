@@ -13,7 +13,7 @@ import lora
 import mmupt
 from data import Example
 from decoding import linear_of, usual_layers
-from families import text_model
+from families import embed, text_model
 from mmupt import Config, load_models, logprobs_before
 from model_utils import (
     ModelError,
@@ -181,6 +181,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(mixed_examples):
             recompute_activations(policy)
         rollout = sampled(policy, mixed_examples)
         policy.train()
+        assert not embed(policy, rollout.prompts.ids, rollout.prompts)["inputs_embeds"].requires_grad  # nor the tower
         score(policy, rollout).sum().backward()
         found.append([p.grad for p in policy.parameters() if p.requires_grad])
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
@@ -207,6 +208,18 @@ def test_a_checkpoint_is_an_adapter_that_plain_peft_loads_with_the_same_logits(t
     ours.set_attn_implementation("eager")
     assert torch.equal(plain_logits(ours, prompts), theirs)
     assert (theirs - base).abs().max() > 0.01
+
+
+def test_saving_asks_no_hub_about_the_base(tmp_path, monkeypatch):
+    def asked(*_, **__):
+        raise AssertionError("the network")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", asked)
+    model = load_model(str(TINY))
+    lora.add_adapter(model, "nobody/base", 4, 8, "q_proj", seed=0)
+    model.save_pretrained(tmp_path)
+    lora.fill_adapter(model, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "nobody/base"
 
 
 def test_merged_it_is_a_plain_checkpoint_with_the_adapter_models_logits(trained, tmp_path, capsys):
