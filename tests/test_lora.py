@@ -112,8 +112,9 @@ def test_the_base_stays_in_the_dtype_of_products_and_the_adapter_in_float32(mixe
 # --- the reference
 
 
-def test_at_the_start_policy_and_reference_are_one_and_the_same(mixed_examples):
-    policy, reference = adapted()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_at_the_start_policy_and_reference_are_one_and_the_same(mixed_examples, dtype):
+    policy, reference = adapted(dtype=dtype)
     rollout = sampled(policy, mixed_examples)
     _, ref = logprobs_before(Config(lora_rank=4), policy, reference, rollout)
     assert torch.equal(score_all(policy, rollout, 10_000), ref)
