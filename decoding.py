@@ -187,7 +187,14 @@ def view_of(parts: Sequence[Tensor]) -> Tensor | None:
 
 
 def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    return joined([m.weight for m in linears], dtype), joined([m.bias for m in linears], dtype)
+    return joined([weight_of(m) for m in linears], dtype), joined([m.bias for m in linears], dtype)
+
+
+def weight_of(linear) -> Tensor:
+    """Its weight, with the adapter's part added where peft has put one on it (see lora.py) and it is not switched off."""
+    if type(linear) is torch.nn.Linear or linear.disable_adapters:
+        return linear.weight
+    return linear.weight.float() + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
 
 
 def usual_layers(model) -> list[Layer] | None:

@@ -8,7 +8,7 @@ reward 1, and the policy is updated by GRPO: the clipped objective on group-norm
 base. The method is arXiv 2505.22453; GRPO is arXiv 2402.03300. This file is the whole algorithm; what it needs of a model is
 in model_utils.py.
 
-Left out: sharded training, LoRA, curricula, asynchronous rollouts.
+Left out: sharded training, curricula, asynchronous rollouts.
 """
 
 import math
@@ -17,8 +17,10 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +30,7 @@ from tqdm import tqdm
 
 import cli
 import distributed
+import lora
 from data import DataError, Example, load
 from data.answers import extract_answer, option_key
 from data.prompts import INSTRUCTION
@@ -47,6 +50,7 @@ from model_utils import (
     load_model,
     load_processor,
     micro_batches,
+    recompute_activations,
     save_checkpoint,
     score,
     score_all,
@@ -87,6 +91,11 @@ class Config:
     weight_decay: float = flag(0.01, "AdamW weight decay")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm")
     freeze_vision: bool = flag(False, "train decoder and head alone, not the vision tower and its projector")
+    lora_rank: int = flag(0, "train adapters of this rank (LoRA, through peft); 0 trains the weights themselves")
+    lora_alpha: int = flag(32, "an adapter's part is scaled by lora_alpha / lora_rank")
+    lora_targets: str = flag(
+        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "linears of the decoder that get an adapter"
+    )
     # reward
     reward: Literal["majority", "gold", "random", "format"] = flag(
         "majority", "majority is label-free; the rest are controls"
@@ -135,12 +144,13 @@ class Config:
 
         for name in ("steps", "questions", "max_new_tokens", "max_prompt_tokens", "tokens_per_forward"):
             require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("bnpo_sequences", "eval_samples"):
+        for name in ("bnpo_sequences", "eval_samples", "lora_alpha"):
             require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("eval_every", "eval_questions", "save_every", "keep", "log_questions", "warmup_steps"):
             require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("beta", "kl_clamp", "weight_decay", "clip_high", "min_pixels", "max_pixels", "lr"):
             require(getattr(self, name) >= 0, name, "0 or more")
+        require(self.lora_rank >= 0, "lora_rank", "0 or more")
         if self.group_size < 2:
             raise cli.UsageError(f"--group_size must be at least 2 (got {self.group_size}): a vote needs company")
         require(0 <= self.clip_low <= 1, "clip_low", "between 0 and 1")
@@ -433,14 +443,9 @@ def train(config: Config, world: World) -> int:
     """Runs the whole training; returns the process's exit status."""
     run, stop = RunLog(asdict(config), world, resume=config.resume), StopSignal()
     processor = load_processor(config.model, config.min_pixels, config.max_pixels)
-    precision = compute_dtype(config.dtype, world.device)
-    policy = load_model(str(run.resumed or config.model), compute=precision, device=world.device)
-    # the reference is the base, also after a resume; not loaded at all where it has no weight
-    reference = load_model(config.model, dtype=precision, device=world.device) if config.beta else None
+    policy, reference = load_models(config, run.resumed, world.device)
     if config.gradient_checkpointing:
-        policy.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.freeze_vision:
-        freeze_vision(policy)
+        recompute_activations(policy)
     optimizer = torch.optim.AdamW(
         [p for p in policy.parameters() if p.requires_grad], config.lr, betas=(0.9, 0.999),
         weight_decay=config.weight_decay, fused=True,
@@ -504,6 +509,26 @@ def train(config: Config, world: World) -> int:
     return 0 if saved else 1
 
 
+def load_models(config: Config, resumed: Path | None, device: torch.device) -> tuple[torch.nn.Module, Callable | None]:
+    """The policy, and what gives the reference within a `with`: the base, also after a resume; None where beta is 0.
+
+    With LoRA the policy is the base under an adapter, and the reference is the policy with its adapter off.
+    """
+    precision = compute_dtype(config.dtype, device)
+    if config.lora_rank:
+        policy = load_model(config.model, dtype=precision, device=device)
+        lora.add_adapter(
+            policy, config.model, config.lora_rank, config.lora_alpha, config.lora_targets, config.seed, resumed
+        )
+        return policy, partial(lora.adapter_off, policy) if config.beta else None
+    policy = load_model(str(resumed or config.model), compute=precision, device=device)
+    if config.freeze_vision:
+        freeze_vision(policy)
+    if not config.beta:
+        return policy, None
+    return policy, partial(nullcontext, load_model(config.model, dtype=precision, device=device))
+
+
 def logprobs_before(config: Config, policy, reference, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
     """Token log-probs before the update [B, T]: of the policy (old) and of the reference, at the rollout's temperature.
 
@@ -513,8 +538,10 @@ def logprobs_before(config: Config, policy, reference, rollout: Rollout) -> tupl
     """
     several_updates = 0 < config.minibatch_questions < config.questions
     old = score_all(policy, rollout, config.tokens_per_forward) if several_updates else rollout.logprobs
-    ref = score_all(reference, rollout, config.tokens_per_forward) if reference is not None else None
-    return old, ref
+    if reference is None:
+        return old, None
+    with reference() as base:
+        return old, score_all(base, rollout, config.tokens_per_forward)
 
 
 def set_learning_rate(optimizer, config: Config, step: int) -> None:
@@ -646,7 +673,8 @@ def parse_config(argv: list[str]) -> Config:
     if not saved:
         return given
     config = cli.parse(Config, argv, PRESETS, defaults=saved | {"resume": True})
-    for name in ("model", "train_data", "seed", "questions"):  # these decide which question and draw come next
+    fixed = ("model", "train_data", "seed", "questions")  # these decide which question and draw come next
+    for name in (*fixed, "lora_rank", "lora_alpha", "lora_targets"):  # and these what the checkpoint's weights mean
         if getattr(config, name) != saved.get(name, getattr(config, name)):
             raise cli.UsageError(f"--{name} was {saved[name]!r} in {given.out} and can't change on --resume")
     return config

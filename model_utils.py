@@ -22,6 +22,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ from families import (
     vision_parameters,
 )
 from kernels import linear_logprobs
+from vision import lean_vision
 
 transformers_logging.disable_progress_bar()
 
@@ -160,6 +162,14 @@ def freeze_vision(model) -> None:
         p.requires_grad_(False)
 
 
+def recompute_activations(model) -> None:
+    """The backward pass computes each layer again, instead of keeping what is inside it: `--gradient_checkpointing`."""
+    again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
+    model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": again})
+    # transformers has embeddings ask for gradients, for checkpoints of the older kind: a frozen tower would be kept whole
+    model.disable_input_require_grads()
+
+
 def load_config(path: str):
     """The checkpoint's configuration. Raises ModelError where there is none or its family is not served."""
     check_model_folder(path)
@@ -203,6 +213,8 @@ def check_model_folder(path: str) -> None:
         if path.count("/") <= 1 and not path.startswith((".", "/")):
             return  # a hub id
         raise ModelError(f"--model {path}: no such folder")
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise ModelError(f"--model {path}: a LoRA adapter; first: python -m lora --adapter {path} --out FOLDER")
     if not (folder / "config.json").exists():
         raise ModelError(f"--model {path}: no config.json, so not a checkpoint folder")
     if not any(folder.glob("*.safetensors")):

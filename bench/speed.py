@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -266,7 +268,8 @@ class OurStep:
         self.bed, self.examples = bed, examples
         self.world = World(0, 1, torch.device(bed.device))
         self.policy = bed.model()
-        self.reference = load_model(bed.folder, dtype=bed.compute, device=bed.device) if beta else None
+        base = load_model(bed.folder, dtype=bed.compute, device=bed.device) if beta else None
+        self.reference = partial(nullcontext, base) if beta else None
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), 1e-4, weight_decay=0.01, fused=True)
         self.steps = 0
         self.stages: dict[str, float] = {}

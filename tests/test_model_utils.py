@@ -24,6 +24,7 @@ from model_utils import (
     load_model,
     load_processor,
     micro_batches,
+    recompute_activations,
     save_checkpoint,
     score,
     score_all,
@@ -555,3 +556,18 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path, random_folder)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         load_processor(str(folder))
+
+
+def test_recomputed_activations_give_the_same_gradients(random_folder, processor, mixed_examples):
+    found = []
+    for recompute in (False, True):
+        model = load_model(str(random_folder))
+        if recompute:
+            recompute_activations(model)
+        rollout = generate(model, processor, mixed_examples, num_samples=2, max_new_tokens=6)
+        model.train()
+        score(model, rollout).sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    assert found[0]["model.visual.patch_embed.proj.weight"].abs().max() > 0
+    for name, grad in found[0].items():
+        assert torch.allclose(grad, found[1][name], rtol=1e-4, atol=1e-4 * grad.abs().max()), name

@@ -1,0 +1,363 @@
+"""LoRA: what trains, what the reference is, what is saved, and that peft and plain transformers read it alike."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from test_families import RECIPES, SEEING, make_checkpoint, plain_model
+from test_run import TINY, rows, run, without_times
+
+import lora
+import mmupt
+from data import Example
+from decoding import linear_of, usual_layers
+from families import embed, text_model
+from mmupt import Config, load_models, logprobs_before
+from model_utils import (
+    ModelError,
+    generate,
+    latest_checkpoint,
+    load_model,
+    load_processor,
+    recompute_activations,
+    score,
+    score_all,
+)
+
+peft = pytest.importorskip("peft", reason="pip install peft")
+LORA = {"lora_rank": 4, "lr": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of ten steps at a high learning rate, in two parts."""
+    out = tmp_path_factory.mktemp("lora") / "run"
+    assert run(out, steps=10, reward="random", **LORA) == 0
+    return out
+
+
+def adapted(folder=TINY, noise=0.0, **options):
+    """(policy, reference) as training loads them; `noise` moves the adapter off its start."""
+    policy, reference = load_models(Config(model=str(folder), lora_rank=4, **options), None, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    for p in policy.parameters():
+        if p.requires_grad and noise:
+            p.data += noise * torch.randn(p.shape, generator=generator)
+    return policy, reference
+
+
+def sampled(model, examples, **options):
+    return generate(model, load_processor(str(TINY)), examples, 3, 12, **options)
+
+
+def plain_logits(model, prompts):
+    """Of transformers' own forward on text, without anything of ours around it."""
+    return model(input_ids=prompts, attention_mask=torch.ones_like(prompts)).logits
+
+
+# --- what trains
+
+
+def test_the_adapter_is_on_every_projection_of_the_decoder_and_nowhere_else():
+    policy, _ = adapted()
+    trainable = [n for n, p in policy.named_parameters() if p.requires_grad]
+    layers = policy.config.text_config.num_hidden_layers
+    assert len(trainable) == layers * 7 * 2
+    assert all(".language_model.layers." in n and ".lora_" in n for n in trainable)
+
+
+def test_a_step_changes_the_adapter_alone(mixed_examples):
+    policy, reference = adapted(lr=1e-2)
+    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
+    rollout = sampled(policy, mixed_examples)
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], 1e-2)
+    for _ in range(2):  # in the first step A has no gradient, since B is zero
+        (score(policy, rollout) * torch.linspace(-1, 1, len(rollout.lengths))[:, None]).sum().backward()
+        assert all((p.grad is not None) == (".lora_" in n) for n, p in policy.named_parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, p in policy.named_parameters():
+        assert torch.equal(before[name], p) == (".lora_" not in name), name
+
+
+def test_the_adapter_is_the_same_for_a_seed_and_takes_nothing_from_other_draws():
+    torch.manual_seed(5)
+    one, _ = adapted()
+    after = torch.rand(1)
+    torch.manual_seed(6)
+    two, _ = adapted()
+    other, _ = adapted(seed=1)
+    weights = [dict(m.named_parameters()) for m in (one, two, other)]
+    name = next(n for n in weights[0] if ".lora_A" in n)
+    assert torch.equal(weights[0][name], weights[1][name]) and not torch.equal(weights[0][name], weights[2][name])
+    torch.manual_seed(5)
+    load_model(str(TINY))
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_the_base_stays_in_the_dtype_of_products_and_the_adapter_in_float32(mixed_examples):
+    policy, reference = adapted(dtype="bfloat16", noise=0.03)
+    assert {p.dtype for n, p in policy.named_parameters() if ".lora_" in n} == {torch.float32}
+    assert {p.dtype for n, p in policy.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
+    rollout = sampled(policy, mixed_examples)
+    logprobs = score(policy, rollout)
+    logprobs.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters() if p.requires_grad)
+    difference = (logprobs - rollout.logprobs)[rollout.mask].abs()
+    assert difference.mean() < 0.05
+
+
+# --- the reference
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_at_the_start_policy_and_reference_are_one_and_the_same(mixed_examples, dtype):
+    policy, reference = adapted(dtype=dtype)
+    rollout = sampled(policy, mixed_examples)
+    _, ref = logprobs_before(Config(lora_rank=4), policy, reference, rollout)
+    assert torch.equal(score_all(policy, rollout, 10_000), ref)
+
+
+def test_the_reference_is_the_base_checkpoint_however_far_the_adapter_is(mixed_examples):
+    policy, reference = adapted(noise=0.03)
+    rollout = sampled(policy, mixed_examples)
+    _, ref = logprobs_before(Config(lora_rank=4), policy, reference, rollout)
+    assert torch.equal(ref, score_all(load_model(str(TINY)), rollout, 10_000))
+    assert (score_all(policy, rollout, 10_000) - ref).abs().max() > 0.1  # and is back on, and trains
+    assert any(p.requires_grad for p in policy.parameters())
+
+
+def test_one_model_is_loaded_and_no_reference_where_beta_is_zero(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(mmupt, "load_model", lambda *a, load=mmupt.load_model, **k: loaded.append(a) or load(*a, **k))
+    assert run(tmp_path / "with", steps=2, reward="random", **LORA) == 0
+    assert run(tmp_path / "without", steps=2, reward="random", beta=0.0, **LORA) == 0
+    assert len(loaded) == 2
+    assert [r["kl"] for r in rows(tmp_path / "without")] == [0, 0]
+
+
+def test_ten_steps_log_sensible_figures(trained):
+    log = rows(trained)
+    assert len(log) == 10 and log[0]["kl"] == 0 and log[-1]["kl"] > 1e-4
+    assert all(r["nonfinite_updates"] == 0 and 0 < r["grad_norm"] < 100 and abs(r["approx_kl"]) < 1e-4 for r in log)
+
+
+# --- sampling
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_the_samplers_logprobs_are_the_trainers(mixed_examples, usual):
+    """By merged copies in the lean layers, and by the decoder's own forward."""
+    policy, _ = adapted(noise=0.03)
+    assert policy.usual_decoder
+    policy.usual_decoder = usual
+    rollout = sampled(policy, mixed_examples)
+    with torch.no_grad():
+        scored = score(policy, rollout)
+    assert (scored - rollout.logprobs).abs().max() < 1e-4
+    base = load_model(str(TINY))
+    assert (score_all(base, rollout, 10_000) - rollout.logprobs).abs().max() > 0.1
+
+
+def test_with_the_adapter_off_the_base_is_sampled_from_its_own_weights(mixed_examples):
+    policy, _ = adapted(noise=0.03)
+    expected = sampled(load_model(str(TINY)), mixed_examples)
+    with lora.adapter_off(policy):
+        assert torch.equal(sampled(policy, mixed_examples).tokens, expected.tokens)
+        address = policy.model.language_model.layers[0].self_attn.q_proj.base_layer.weight.data_ptr()
+        assert usual_layers(policy)[0].qkv[0].data_ptr() == address  # no copy
+    merged, _ = linear_of([policy.model.language_model.layers[0].mlp.down_proj], torch.float32)
+    down = policy.model.language_model.layers[0].mlp.down_proj
+    A, B = down.lora_A["default"].weight, down.lora_B["default"].weight
+    assert torch.allclose(merged, down.base_layer.weight + 32 / 4 * (B @ A), atol=1e-6)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(mixed_examples):
+    found = []
+    for checkpointing in (False, True):
+        policy, _ = adapted(noise=0.03)
+        if checkpointing:
+            recompute_activations(policy)
+        rollout = sampled(policy, mixed_examples)
+        policy.train()
+        assert not embed(policy, rollout.prompts.ids, rollout.prompts)["inputs_embeds"].requires_grad  # nor the tower
+        score(policy, rollout).sum().backward()
+        found.append([p.grad for p in policy.parameters() if p.requires_grad])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
+
+
+# --- what is saved
+
+
+def test_a_checkpoint_is_an_adapter_that_plain_peft_loads_with_the_same_logits(trained):
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    folder = trained / "checkpoints" / "step-10"
+    names = {p.name for p in folder.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "preprocessor_config.json"} <= names
+    assert {"optimizer.safetensors", "trainer.json"} <= names and not {"model.safetensors", "config.json"} & names
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(TINY)
+
+    prompts = torch.arange(10, 40)[None]
+    plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(TINY, attn_implementation="eager")
+    base = plain_logits(plain, prompts)
+    theirs = plain_logits(peft.PeftModel.from_pretrained(plain, str(folder)), prompts)
+    config = Config(model=str(TINY), **LORA)
+    ours, _ = load_models(config, folder, torch.device("cpu"))
+    ours.set_attn_implementation("eager")
+    assert torch.equal(plain_logits(ours, prompts), theirs)
+    assert (theirs - base).abs().max() > 0.01
+
+
+def test_saving_asks_no_hub_about_the_base(tmp_path, monkeypatch):
+    def asked(*_, **__):
+        raise AssertionError("the network")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", asked)
+    model = load_model(str(TINY))
+    lora.add_adapter(model, "nobody/base", 4, 8, "q_proj", seed=0)
+    model.save_pretrained(tmp_path)
+    lora.fill_adapter(model, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "nobody/base"
+
+
+def test_merged_it_is_a_plain_checkpoint_with_the_adapter_models_logits(trained, tmp_path, capsys):
+    from transformers import AutoModelForImageTextToText
+
+    folder, out = trained / "checkpoints" / "step-10", tmp_path / "merged"
+    shutil.copytree(folder, tmp_path / "a")
+    sizes = json.loads((tmp_path / "a" / "preprocessor_config.json").read_text())
+    sizes["size"]["longest_edge"] //= 2  # as a run with --max_pixels saves it
+    (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(sizes))
+    assert lora.main(["--adapter", str(tmp_path / "a"), "--out", str(out)]) == 0
+    assert not list(tmp_path.glob("*.partial"))
+    prompts = torch.arange(10, 40)[None]
+    merged = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager")
+    ours, _ = load_models(Config(model=str(TINY), **LORA), folder, torch.device("cpu"))
+    ours.set_attn_implementation("eager")
+    # in float64, so that what is left is the rounding of the merged weights
+    assert (plain_logits(merged.double(), prompts) - plain_logits(ours.double(), prompts)).abs().max() < 1e-5
+    processor = load_processor(str(out))
+    assert processor.image_processor.size["longest_edge"] == sizes["size"]["longest_edge"]
+    assert processor.eos_ids == load_processor(str(TINY)).eos_ids
+    with pytest.raises(mmupt.cli.UsageError, match="exists already"):
+        lora.main(["--adapter", str(folder), "--out", str(out)])
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.0])
+def test_a_resumed_run_is_the_run_never_stopped(tmp_path, beta):
+    options = LORA | {"beta": beta, "reward": "random", "minibatch_questions": 2}
+    assert run(tmp_path / "whole", steps=4, **options) == 0
+    assert run(tmp_path / "parts", steps=2, **options) == 0
+    assert run(tmp_path / "parts", steps=4, resume=True, **options) == 0
+    found = [
+        [
+            (tmp_path / name / "checkpoints" / "step-4" / file).read_bytes()
+            for file in ("adapter_model.safetensors", "optimizer.safetensors", "adapter_config.json")
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert found[0] == found[1]
+    assert [without_times(r) for r in rows(tmp_path / "whole")] == [without_times(r) for r in rows(tmp_path / "parts")]
+
+
+def test_a_half_written_adapter_is_passed_over(trained, tmp_path):
+    shutil.copytree(trained / "checkpoints" / "step-9", tmp_path / "step-9")
+    shutil.copytree(trained / "checkpoints" / "step-10", tmp_path / "step-10")
+    assert latest_checkpoint(tmp_path).name == "step-10"
+    weights = tmp_path / "step-10" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert latest_checkpoint(tmp_path).name == "step-9"
+
+
+# --- every family
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_family_trains_adapters_of_its_decoder(name, tmp_path, mixed_examples):
+    make_checkpoint(tmp_path / "base", RECIPES[name])
+    policy, reference = adapted(tmp_path / "base", noise=0.03)
+    decoder = {id(p) for p in text_model(policy).parameters()}
+    trainable = [p for p in policy.parameters() if p.requires_grad]
+    assert len(trainable) == 2 * 7 * len(text_model(policy).layers) and all(id(p) in decoder for p in trainable)
+
+    processor = load_processor(str(tmp_path / "base"))
+    examples = mixed_examples if name in SEEING else [Example("text", (), "What is 3 + 4?")]
+    rollout = generate(policy, processor, examples, 3, 8)
+    scored = score(policy, rollout)
+    assert (scored - rollout.logprobs).abs().max() < 1e-4
+    scored.sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in trainable)
+    _, ref = logprobs_before(Config(lora_rank=4), policy, reference, rollout)
+    assert torch.equal(ref, score_all(load_model(str(tmp_path / "base")), rollout, 10_000))
+
+    (tmp_path / "a").mkdir()
+    policy.save_pretrained(tmp_path / "a")
+    plain, prompts = plain_model(name, tmp_path / "base"), torch.arange(10, 40)[None]
+    theirs = plain_logits(peft.PeftModel.from_pretrained(plain, str(tmp_path / "a")), prompts)
+    assert lora.main(["--adapter", str(tmp_path / "a"), "--out", str(tmp_path / "merged")]) == 0
+    merged = plain_logits(plain_model(name, tmp_path / "merged").double(), prompts)
+    assert (merged - theirs.double()).abs().max() < 1e-5 * merged.abs().max()
+    policy.set_attn_implementation("eager")
+    assert torch.equal(plain_logits(policy, prompts), theirs)
+
+
+# --- mistakes
+
+
+def test_peft_missing_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelError) as error:
+        run(tmp_path / "r", **LORA)
+    assert str(error.value) == "--lora_rank needs peft: pip install peft"
+    assert not (tmp_path / "r").exists()
+    assert run(tmp_path / "r", steps=1) == 0  # nothing else wants it
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"lora_targets": "query"},
+            "--lora_targets query: the decoder has no linear named 'query'; it has down_proj, ",
+        ),
+        ({"lora_targets": "q_proj,qkv"}, "no linear named 'qkv'"),  # of the vision tower alone
+        ({"lora_targets": ""}, "no linear named ''"),
+        ({"lora_rank": -1}, "--lora_rank must be 0 or more"),
+        ({"lora_alpha": 0}, "--lora_alpha must be at least 1"),
+    ],
+)
+def test_a_users_mistake_names_the_flag(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        run(tmp_path / "r", **LORA | options)
+    assert "\n" not in str(error.value) and not (tmp_path / "r").exists()
+
+
+def test_a_run_keeps_its_adapter_settings(trained):
+    for flag, value in (("--lora_rank", "8"), ("--lora_alpha", "16"), ("--lora_targets", "q_proj")):
+        with pytest.raises(mmupt.cli.UsageError, match=f"{flag} was .* and can't change on --resume"):
+            mmupt.main(["--resume", "--out", str(trained), flag, value])
+
+
+def test_an_adapter_where_a_checkpoint_is_wanted_says_how_to_merge_it(trained):
+    with pytest.raises(ModelError, match="a LoRA adapter; first: python -m lora --adapter .*step-10 --out FOLDER"):
+        load_model(str(trained / "checkpoints" / "step-10"))
+
+
+def test_an_adapter_that_does_not_fit_is_refused(trained, tmp_path, random_folder):
+    folder = trained / "checkpoints" / "step-10"
+    with pytest.raises(ModelError, match="its adapter can't be used"):  # the base has fewer layers
+        lora.merge(str(folder), str(random_folder))
+    with pytest.raises(ModelError, match="no adapter folder"):
+        lora.merge(str(TINY))
+    with pytest.raises(ModelError, match="its adapter can't be used"):  # of another rank
+        load_models(Config(model=str(TINY), lora_rank=8), folder, torch.device("cpu"))
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    for change, message in (({"peft_type": "IA3"}, "only LoRA"), ({"target_modules": ["nothing"]}, "not found")):
+        shutil.copytree(folder, tmp_path / message)
+        (tmp_path / message / "adapter_config.json").write_text(json.dumps(settings | change))
+        with pytest.raises(ModelError, match=message) as error:
+            lora.merge(str(tmp_path / message))
+        assert "\n" not in str(error.value)
