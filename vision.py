@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ATTENTIONS = ("Qwen2_5_VLVisionAttention",)  # classes whose forward `attention` stands for
+ATTENTIONS = (
+    "VisionAttention",
+    "Qwen2_5_VLVisionAttention",
+    "Qwen3VLVisionAttention",
+)  # classes whose forward `attention` stands for
 
 
 @contextmanager
