@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention import KVCache, Layout, Sequences, shares_prompts
+from attention import KVCache, Layout, Sequences, packed_attention, shares_prompts
 from families import embed, no_mask, position_ids, rope_positions, rope_table, text_model
 
 CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look waits for the GPU
@@ -255,8 +255,8 @@ def rms_norm(module) -> Callable:
     return norm
 
 
-def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort"]) -> Tensor:
-    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm.
+def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort | Row"]) -> Tensor:
+    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm. Takes x's memory.
 
     Where products run in a narrower dtype than the weights', autocast is on around this: x stays in the wider one.
     """
@@ -269,6 +269,64 @@ def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort"]) 
         gate, up = F.linear(layer.norm_mlp(x), *layer.gate_up).chunk(2, -1)
         x = plus_linear(x, layer.act(gate) * up, *layer.down)
     return x
+
+
+def rotated_heads(layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> query [N, H*R, d], key and value [N, H, d]"""
+    d, (cos, sin) = layer.head, rotation
+    heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
+    rotated, value = heads[:, :-H], heads[:, -H:]
+    if layer.norm_query is not None:
+        rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
+    halves = rotated[..., d // 2 :], rotated[..., : d // 2]
+    rotated = torch.addcmul(rotated * cos, torch.cat(halves, -1), sin)
+    rotated = rotated if rotated.dtype == value.dtype else rotated.to(value.dtype)
+    return rotated[:, :-H], rotated[:, -H:], value
+
+
+def turns(cos: Tensor, sin: Tensor) -> Tensor:
+    """[.., d] each -> [.., 2 d], for x cos + rotate_half(x) sin: the sign of the half that is negated is moved into sin."""
+    half = sin.shape[-1] // 2
+    return torch.cat([cos, -sin[..., :half], sin[..., half:]], -1)
+
+
+class Row:
+    """A flat row of whole sequences, all tokens at once, in the place of a cohort."""
+
+    def __init__(self, model, positions: Tensor, layout: Layout, cache: KVCache | None):
+        self.layout, self.cache, self.H = layout, cache, model.config.get_text_config().num_key_value_heads
+        self.rotation = turns(*rope_table(model, positions))[0][:, None].chunk(2, -1)  # [N, 1, d] each
+
+    def __len__(self) -> int:
+        return len(self.rotation[0])
+
+    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
+        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
+        query, key, value = rotated_heads(layer, qkv, self.H, self.rotation)
+        if self.cache is not None:
+            self.cache.store_prompt(key, value)
+        return packed_attention(query, key, value, self.layout, layer.scale).flatten(1)
+
+
+def read_row(
+    model,
+    layers: list[Layer] | None,
+    ids: Tensor,
+    prompts,
+    positions: Tensor,
+    layout: Layout,
+    cache: KVCache | None = None,
+) -> Tensor:
+    """A flat row of whole sequences, ids [1, N] and positions [A, 1, N] -> [N, D] after the last norm; the keys of prompts
+    go to `cache`. Through `layers` without gradient, where they are given; else through the decoder's own forward."""
+    inputs = embed(model, ids, prompts)
+    if layers is not None and len(inputs) == 1:  # nothing but embeddings: no features for later layers
+        x = inputs["inputs_embeds"][0]
+        return rms_norm(text_model(model).norm)(through_layers(layers, x, [Row(model, positions, layout, cache)]))
+    return text_model(model)(
+        **inputs, position_ids=position_ids(model, positions), attention_mask=no_mask(model), use_cache=False,
+        layout=layout, caches=None if cache is None else [cache],
+    ).last_hidden_state[0]  # fmt: skip
 
 
 def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -290,30 +348,30 @@ def next_position(prompts) -> Tensor:
 class Cohort:
     """Questions read together; their rows, question by question, hold one token more at every step."""
 
-    def __init__(self, model, prompts, num_samples: int, max_new_tokens: int, sampling: Sampling):
+    def __init__(
+        self,
+        model,
+        prompts,
+        num_samples: int,
+        max_new_tokens: int,
+        sampling: Sampling,
+        layers: list[Layer] | None = None,
+    ):
         """Reads the prompts, each once, and their images."""
         P, device = len(prompts.lengths), prompts.lengths.device
         self.sampling = sampling
         layout = Layout(Sequences(prompts.lengths), blocks=prompts.blocks)
         self.cache = KVCache(layout, num_samples, max_new_tokens)
         real = layout.prompts.real
-        hidden = text_model(model)(
-            **embed(model, prompts.ids[real][None], prompts),
-            position_ids=position_ids(model, prompts.positions[:, real][:, None]),
-            attention_mask=no_mask(model),
-            use_cache=False,
-            layout=layout,
-            caches=[self.cache],
-        ).last_hidden_state[0]
+        hidden = read_row(
+            model, layers, prompts.ids[real][None], prompts, prompts.positions[:, real][:, None], layout, self.cache
+        )
         self.prompt_end = hidden[prompts.lengths.cumsum(0) - 1]  # [P, D]
         self.position = next_position(prompts)  # [P]
         self.turns = torch.zeros(max_new_tokens, P, 0, device=device)
         if model.usual_decoder:
             later = self.position + torch.arange(max_new_tokens, device=device)[:, None]  # [T, P]
-            cos, sin = rope_table(model, later)  # [T, P, d]
-            # x cos + rotate_half(x) sin, with the sign of the half that is negated moved into sin
-            half = sin.shape[-1] // 2
-            self.turns = torch.cat([cos, -sin[..., :half], sin[..., half:]], -1)  # [T, P, 2 d]
+            self.turns = turns(*rope_table(model, later[None]))  # [T, P, 2 d]
         N = P * num_samples
         self.token = torch.zeros(N, dtype=torch.long, device=device)
         self.live = torch.ones(N, dtype=torch.bool, device=device)
@@ -336,16 +394,8 @@ class Cohort:
 
     def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
         """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
-        H, d = self.cache.prompt[i][0].shape[1], layer.head
-        heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
-        rotated, value = heads[:, :-H], heads[:, -H:]
-        if layer.norm_query is not None:
-            rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
-        cos, sin = self.rotation
-        halves = rotated[..., d // 2 :], rotated[..., : d // 2]
-        rotated = torch.addcmul(rotated * cos, torch.cat(halves, -1), sin)
-        rotated = rotated if rotated.dtype == value.dtype else rotated.to(value.dtype)
-        return self.cache.attend(i, rotated[:, :-H], rotated[:, -H:], value, layer.scale)
+        heads = rotated_heads(layer, qkv, self.cache.prompt[i][0].shape[1], self.rotation)
+        return self.cache.attend(i, *heads, layer.scale)
 
     def look_up_rotation(self) -> None:
         """Looks up the rotation of this step's tokens, [N, 1, d] each."""
@@ -496,7 +546,7 @@ def decode(
             if not chosen:
                 break
             waiting = waiting[len(chosen) :]
-            cohort = Cohort(model, prompts.select(chosen), G, T, sampling)
+            cohort = Cohort(model, prompts.select(chosen), G, T, sampling, step.layers)
             rows = torch.tensor(chosen, device=device)[:, None] * G + samples
             cohort.start(rows.flatten(), draws(chosen).flatten(0, 1).to(device), step.head_weights)
             cohorts.append(cohort)

@@ -174,8 +174,12 @@ def no_mask(model) -> Tensor:
 
 
 def rope_table(model, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """positions [A, S] of text tokens -> (cos, sin), [A, S, d] each."""
+    """positions [A, N, S] -> (cos, sin), [N, S, d] each."""
     like = model.get_input_embeddings().weight.new_empty(0)
-    cos, sin = text_model(model).rotary_emb(like, position_ids(model, positions[None]))
-    # for text the positions in time, height and width are one and the same
-    return (cos[0], sin[0]) if cos.ndim == 4 else (cos, sin)
+    found = text_model(model).rotary_emb(like, position_ids(model, positions))
+    if found[0].ndim == 3:
+        return found
+    # earlier versions of transformers leave the axes (time, height, width) to be put together by sections of d
+    sections = model.config.get_text_config().rope_parameters["mrope_section"] * 2
+    cos, sin = (torch.cat([m[i % 3] for i, m in enumerate(x.split(sections, -1))], -1) for x in found)
+    return cos, sin

@@ -51,18 +51,23 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from attention import ATTENTION, Layout, Sequences, width_class
 from data import Example
 from data.prompts import INSTRUCTION, content
-from decoding import SIDE_BY_SIDE, Sampling, decode, lay_side_by_side, next_position, steps_alike
+from decoding import (
+    SIDE_BY_SIDE,
+    Sampling,
+    decode,
+    lay_side_by_side,
+    next_position,
+    read_row,
+    steps_alike,
+    usual_layers,
+)
 from families import (
     VISION,
     compose_processor,
-    embed,
     image_blocks,
-    no_mask,
     per_question,
-    position_ids,
     refusal,
     rope_positions,
-    text_model,
     vision_parameters,
 )
 from kernels import linear_logprobs
@@ -322,7 +327,7 @@ class Processor:
         bos = self.tokenizer.bos_token
         made = self.own("whole")(
             text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
-            add_special_tokens=bos is None or not text.startswith(bos),
+            add_special_tokens=bos is None or not text.startswith(bos), return_mm_token_type_ids=False,
         )  # fmt: skip
         ids = made.pop("input_ids")[0].tolist()
         vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
@@ -596,15 +601,12 @@ def score(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple
     packed = pack(rollout)
     mask = rollout.mask
     with autocast(model):
-        hidden = text_model(model)(
-            **embed(model, packed.ids, rollout.prompts),
-            position_ids=position_ids(model, packed.positions),
-            attention_mask=no_mask(model),
-            use_cache=False,
-            layout=packed.layout,
-        ).last_hidden_state
+        # weights of another dtype would be copied for a few tokens only
+        lean = not torch.is_grad_enabled() and model.dtype == getattr(model, "compute_dtype", model.dtype)
+        layers = usual_layers(model) if lean else None
+        hidden = read_row(model, layers, packed.ids, rollout.prompts, packed.positions, packed.layout)
         out = linear_logprobs(
-            hidden[0][packed.predictor],  # only what predicts a response token reaches the head
+            hidden[packed.predictor],  # only what predicts a response token reaches the head
             model.get_output_embeddings().weight,
             rollout.tokens[mask],
             temperature=rollout.temperature or 1.0,

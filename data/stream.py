@@ -37,8 +37,8 @@ class Questions:
         self.most_tries = MAX_TRIES if sources == ["tiny"] else len(self.examples)
         self.size = None if sources == ["tiny"] else len(self.examples)
         self.order = order(self.examples, seed, position)
-        self.reads_ahead = ahead
-        self.threads, self.ahead = ThreadPoolExecutor(THREADS, "questions"), deque()  # (position, index, future)
+        self.threads = ThreadPoolExecutor(THREADS, "questions") if ahead else None
+        self.ahead = deque()  # (position, index, future or None)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
 
@@ -53,7 +53,7 @@ class Questions:
                 raise DataError(
                     f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, but --questions is {count}"
                 )
-            self.read_ahead(count, tried)
+            self.read_ahead(count - len(taken) if self.threads else 1, tried)
             position, index, reading = self.ahead.popleft()
             self.position = position + 1
             if index in tried:  # the next epoch has begun: one question once a step
@@ -73,7 +73,7 @@ class Questions:
                 taken[encoded.id] = encoded
                 if self.labels:
                     self.gold[encoded.id] = gold
-        if self.reads_ahead:
+        if self.threads:
             self.read_ahead(count)  # while the model works on these
         return list(taken.values())
 
@@ -82,7 +82,7 @@ class Questions:
         reading = {index: future for _, index, future in self.ahead}
         while len(self.ahead) < count:
             position, index = next(self.order)
-            if index not in reading and index not in tried:
+            if self.threads and index not in reading and index not in tried:
                 reading[index] = self.threads.submit(self.read, index)
             self.ahead.append((position, index, reading.get(index)))
 

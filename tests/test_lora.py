@@ -140,7 +140,7 @@ def test_one_model_is_loaded_and_no_reference_where_beta_is_zero(tmp_path, monke
 
 def test_ten_steps_log_sensible_figures(trained):
     log = rows(trained)
-    assert len(log) == 10 and log[0]["kl"] == 0 and log[-1]["kl"] > 1e-4
+    assert len(log) == 10 and abs(log[0]["kl"]) < 1e-10 and log[-1]["kl"] > 1e-4
     assert all(r["nonfinite_updates"] == 0 and 0 < r["grad_norm"] < 100 and abs(r["approx_kl"]) < 1e-4 for r in log)
 
 
