@@ -11,6 +11,7 @@ in model_utils.py.
 Left out: sharded training, curricula, asynchronous rollouts.
 """
 
+import gc
 import math
 import os
 import random
@@ -460,6 +461,7 @@ def train(config: Config, world: World) -> int:
     )  # fmt: skip
     held_out = load_held_out(config, processor)
     run.open(state["step"])
+    gc.freeze()  # what is here stays: the garbage collector needn't look through it again and again
 
     nonfinite_in_a_row, saved = 0, True
     if held_out and not run.has_report(state["step"]) and evaluation_is_due(config, state["step"]):

@@ -75,8 +75,11 @@ def equivalent(a: str | None, b: str | None) -> bool:
     key, other = canonical(a), canonical(b)
     if key is None or other is None or key == other:
         return key is not None and key == other
-    if max(len(a), len(b)) > MAX_CHARS:
-        return False
+    return max(len(a), len(b)) <= MAX_CHARS and _mean_the_same(a, b)
+
+
+@lru_cache(maxsize=8192)  # the samples of a question give the same wrong answers again and again
+def _mean_the_same(a: str, b: str) -> bool:
     a, b = (_THOUSANDS.sub(_join_thousands, _plain_spelling(text)) for text in (a, b))
     return max(len(a), len(b)) <= MAX_CHARS and same_meaning(a, b, canonical)
 
