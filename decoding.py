@@ -197,10 +197,17 @@ def weight_of(linear) -> Tensor:
     return linear.weight.float() + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
 
 
+def takes_usual_steps(model) -> bool:
+    """Whether `usual_layers` serve. Not under an adapter in a narrow dtype: rounded to bfloat16, W + BA is mostly W."""
+    narrow = getattr(model, "compute_dtype", model.dtype).itemsize < 4
+    adapted = any(hasattr(m, "lora_A") and not m.disable_adapters for m in text_model(model).layers[0].modules())
+    return getattr(model, "usual_decoder", False) and not (narrow and adapted)
+
+
 def usual_layers(model) -> list[Layer] | None:
     """The decoder's layers in the compute dtype, or None where it isn't made of the usual parts."""
     decoder, dtype = text_model(model), getattr(model, "compute_dtype", model.dtype)
-    if not getattr(model, "usual_decoder", False):
+    if not takes_usual_steps(model):
         return None
     layers = []
     for layer in decoder.layers:
@@ -232,7 +239,7 @@ def steps_alike(model) -> bool:
     for usual in (False, True):
         model.usual_decoder = usual
         step = Stepper(model)
-        cohort = Cohort(model, prompts, 3, 2, sampling)
+        cohort = Cohort(model, prompts, 3, 2, sampling, step.layers)
         cohort.start(ids.new_tensor(range(3)), torch.zeros(3, 2, device=device), step.head_weights)
         cohort.token.copy_(ids[0, 1:])
         found.append(step.logits([cohort]).float())
@@ -369,7 +376,7 @@ class Cohort:
         self.prompt_end = hidden[prompts.lengths.cumsum(0) - 1]  # [P, D]
         self.position = next_position(prompts)  # [P]
         self.turns = torch.zeros(max_new_tokens, P, 0, device=device)
-        if model.usual_decoder:
+        if takes_usual_steps(model):
             later = self.position + torch.arange(max_new_tokens, device=device)[:, None]  # [T, P]
             self.turns = turns(*rope_table(model, later[None]))  # [T, P, 2 d]
         N = P * num_samples

@@ -15,6 +15,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class World:
     rank: int

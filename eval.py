@@ -35,7 +35,7 @@ BATCH_BYTES = 2**31  # of encoded images that are answered together
 GRADERS = ("ours", "math-verify")
 
 PRESETS = {
-    # how the paper measures (METHOD.md, section 7); the length of prompts is ours: nine images of 1,280 tokens fit
+    # how the paper measures (arXiv 2505.22453 and its code); the length of prompts is ours: nine images of 1,280 tokens fit
     "paper-eval": dict(
         temperature=0.2, num_samples=1, min_pixels=224 * 224, max_pixels=1280 * 28 * 28, max_new_tokens=16384,
         max_prompt_tokens=12288,
@@ -148,7 +148,7 @@ def labelled(
     def encode(example: Example) -> Encoded:
         encoded = processor.keep(example, instruction)
         if sum(3 * image.width * image.height for image in example.images) > encoded.bytes():
-            processor.kept.pop(id(example), None)  # its pictures outweigh what the bound of the kept counts
+            processor.forget(example)  # its pictures outweigh what the bound of the kept counts
         return encoded
 
     for row, example, _ in islice(usable(examples, encode, max_prompt_tokens, skipped), limit or None):

@@ -13,7 +13,6 @@ Left out: sharded training, curricula, asynchronous rollouts.
 
 import gc
 import math
-import os
 import random
 import sys
 import time
@@ -454,10 +453,11 @@ def train(config: Config, world: World) -> int:
     state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
     if run.resumed:
         state = load_checkpoint(run.resumed, policy, optimizer)
-    spare_cores = world.device.type != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
+    spare_cores = world.device.type != "cpu" or torch.get_num_threads() < distributed.cores()
     stream = Questions(
         config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction,
-        labels=config.reward == "gold", ahead=spare_cores, **state["stream"],
+        labels=config.reward == "gold", ahead=spare_cores, rank=world.rank, ranks=world.size,
+        **state["stream"],
     )  # fmt: skip
     held_out = load_held_out(config, processor)
     run.open(state["step"])
@@ -507,6 +507,7 @@ def train(config: Config, world: World) -> int:
             break
 
     stop.restore()
+    stream.close()
     run.close(config.steps, config.eval_samples)
     return 0 if saved else 1
 
@@ -703,6 +704,7 @@ def main(argv: list[str]) -> int:
         print(f"error: --out {config.out}: {error}; continue with --resume once there is room", file=sys.stderr)
         return 1
     finally:
+        gc.unfreeze()
         distributed.stop()
 
 

@@ -59,6 +59,7 @@ from decoding import (
     next_position,
     read_row,
     steps_alike,
+    takes_usual_steps,
     usual_layers,
 )
 from families import (
@@ -147,6 +148,10 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
         files, _ = get_checkpoint_shard_files(path, index)
     else:
         files = [find(SAFE_WEIGHTS_NAME)]
+        if files[0] is None:
+            raise ModelError(
+                f"--model {path}: no {SAFE_WEIGHTS_NAME}, and no {SAFE_WEIGHTS_INDEX_NAME} of several files"
+            )
     opened = [safe_open(file, "pt", backend="pread") for file in files]
     turn = Lock()
     found = {name: Stored(file, name, turn) for file in opened for name in file.keys()}
@@ -305,6 +310,10 @@ class Processor:
             self.kept_bytes[0] += encoded.bytes()
             self.kept[id(example)] = example, instruction, encoded
         return encoded
+
+    def forget(self, example: Example) -> None:
+        if id(example) in self.kept:
+            self.kept_bytes[0] -= self.kept.pop(id(example))[2].bytes()
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
         """Chat template; each image's placeholder replaced by the tokens that its features will stand for."""
@@ -543,7 +552,7 @@ def generate(
     model.eval()
     # inference mode spares every operation some bookkeeping, but autocast caches nothing in it: a decoder's own forward
     # would cast all weights at every step. What leaves it below is an ordinary tensor again
-    with torch.inference_mode() if model.usual_decoder else torch.no_grad(), autocast(model), bar:
+    with torch.inference_mode() if takes_usual_steps(model) else torch.no_grad(), autocast(model), bar:
         out = decode(model, prompts, num_samples, max_new_tokens, sampling, draws, memory, bar)
     model.train(was_training)
     T, lengths = int(out.lengths.max()), out.lengths.clone()
@@ -601,8 +610,8 @@ def score(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple
     packed = pack(rollout)
     mask = rollout.mask
     with autocast(model):
-        # weights of another dtype would be copied for a few tokens only
-        lean = not torch.is_grad_enabled() and model.dtype == getattr(model, "compute_dtype", model.dtype)
+        # in bfloat16 two ways of one forward differ by enough to show as KL between equal models
+        lean = not torch.is_grad_enabled() and getattr(model, "compute_dtype", model.dtype) == torch.float32
         layers = usual_layers(model) if lean else None
         hidden = read_row(model, layers, packed.ids, rollout.prompts, packed.positions, packed.layout)
         out = linear_logprobs(

@@ -128,7 +128,11 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
             f"--compare: {alone} questions are in one file only; measure both with the same --data, --split and --limit"
         )
     for i in ids:
-        if any(left[i].get(name) != right[i].get(name) for name in ("gold", "asked")):
+        if ("asked" in left[i]) != ("asked" in right[i]):
+            raise cli.UsageError(
+                "--compare: the files were written by different versions of eval.py; measure both anew"
+            )
+        if any(left[i].get(name) != right[i].get(name) for name in ("gold", "asked", "by", "unit", "part")):
             raise cli.UsageError(
                 f"--compare: question {i} is not the same in both files; measure both on the same --data"
             )

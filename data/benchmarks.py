@@ -166,7 +166,8 @@ def composites(records: Sequence[dict]) -> tuple[dict[str, dict[str, dict]], int
 
 
 def four_way(subs: Sequence[bool], multi: bool, loose: bool) -> str:
-    """IK insufficient knowledge, IG inadequate generalisation, CM complete mastery, RM rote memorisation (METHOD.md, 7)."""
+    """IK insufficient knowledge, IG inadequate generalisation, CM complete mastery, RM rote memorisation (arXiv
+    2407.01284)."""
     if not multi:
         return "IG" if all(subs) else "IK"
     return "CM" if (any(subs) if loose else all(subs)) else "RM"

@@ -3,18 +3,19 @@
 Threads read and encode the rows of the next step while the model works on this one, unless the model has every core.
 """
 
-import os
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from tqdm import tqdm
 
 from data import BadRow, DataError, load, order
 from data.answers import option_key
 from data.prompts import INSTRUCTION
+from distributed import cores
 
-THREADS = min(8, len(os.sched_getaffinity(0)))
+THREADS = min(8, cores())
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
 
 
@@ -27,12 +28,14 @@ class Questions:
 
     def __init__(
         self, source: str | list[str], processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
-        labels: bool = False, ahead: bool = True, position: int = 0, bad_rows: int = 0, too_long: int = 0,
+        labels: bool = False, ahead: bool = True, rank: int = 0, ranks: int = 1, position: int = 0, bad_rows: int = 0,
+        too_long: int = 0,
     ):  # fmt: skip
         sources = [source] if isinstance(source, str) else source
         self.source, self.examples = " ".join(sources), load(sources, labels=labels)
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
+        self.rank, self.ranks = rank, ranks
         self.position, self.bad_rows, self.too_long = position, bad_rows, too_long
         self.most_tries = MAX_TRIES if sources == ["tiny"] else len(self.examples)
         self.size = None if sources == ["tiny"] else len(self.examples)
@@ -70,12 +73,18 @@ class Questions:
             elif self.labels and gold is None:
                 self.skip(f"question {encoded.id}: no answer, which --reward gold needs")
             else:
-                taken[encoded.id] = encoded
+                mine = len(taken) % self.ranks == self.rank
+                taken[encoded.id] = encoded if mine else replace(encoded, vision={})  # no pictures of others' questions
                 if self.labels:
                     self.gold[encoded.id] = gold
         if self.threads:
             self.read_ahead(count)  # while the model works on these
         return list(taken.values())
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        if self.threads:
+            self.threads.shutdown(wait=False, cancel_futures=True)
 
     def read_ahead(self, count: int, tried: set[int] = frozenset()) -> None:
         """Has threads read the next `count` rows, a row once however often it comes in them, and none tried in this step."""

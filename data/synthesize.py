@@ -4,10 +4,10 @@
     python -m data.synthesize --mode in-context --limit 2000 --out new.jsonl            the built-in base, the built-in images
     torchrun mmupt.py --train_data new.jsonl
 
-In mode "direct" the model sees an image alone, in mode "in-context" also the question that came with it (METHOD.md section
-4). The answer to that question is shown only with --show_answer, which reads the labels of the source: what is then trained
-on is no longer free of them. The prompts stand in data/prompts.py; what is made of the model's text, and which questions are
-dropped, in data/filters.py. Rows written:
+In mode "direct" the model sees an image alone, in mode "in-context" also the question that came with it (arXiv
+2505.22453). The answer to that question is shown only with --show_answer, which reads the labels of the source: what is
+then trained on is no longer free of them. The prompts stand in data/prompts.py; what is made of the model's text, and which
+questions are dropped, in data/filters.py. Rows written:
 
     {"id", "question", "images", "choices"?}      as any .jsonl source; never an answer
     {"mode", "source", "source_id", "seed"}       where it came from; the reader ignores these
@@ -41,7 +41,7 @@ from tqdm import tqdm
 import cli
 from data import BadRow, Example, load, order
 from data.filters import FILTERS, Filter, Written, parse_question
-from data.prompts import with_choices, write_question
+from data.prompts import IMAGE_TAG, with_choices, write_question
 from data.tiny import HOME, VOCABULARY
 from model_utils import compute_dtype, generate, load_model, load_processor
 from run_log import replace_text
@@ -276,7 +276,8 @@ def questions_of(config: Synthesis, batches: list[dict]) -> tuple[list[dict], di
     kept, dropped, cut = [], Counter(), 0
     for row, i, w, finished in written:
         cut += w.answered
-        if reason := chosen.reason(w, finished, tuple(row["images"]), Written(row["question"], tuple(row["choices"]))):
+        seed = Written(row["question"].replace(IMAGE_TAG, " "), tuple(row["choices"]))
+        if reason := chosen.reason(w, finished, tuple(row["images"]), seed):
             dropped[reason] += 1
             continue
         folder = Path(config.out).with_suffix(".images").name

@@ -1,4 +1,4 @@
-"""Small parquet files in the schemas of the data sets that METHOD.md names: true columns and types, drawn pictures.
+"""Small parquet files in the schemas of published data sets: true columns and types, drawn pictures.
 
     path = write_mathvista(folder)      a file of a few rows; `WRITERS` has them all by name
 

@@ -211,7 +211,7 @@ def test_a_tolerant_rule_lets_two_answers_be_right_in_a_tie():
 
 # --- We-Math -----------------------------------------------------------------------------------------------------
 
-# (sub-questions, multi-step question) and its kind, strict and loose: METHOD.md, section 7
+# (sub-questions, multi-step question) and its kind, strict and loose (arXiv 2407.01284)
 TWO_STEPS = [
     ("11", "1", "CM", "CM"),
     ("10", "1", "RM", "CM"),  # loose: one sub right is enough

@@ -361,3 +361,12 @@ def test_an_adapter_that_does_not_fit_is_refused(trained, tmp_path, random_folde
         with pytest.raises(ModelError, match=message) as error:
             lora.merge(str(tmp_path / message))
         assert "\n" not in str(error.value)
+
+
+def test_an_adapter_is_not_rounded_into_bfloat16_weights():
+    """W + BA in bfloat16 is W wherever BA is under half a step: such a policy would be sampled as its base."""
+    policy, reference = adapted(dtype="bfloat16", noise=1e-5)
+    assert policy.usual_decoder and usual_layers(policy) is None
+    with reference() as base:
+        assert usual_layers(base) is not None
+    assert usual_layers(adapted(noise=1e-5)[0]) is not None

@@ -477,3 +477,11 @@ def test_the_program_runs_by_its_name(tmp_path):
     assert done.returncode == 2 and done.stderr == (
         f"error: --out must be the name of a .jsonl file (got {tmp_path / 'new.txt'})\n"
     )
+
+
+def test_a_copy_of_a_question_with_a_picture_in_it_is_a_copy():
+    row = {"id": "a", "images": ["x.png"], "question": "<image>Find x in the triangle ABC with AB = 5.", "choices": []}
+    row |= {"texts": ["Find x in the triangle ABC with AB = 5.", "What is the area of ABC?"], "finished": [True, True]}
+    config = synthesize.Synthesis(out="new.jsonl", per_image=2)
+    kept, counts = synthesize.questions_of(config, [{"rows": [row], "skipped": []}])
+    assert [k["question"] for k in kept] == ["What is the area of ABC?"] and counts["dropped: copy"] == 1
