@@ -31,6 +31,7 @@ ALIKE = (
     0.02  # largest difference, as a share of the largest logit, between two ways of one step: bfloat16 rounds by 0.004
 )
 DROP_BELOW = 0.75  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
+FEW_ROWS = 8  # so few take as long as one: none leaves before all have ended
 MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
 SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 READ_AT_ONCE = 16384  # prompt tokens of one forward
@@ -427,7 +428,7 @@ class Cohort:
         if live == 0 or self.cache.steps + 1 == max_new_tokens:
             self.hand_over(out)
             return False
-        if live <= DROP_BELOW * len(self):
+        if live <= DROP_BELOW * len(self) and len(self) > FEW_ROWS:
             self.drop(out)
         return True
 
