@@ -90,9 +90,10 @@ def measure(settings: Bench, kind: str, folder: Path) -> dict:
             limit.append(rate(pool, decode, encoded))
             source = load(str(path))  # opened anew: its row groups are read from the file
             reader.append(rate(pool, lambda i, source=source: source[i].images[0].size, range(len(source))))
-            questions = Questions(str(path), processor, 0, 4096, ahead=False)
+            questions = Questions(str(path), processor, 0, 4096, ahead=True)
             started = time.perf_counter()
             stream.append(len(questions.next(settings.images)) / (time.perf_counter() - started))
+            questions.close()
     ratios = [r / lim for r, lim in zip(reader, limit, strict=True)]
     kilobytes = sum(map(len, encoded)) / len(encoded) / 1000
     return {"kind": kind, "kB": kilobytes, "limit": median(limit), "reader": median(reader),
