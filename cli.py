@@ -3,13 +3,20 @@
 import difflib
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import field, fields
 
 from transformers import HfArgumentParser
 
 
 class UsageError(ValueError):
     """A user's mistake; the message names the flag and the fix."""
+
+
+def flag(default, help: str):
+    """A field of a settings class, with its help text."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
 
 
 class _Parser(HfArgumentParser):

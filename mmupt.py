@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,6 +31,7 @@ from tqdm import tqdm
 import cli
 import distributed
 import lora
+from cli import flag
 from data import DataError, Example, load
 from data.answers import extract_answer, option_key
 from data.prompts import INSTRUCTION
@@ -58,12 +59,6 @@ from model_utils import (
 from run_log import DISK_ERRORS, Meter, RunLog, StopSignal, saved_config
 
 HOME = Path(__file__).parent
-
-
-def flag(default, help):
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass

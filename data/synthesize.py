@@ -29,7 +29,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ import torch
 from tqdm import tqdm
 
 import cli
+from cli import flag
 from data import BadRow, Example, load, order
 from data.filters import FILTERS, Filter, Written, parse_question
 from data.prompts import IMAGE_TAG, with_choices, write_question
@@ -47,12 +48,6 @@ from model_utils import compute_dtype, generate, load_model, load_processor
 from run_log import replace_text
 
 STEP = -2  # of the keys of randomness: training has 0 and above, evaluation -1
-
-
-def flag(default, help):
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass

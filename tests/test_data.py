@@ -290,3 +290,10 @@ def test_reading_ahead_changes_neither_questions_nor_state_and_reads_no_row_twic
         if step == 3:
             resumed = Questions(path, processor, 3, 500, **stream.state())
     assert len(read) <= position + 1 + 8  # no row more often than its place came up
+
+
+def test_a_rank_holds_the_pictures_of_its_own_questions_alone(processor):
+    ranks = [Questions("tiny", processor, 0, 500, ahead=False, rank=r, ranks=2).next(4) for r in (0, 1)]
+    assert [e.id for e in ranks[0]] == [e.id for e in ranks[1]]
+    for r, taken in enumerate(ranks):
+        assert [bool(e.vision) for e in taken] == [place % 2 == r for place in range(4)]
