@@ -72,6 +72,7 @@ from families import (
     vision_parameters,
 )
 from kernels import linear_logprobs
+from pixels import cut, cuts
 from vision import lean_vision
 
 transformers_logging.disable_progress_bar()
@@ -199,6 +200,7 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes: smaller blocks come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much free heap may stay
+        libc.mallopt(-8, 1)  # M_ARENA_MAX: threads that read pictures use that heap too; one of their own gives pages back
     except (OSError, AttributeError):
         pass
 
@@ -333,6 +335,9 @@ class Processor:
         for token, wanted in {image_token: 0, placeholder: len(example.images)}.items():
             if text.count(token) != wanted:
                 raise ValueError(f"question {example.id}: its text holds the image token {token}")
+        if cuts(self.image_processor):
+            vision = cut(self.image_processor, example.images) if example.images else {}
+            return Encoded(example.id, self.with_places(text, vision), vision, example.choices)
         bos = self.tokenizer.bos_token
         made = self.own("whole")(
             text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
@@ -342,6 +347,14 @@ class Processor:
         vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
         vision = per_question(self.model_type, vision) if example.images else {}
         return Encoded(example.id, ids, vision, example.choices)
+
+    def with_places(self, text: str, vision: dict[str, Tensor]) -> list[int]:
+        """The ids of a text, the image token of each picture repeated once for every feature of the picture."""
+        ids = self.own("tokenizer")(text, add_special_tokens=False)["input_ids"]
+        if not vision:
+            return ids
+        counts = iter((vision["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist())
+        return [i for one in ids for i in ([one] * next(counts) if one == self.image_token_id else [one])]
 
     def chat(self, content) -> str:
         return self.own("tokenizer").apply_chat_template(

@@ -2,11 +2,11 @@
 
     python -m bench.data_path                       prints a table and writes bench/results/data.md
 
-The limit is Pillow alone: encoded bytes in memory -> RGB. The reader is data.load: row groups from a file, pictures decoded
-with its bounds, examples made. The stream is what training waits for: data.stream.Questions, whose threads also resize each
-picture and cut it into patches (transformers' image processor, which owns that) and tokenise. All go over the same
-one-megapixel pictures, in turns; each figure is the median over the rounds. JPEGs hold a smooth picture with grain, PNGs a
-drawing of lines and circles.
+Two limits, each the libraries alone, from encoded bytes in memory: Pillow's decoding to RGB; and the same with PyTorch's
+resizing to the size that the model takes. The reader is data.load: row groups from a file, pictures decoded with its bounds,
+examples made. The stream is what training waits for: data.stream.Questions, whose threads read, decode, resize, cut into
+patches (pixels.py) and tokenise. All go over the same one-megapixel pictures, in turns; each figure is the median over the
+rounds. JPEGs hold a smooth picture with grain, PNGs a drawing of lines and circles.
 
 Left out: JPEG's decoding at a reduced size, which would change the pixels that a model sees.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from PIL import Image, ImageDraw
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 import cli
 from bench.machine import describe_machine
@@ -30,7 +31,10 @@ from data import load
 from data.stream import Questions
 from data.tables import need
 from data.tiny import HOME as TINY
-from model_utils import load_processor
+from model_utils import keep_freed_memory, load_processor
+from pixels import resized
+
+PIXELS = (262144, 1204224)  # bounds of a picture, of the paper's training
 
 
 @dataclass
@@ -59,10 +63,10 @@ def drawn(kind: str, side: int, seed: int) -> bytes:
     return file.getvalue()
 
 
-def decode(encoded: bytes) -> tuple[int, int]:
+def decode(encoded: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(encoded))
     image.load()
-    return image.convert("RGB").size if image.mode != "RGB" else image.size
+    return image.convert("RGB") if image.mode != "RGB" else image
 
 
 def rate(pool: ThreadPoolExecutor, work: Callable, items) -> float:
@@ -74,7 +78,7 @@ def rate(pool: ThreadPoolExecutor, work: Callable, items) -> float:
 
 
 def measure(settings: Bench, kind: str, folder: Path) -> dict:
-    """Pictures a second of the decoder alone and of the reader."""
+    """Pictures a second of the libraries alone, of the reader and of the whole stream."""
     import pyarrow
     import pyarrow.parquet
 
@@ -82,22 +86,24 @@ def measure(settings: Bench, kind: str, folder: Path) -> dict:
     path = folder / f"{kind}.parquet"
     rows = [{"images": [{"bytes": e, "path": None}], "problem": "<image>What?", "answer": "1"} for e in encoded]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=100)
-    limit, reader, stream = [], [], []
-    processor = load_processor(str(TINY), 262144, 1204224)
+    processor = load_processor(str(TINY), *PIXELS)
+    side = smart_resize(settings.side, settings.side, 28, *PIXELS)
+    rates = {name: [] for name in ("decode", "resize", "reader", "stream")}
     with ThreadPoolExecutor(settings.threads) as pool:
         rate(pool, decode, encoded[:8])
         for _ in range(settings.rounds):
-            limit.append(rate(pool, decode, encoded))
+            rates["decode"].append(rate(pool, decode, encoded))
+            rates["resize"].append(rate(pool, lambda e: resized(decode(e), *side), encoded))
             source = load(str(path))  # opened anew: its row groups are read from the file
-            reader.append(rate(pool, lambda i, source=source: source[i].images[0].size, range(len(source))))
+            rates["reader"].append(rate(pool, lambda i, source=source: source[i].images[0].size, range(len(source))))
             questions = Questions(str(path), processor, 0, 4096, ahead=True)
             started = time.perf_counter()
-            stream.append(len(questions.next(settings.images)) / (time.perf_counter() - started))
+            rates["stream"].append(len(questions.next(settings.images)) / (time.perf_counter() - started))
             questions.close()
-    ratios = [r / lim for r, lim in zip(reader, limit, strict=True)]
-    kilobytes = sum(map(len, encoded)) / len(encoded) / 1000
-    return {"kind": kind, "kB": kilobytes, "limit": median(limit), "reader": median(reader),
-            "stream": median(stream), "ratio": median(ratios)}  # fmt: skip
+    ratio = lambda a, b: median(x / y for x, y in zip(rates[a], rates[b], strict=True))  # noqa: E731
+    found = {name: median(each) for name, each in rates.items()}
+    found |= {"reader / decode": ratio("reader", "decode"), "stream / resize": ratio("stream", "resize")}
+    return found | {"kind": kind, "kB": sum(map(len, encoded)) / len(encoded) / 1000}
 
 
 def table(settings: Bench, results: list[dict]) -> str:
@@ -105,18 +111,21 @@ def table(settings: Bench, results: list[dict]) -> str:
         f"Pictures of {settings.side} x {settings.side} a second, {settings.threads} threads, medians of "
         f"{settings.rounds} rounds in turns over {settings.images} pictures:",
         "",
-        "| format | kB each | Pillow alone | reader | reader / Pillow | stream of encoded questions |",
-        "|---|---|---|---|---|---|",
+        "| format | kB each | decoding alone | reader | reader / decoding | decoding and resizing alone "
+        "| stream of questions | stream / both |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         lines.append(
-            f"| {r['kind']} | {r['kB']:.0f} | {r['limit']:.0f} | {r['reader']:.0f} | {r['ratio']:.2f} | {r['stream']:.0f} |"
+            f"| {r['kind']} | {r['kB']:.0f} | {r['decode']:.0f} | {r['reader']:.0f} | {r['reader / decode']:.2f} "
+            f"| {r['resize']:.0f} | {r['stream']:.0f} | {r['stream / resize']:.2f} |"
         )
     return "\n".join(lines)
 
 
 def main(argv: list[str]) -> int:
     settings = cli.parse(Bench, argv)
+    keep_freed_memory()  # as training does
     need("pyarrow", "bench.data_path")
     with tempfile.TemporaryDirectory() as folder:
         shown = table(settings, [measure(settings, kind, Path(folder)) for kind in ("JPEG", "PNG")])

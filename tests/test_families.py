@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 import attention
 from data import Example
 from data.prompts import INSTRUCTION, with_choices
-from families import text_model, vision_parameters
+from families import image_inputs, text_model, vision_parameters
 from model_utils import (
     ModelError,
     freeze_vision,
@@ -25,6 +25,7 @@ from model_utils import (
     score,
     score_all,
 )
+from pixels import cut, cuts, resized
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
 TURNS = (
@@ -240,6 +241,15 @@ def examples(family, mixed_examples):
     ]
 
 
+def at_its_size(processor, image):
+    """The picture as the processor would resize it, where that is ours."""
+    if not cuts(processor.image_processor):
+        return image
+    _, h, w = cut(processor.image_processor, [image])["image_grid_thw"][0].tolist()
+    side = processor.image_processor.patch_size
+    return Image.fromarray(resized(image, h * side, w * side))
+
+
 def plain_inputs(processor, example, response=()) -> dict:
     """By transformers' own processor from the conversation on, with a response appended."""
     asked = with_choices(example.question, example.choices) + INSTRUCTION
@@ -249,7 +259,9 @@ def plain_inputs(processor, example, response=()) -> dict:
         )["input_ids"]
         made = {"input_ids": ids}
     else:
-        content = [{"type": "image", "image": image} for image in example.images] + [{"type": "text", "text": asked}]
+        # pixels.py resizes as transformers' default image processors do, and not as the Pillow ones: see test_pixels.py
+        images = [at_its_size(processor, image) for image in example.images]
+        content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": asked}]
         made = processor.whole.apply_chat_template(
             [{"role": "user", "content": content}], chat_template=processor.tokenizer.chat_template,
             tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
@@ -282,12 +294,14 @@ def gradients(model, loss) -> dict:
 
 
 def test_prompts_are_what_the_familys_own_processor_makes(family, loaded, examples):
-    _, processor = loaded
+    model, processor = loaded
     for example in examples:
         encoded, plain = processor.encode(example), plain_inputs(processor, example)
         assert encoded.ids == plain["input_ids"][0].tolist()
         assert bool(encoded.vision) == bool(example.images)
-        for name, x in encoded.vision.items():
+        inputs = image_inputs(model, processor.collate([encoded])) or {}
+        assert ("pixel_values" in inputs) == bool(example.images)
+        for name, x in inputs.items():
             assert torch.equal(x.flatten(), plain[name].flatten())
 
 

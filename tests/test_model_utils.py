@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def plain_inputs(model, encoded, response=None):
     ids = torch.tensor([encoded.ids + ([] if response is None else response)])
     if not encoded.vision:
         return {"input_ids": ids}
-    return {"input_ids": ids, "mm_token_type_ids": (ids == model.config.image_token_id).int(), **encoded.vision}
+    vision = image_inputs(model, SimpleNamespace(vision=[encoded.vision]))
+    return {"input_ids": ids, "mm_token_type_ids": (ids == model.config.image_token_id).int(), **vision}
 
 
 def plain_logprobs(model, processor, rollout, examples):
