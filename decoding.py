@@ -33,6 +33,7 @@ ALIKE = (
 DROP_BELOW = 0.75  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
 FEW_ROWS = 8  # so few take as long as one: none leaves before all have ended
 MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
+SMALL_VOCABULARY = 2048  # tokens whose probabilities are accumulated in one go
 SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 READ_AT_ONCE = 16384  # prompt tokens of one forward
 REFILL_BELOW = 0.5  # share of the memory in use below which waiting questions join
@@ -45,28 +46,33 @@ REFILL_BELOW = 0.5  # share of the memory in use below which waiting questions j
 class Sampling:
     temperature: float
     top_p: float
-    banned: Tensor  # [V] bool: never sampled
+    bias: Tensor  # [V], see bias_against
     eos: Tensor  # ids that end a response
 
 
-def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, banned: Tensor) -> tuple[Tensor, Tensor]:
+def bias_against(banned: Tensor) -> Tensor:
+    """[V] bool -> [V] float32 to be added to logits: -inf for what is never to be sampled."""
+    return torch.zeros(banned.shape, device=banned.device).masked_fill_(banned, -torch.inf)
+
+
+def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, bias: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row by inverse CDF: the first token whose cumulative probability exceeds u.
 
-    logits [N, V], u [N] in [0, 1), banned [V] bool -> tokens [N], logprobs [N] float32.
-    Drawn from softmax(logits / temperature) without the banned tokens and, where top_p < 1, cut to the smallest set of
+    logits [N, V], u [N] in [0, 1), bias [V] of 0 and -inf -> tokens [N], logprobs [N] float32.
+    Drawn from softmax(logits / temperature + bias) and, where top_p < 1, cut to the smallest set of
     likeliest tokens that holds top_p of the mass. The log-prob is of logits / temperature over the whole vocabulary,
     as the trainer scores it. Temperature 0 takes the likeliest token, and its log-prob at temperature 1.
     """
     rows = max(8, SAMPLE_AT_ONCE // logits.shape[1])
     if logits.device.type == "cpu" and len(logits) > rows:
         pieces = zip(logits.split(rows), u.split(rows), strict=True)
-        parts = [sample_tokens(*piece, temperature, top_p, banned) for piece in pieces]
+        parts = [sample_tokens(*piece, temperature, top_p, bias) for piece in pieces]
         return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
     scaled = logits.float()
     if temperature not in (0, 1):
         scaled = scaled / temperature
     logprobs = scaled.log_softmax(-1)
-    allowed = logprobs + torch.zeros_like(logprobs[0]).masked_fill_(banned, -torch.inf)
+    allowed = logprobs + bias
     if temperature == 0:
         tokens = allowed.argmax(-1)
     else:
@@ -81,15 +87,18 @@ def sample_tokens(logits: Tensor, u: Tensor, temperature: float, top_p: float, b
 def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
     """weights [N, V] >= 0, u [N] float64 in [0, 1) -> [N], the first token whose cumulative weight exceeds u * total.
 
-    First the block of tokens by the sums of the blocks, then the token within it, so that only few numbers are
-    accumulated in float64.
+    Of a large vocabulary first the block of tokens by the sums of the blocks, then the token within it, so that only few
+    numbers are accumulated in float64.
     """
     N, V = weights.shape
+    if V <= SMALL_VOCABULARY:
+        cdf = weights.cumsum(-1, dtype=torch.float64)
+        # below the total for any u of 53 bits, so some token with weight exceeds it
+        return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=V - 1)[:, 0]  # NaN is above all
     weights = (F.pad(weights, (0, -V % block)) if V % block else weights).view(N, -1, block)
     cdf = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # [N, blocks]
-    # below the total for any u of 53 bits, so some block with weight exceeds it
     target = (u * cdf[:, -1])[:, None]
-    chosen = torch.searchsorted(cdf, target, right=True).clamp_(max=cdf.shape[1] - 1)  # [N, 1]; NaN is above all
+    chosen = torch.searchsorted(cdf, target, right=True).clamp_(max=cdf.shape[1] - 1)  # [N, 1]
     within = weights.gather(1, chosen[..., None].expand(-1, -1, block))[:, 0].cumsum(-1, dtype=torch.float64)
     target -= F.pad(cdf, (1, 0)).gather(1, chosen)
     # the float32 sum of a block is not quite that of its parts: stay below the latter, which nothing is above
@@ -218,7 +227,7 @@ def usual_layers(model) -> list[Layer] | None:
             Layer(
                 rms_norm(layer.input_layernorm), qkv, getattr(attention, "q_norm", None), getattr(attention, "k_norm", None),
                 linear_of([attention.o_proj], dtype), rms_norm(layer.post_attention_layernorm), gate_up,
-                linear_of([mlp.down_proj], dtype), mlp.act_fn, attention.scaling, attention.head_dim,
+                linear_of([mlp.down_proj], dtype), mlp.act_fn.forward, attention.scaling, attention.head_dim,
             )
         )  # fmt: skip
     return layers
@@ -233,9 +242,7 @@ def steps_alike(model) -> bool:
     ids = torch.arange(1, 5, device=device)[None]
     prompts = SimpleNamespace(ids=ids, lengths=torch.tensor([4], device=device), vision=[], blocks=None)
     prompts.positions = rope_positions(model, prompts)
-    sampling = Sampling(
-        0.0, 1.0, torch.zeros(model.config.get_text_config().vocab_size, dtype=torch.bool, device=device), ids[0, :0]
-    )
+    sampling = Sampling(0.0, 1.0, torch.zeros(model.config.get_text_config().vocab_size, device=device), ids[0, :0])
     found = []
     for usual in (False, True):
         model.usual_decoder = usual
@@ -275,7 +282,7 @@ def through_layers(layers: list[Layer], x: Tensor, cohorts: Sequence["Cohort | R
         read = [cohort.attend(i, layer, piece) for cohort, piece in zip(cohorts, pieces, strict=True)]
         x = plus_linear(x, read[0] if len(read) == 1 else torch.cat(read), *layer.out)
         gate, up = F.linear(layer.norm_mlp(x), *layer.gate_up).chunk(2, -1)
-        x = plus_linear(x, layer.act(gate) * up, *layer.down)
+        x = plus_linear(x, layer.act(gate).mul_(up), *layer.down)
     return x
 
 
@@ -286,8 +293,9 @@ def rotated_heads(layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor])
     rotated, value = heads[:, :-H], heads[:, -H:]
     if layer.norm_query is not None:
         rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
-    halves = rotated[..., d // 2 :], rotated[..., : d // 2]
-    rotated = torch.addcmul(rotated * cos, torch.cat(halves, -1), sin)
+    rotated = torch.addcmul(
+        rotated * cos, rotated.roll(d // 2, -1), sin
+    )  # rolled by half a head: its halves change places
     rotated = rotated if rotated.dtype == value.dtype else rotated.to(value.dtype)
     return rotated[:, :-H], rotated[:, -H:], value
 
@@ -414,7 +422,7 @@ class Cohort:
         """Draws the next token of every row. Rows that ended draw too, until they leave; nobody reads what they draw."""
         slot, sampling = self.cache.slot, self.sampling
         new, logprobs = sample_tokens(
-            logits, self.draws.index_select(0, slot)[0], sampling.temperature, sampling.top_p, sampling.banned
+            logits, self.draws.index_select(0, slot)[0], sampling.temperature, sampling.top_p, sampling.bias
         )
         self.tokens.index_copy_(0, slot, new[None])
         self.logprobs.index_copy_(0, slot, logprobs[None])

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from pixels import pixel_values
 from vision import lean_vision
 
 # model type -> transformers' class that puts questions into its words. SmolVLM's own wants a package that only its videos
@@ -90,9 +89,6 @@ def image_inputs(model, prompts) -> dict[str, Tensor] | None:
     if not vision:
         return None
     joined = {name: torch.cat([v[name] for v in vision]) for name in vision[0]}
-    if "patches" in joined:  # see pixels.py
-        frames = model.config.vision_config.temporal_patch_size
-        joined["pixel_values"] = pixel_values(joined.pop("patches"), joined.pop("levels")[0], frames)
     joined = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in joined.items()}
     if model.config.model_type in ("idefics3", "smolvlm"):
         joined = {name: x[None] for name, x in joined.items()}

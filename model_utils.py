@@ -54,6 +54,7 @@ from data.prompts import INSTRUCTION, content
 from decoding import (
     SIDE_BY_SIDE,
     Sampling,
+    bias_against,
     decode,
     lay_side_by_side,
     next_position,
@@ -72,7 +73,7 @@ from families import (
     vision_parameters,
 )
 from kernels import linear_logprobs
-from pixels import cut, cuts
+from pixels import cut, cuts, numbers
 from vision import lean_vision
 
 transformers_logging.disable_progress_bar()
@@ -200,7 +201,9 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes: smaller blocks come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much free heap may stay
-        libc.mallopt(-8, 1)  # M_ARENA_MAX: threads that read pictures use that heap too; one of their own gives pages back
+        libc.mallopt(
+            -8, 1
+        )  # M_ARENA_MAX: threads that read pictures use that heap too; one of their own gives pages back
     except (OSError, AttributeError):
         pass
 
@@ -375,6 +378,8 @@ class Processor:
         for row, e in zip(ids, encoded, strict=True):
             row[: len(e.ids)] = torch.tensor(e.ids)
         vision = [{name: x.to(device) for name, x in e.vision.items()} for e in encoded]
+        if cuts(self.image_processor):
+            vision = [numbers(self.image_processor, v) if v else v for v in vision]
         return Prompts([e.id for e in encoded], ids.to(device), lengths.to(device), vision)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -548,7 +553,7 @@ def generate(
     sampling = Sampling(
         temperature,
         top_p,
-        processor.banned().to(device),
+        bias_against(processor.banned().to(device)),
         torch.tensor(processor.eos_ids, dtype=torch.long, device=device),
     )
 

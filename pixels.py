@@ -1,8 +1,8 @@
 """Pictures as the Qwen-VL family reads them: cut into patches of bytes by the threads that read questions, turned into
 numbers on the model's device.
 
-    cut(image_processor, images)  ->  {"patches": bytes, "levels": what a byte stands for, "image_grid_thw": ..}
-    pixel_values(cut(..), frames) ->  what transformers' image processor would have given
+    cut(image_processor, images)       ->  {"patches": bytes, "image_grid_thw": ..}
+    numbers(image_processor, cut(..))  ->  {"pixel_values": .., "image_grid_thw": ..} as transformers' image processor
 
 transformers makes 24 bytes of every byte of a picture: a float, twice, since a picture is a video of two equal frames. So
 much less to keep and to copy to a device, and four times as fast. The resizing is PyTorch's, as in transformers' default
@@ -35,7 +35,7 @@ def cuts(image_processor) -> bool:
 
 
 def cut(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
-    """Pictures -> patches [n, patch * patch, 3] uint8, levels [1, 3, 256] float32, image_grid_thw [images, 3].
+    """Pictures -> patches [n, patch * patch, 3] uint8, image_grid_thw [images, 3].
 
     Patches whose features will be merged stand next to each other. Raises ValueError for a picture too thin to resize.
     """
@@ -50,9 +50,8 @@ def cut(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
         rows = rows.reshape(h // merge, merge, p, w // merge, merge).transpose(0, 3, 1, 4, 2)
         patches.append(np.ascontiguousarray(rows).view(np.uint8).reshape(h * w, p * p, 3))
         grids.append([1, h, w])
-    table = levels(image_processor.rescale_factor, tuple(image_processor.image_mean), tuple(image_processor.image_std))
-    joined = torch.from_numpy(np.concatenate(patches) if len(patches) > 1 else patches[0])
-    return {"patches": joined, "levels": table, "image_grid_thw": torch.tensor(grids)}
+    joined = np.concatenate(patches) if len(patches) > 1 else patches[0]
+    return {"patches": torch.from_numpy(joined), "image_grid_thw": torch.tensor(grids)}
 
 
 def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
@@ -67,16 +66,21 @@ def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
     return out[0].permute(1, 2, 0).numpy()
 
 
+def numbers(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `cut` gave, on whichever device, with pixel_values [n, 3 * frames * patch * patch] float32 in place of patches:
+    every frame of a picture the same."""
+    p = image_processor
+    patches = vision["patches"]  # [n, patch * patch, 3]
+    table = levels(p.rescale_factor, tuple(p.image_mean), tuple(p.image_std)).to(patches.device)
+    channel = torch.arange(3, dtype=torch.int32, device=table.device) * 256
+    values = table.flatten().index_select(0, (patches.int() + channel).mT.flatten())
+    values = values.view(len(patches), 3, 1, -1).expand(-1, -1, p.temporal_patch_size, -1).flatten(1)
+    return {"pixel_values": values, "image_grid_thw": vision["image_grid_thw"]}
+
+
 @lru_cache
 def levels(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """[1, 3, 256] float32: (byte * scale - mean) / std, rounded where transformers rounds."""
+    """[3, 256] float32, what each byte stands for: (byte * scale - mean) / std, rounded where transformers rounds."""
     rescaled = (np.arange(256) * scale).astype(np.float32)
     mean, std = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
-    return torch.from_numpy((rescaled - mean) / std)[None]
-
-
-def pixel_values(patches: Tensor, table: Tensor, frames: int) -> Tensor:
-    """patches [n, p * p, 3] uint8, table [3, 256] -> [n, 3 * frames * p * p], every frame the same."""
-    channel = torch.arange(len(table), dtype=torch.int32, device=table.device) * table.shape[1]
-    numbers = table.flatten().index_select(0, (patches.int() + channel).mT.flatten())
-    return numbers.view(len(patches), len(table), 1, -1).expand(-1, -1, frames, -1).flatten(1)
+    return torch.from_numpy((rescaled - mean) / std)

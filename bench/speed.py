@@ -30,7 +30,7 @@ from attention import Layout, Sequences
 from bench.machine import describe_machine
 from bench.shapes import build_shape
 from data import Example, load
-from decoding import Cohort, Sampling
+from decoding import Cohort, Sampling, bias_against
 from distributed import World
 from families import image_inputs
 from mmupt import Config, LossInputs, accumulate_gradients, apply_gradients, group_advantages, logprobs_before
@@ -472,7 +472,10 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     def stages_of(model, never_ends, prompts, G: int, T: int) -> dict[str, float]:
         rollout = generate(model, never_ends, prompts, G, T)
         sampling = Sampling(
-            1.0, 1.0, never_ends.banned().to(bed.device), torch.tensor([], dtype=torch.long, device=bed.device)
+            1.0,
+            1.0,
+            bias_against(never_ends.banned().to(bed.device)),
+            torch.tensor([], dtype=torch.long, device=bed.device),
         )
         with_positions = rollout.prompts
 
@@ -525,7 +528,10 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     model, prompts, T, found = bed.model(), bed.prompts(bed.with_images), s.max_new_tokens, {}
     prompts = generate(model, bed.never_ends, prompts, 1, 1).prompts  # with their positions
     sampling = Sampling(
-        1.0, 1.0, bed.never_ends.banned().to(bed.device), torch.tensor([], dtype=torch.long, device=bed.device)
+        1.0,
+        1.0,
+        bias_against(bed.never_ends.banned().to(bed.device)),
+        torch.tensor([], dtype=torch.long, device=bed.device),
     )
 
     def prefill(G: int):

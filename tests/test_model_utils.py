@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 import attention
 import decoding
 from attention import Layout, Sequences, packed_attention, packed_attention_by_rows
-from decoding import nucleus, sample_tokens
+from decoding import bias_against, inverse_cdf, nucleus, sample_tokens
 from families import image_inputs
 from model_utils import (
     ModelError,
@@ -33,12 +32,12 @@ from model_utils import (
 )
 
 
-def plain_inputs(model, encoded, response=None):
+def plain_inputs(model, processor, encoded, response=None):
     """What transformers itself wants for one prompt, with a response appended."""
     ids = torch.tensor([encoded.ids + ([] if response is None else response)])
     if not encoded.vision:
         return {"input_ids": ids}
-    vision = image_inputs(model, SimpleNamespace(vision=[encoded.vision]))
+    vision = processor.collate([encoded]).vision[0]
     return {"input_ids": ids, "mm_token_type_ids": (ids == model.config.image_token_id).int(), **vision}
 
 
@@ -48,7 +47,9 @@ def plain_logprobs(model, processor, rollout, examples):
     for b, (row, n) in enumerate(zip(rollout.tokens, rollout.lengths.tolist(), strict=True)):
         encoded = processor.encode(examples[b // rollout.num_samples])
         response = row[:n].tolist()
-        logits = model(**plain_inputs(model, encoded, response), use_cache=False).logits[0, len(encoded.ids) - 1 : -1]
+        logits = model(**plain_inputs(model, processor, encoded, response), use_cache=False).logits[
+            0, len(encoded.ids) - 1 : -1
+        ]
         logprobs = (logits.double() / (rollout.temperature or 1.0)).log_softmax(-1)
         picked = logprobs.gather(-1, row[:n, None])[:, 0]
         rows.append(torch.cat([picked, picked.new_zeros(len(row) - n)]))
@@ -65,7 +66,7 @@ def test_greedy_generation_is_hugging_faces_token_for_token_run_twice(model, pro
         for p, example in enumerate(mixed_examples):
             encoded = processor.encode(example)
             theirs = model.generate(
-                **plain_inputs(model, encoded), max_new_tokens=24, do_sample=False, suppress_tokens=banned
+                **plain_inputs(model, processor, encoded), max_new_tokens=24, do_sample=False, suppress_tokens=banned
             )[0, len(encoded.ids) :]
             for b in (2 * p, 2 * p + 1):
                 n = int(rollout.lengths[b])
@@ -203,15 +204,16 @@ def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> tuple[float, float]
     return ((seen - wanted) ** 2 / wanted).sum().item(), k + 3.72 * (2 * k) ** 0.5 + 10
 
 
+@pytest.mark.parametrize("V", [200, 3000])  # on either side of SMALL_VOCABULARY
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.8), (0.7, 0.5)])
-def test_frequencies_pass_a_chi_square_test_against_the_exact_distribution(temperature, top_p):
+def test_frequencies_pass_a_chi_square_test_against_the_exact_distribution(temperature, top_p, V):
     torch.manual_seed(3)
-    V, N = 200, 100_000
+    N = 100_000
     logits = torch.randn(V) * 2
     banned = torch.zeros(V, dtype=torch.bool)
     banned[[0, 50, V - 1]] = True
     u = torch.rand(N, dtype=torch.float64)
-    tokens, logprobs = sample_tokens(logits.expand(N, V), u, temperature, top_p, banned)
+    tokens, logprobs = sample_tokens(logits.expand(N, V), u, temperature, top_p, bias_against(banned))
     full = (logits.double() / temperature).softmax(-1)
     exact = full.masked_fill(banned, 0)
     if top_p < 1:  # the exact nucleus, by a loop
@@ -238,32 +240,40 @@ def test_generated_first_tokens_pass_a_chi_square_test(model, processor, mixed_e
     rollout = generate(model, processor, [example], 4000, 1, temperature=1.3)
     encoded = processor.encode(example)
     with torch.no_grad():
-        logits = model(**plain_inputs(model, encoded)).logits[0, -1].double()
+        logits = model(**plain_inputs(model, processor, encoded)).logits[0, -1].double()
     exact = (logits / 1.3).softmax(-1).masked_fill(processor.banned(), 0)
     statistic, bound = chi_square(rollout.tokens[:, 0].bincount(minlength=len(exact)), exact / exact.sum())
     assert statistic < bound
 
 
-def test_inverse_cdf_never_lands_on_a_token_without_mass():
-    logits = torch.full((3, 8), -torch.inf)
+@pytest.mark.parametrize("V", [8, 3000])
+def test_inverse_cdf_never_lands_on_a_token_without_mass(V):
+    logits = torch.full((3, V), -torch.inf)
     logits[:, 2:4] = 0.0
-    banned = torch.zeros(8, dtype=torch.bool)
     u = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
-    assert sample_tokens(logits, u, 1.0, 1.0, banned)[0].tolist() == [2, 3, 3]
+    assert sample_tokens(logits, u, 1.0, 1.0, torch.zeros(V))[0].tolist() == [2, 3, 3]
 
 
-def test_a_banned_token_with_all_the_mass_leaves_the_others_their_shares():
+def test_both_ways_of_inverting_a_cdf_choose_the_same_tokens(monkeypatch):
+    torch.manual_seed(0)
+    weights, u = torch.rand(2000, 300), torch.rand(2000, dtype=torch.float64)
+    small = inverse_cdf(weights, u)
+    monkeypatch.setattr(decoding, "SMALL_VOCABULARY", 0)
+    assert torch.equal(small, inverse_cdf(weights, u))
+
+
+@pytest.mark.parametrize("V", [300, 3000])
+def test_a_banned_token_with_all_the_mass_leaves_the_others_their_shares(V):
     """At a low temperature the others' probabilities underflow; NaN logits give some token, not an index error."""
-    logits = torch.zeros(4000, 300)
+    logits = torch.zeros(4000, V)
     logits[:, 7] = 50.0
     logits[:, 3] = 0.1
-    banned = torch.zeros(300, dtype=torch.bool)
-    banned[7] = True
-    tokens, _ = sample_tokens(logits, torch.rand(4000, dtype=torch.float64), 0.1, 1.0, banned)
-    share = torch.e / (torch.e + 298)
+    bias = bias_against(torch.arange(V) == 7)
+    tokens, _ = sample_tokens(logits, torch.rand(4000, dtype=torch.float64), 0.1, 1.0, bias)
+    share = torch.e / (torch.e + V - 2)
     assert not (tokens == 7).any() and abs((tokens == 3).float().mean() - share) < 5 * (share / 4000) ** 0.5
-    tokens, _ = sample_tokens(logits * torch.nan, torch.rand(4000, dtype=torch.float64), 1.0, 1.0, banned)
-    assert (tokens >= 0).all() and (tokens < 300).all()
+    tokens, _ = sample_tokens(logits * torch.nan, torch.rand(4000, dtype=torch.float64), 1.0, 1.0, bias)
+    assert (tokens >= 0).all() and (tokens < V).all()
 
 
 def test_the_nucleus_is_the_smallest_set_that_holds_the_mass():
@@ -388,7 +398,7 @@ def test_entropy_is_that_of_the_whole_distribution(model, processor, mixed_examp
         _, entropy = score(model, rollout, with_entropy=True)
         encoded = processor.encode(mixed_examples[0])
         n = int(rollout.lengths[0])
-        logits = model(**plain_inputs(model, encoded, rollout.tokens[0, :n].tolist())).logits
+        logits = model(**plain_inputs(model, processor, encoded, rollout.tokens[0, :n].tolist())).logits
     exact = torch.distributions.Categorical(logits=logits[0, len(encoded.ids) - 1 : -1] / 0.7).entropy()
     torch.testing.assert_close(entropy[0, :n], exact, rtol=0, atol=1e-4)
 
@@ -437,7 +447,7 @@ def test_a_saved_checkpoint_loads_in_plain_transformers_with_the_same_logits(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "step-1")
     assert tokenizer.chat_template == processor.tokenizer.chat_template
     assert load_processor(str(tmp_path / "step-1")).eos_ids == processor.eos_ids
-    inputs = plain_inputs(plain, processor.encode(mixed_examples[1]))
+    inputs = plain_inputs(plain, processor, processor.encode(mixed_examples[1]))
     with torch.no_grad():
         assert torch.equal(plain(**inputs).logits, trained[0](**inputs).logits)
 
