@@ -326,18 +326,19 @@ class KVCache:
     def store_prompt(self, key: Tensor, value: Tensor) -> None:
         """key and value [n, H, d] of the next layer, for the prompts of the layout alone."""
         keys, values = (self.layout.prompts.pad(x).transpose(1, 2).contiguous() for x in (key, value))  # [P, H, L, d]
-        own = self.own_blocks(keys, len(self))
+        own = self.own_blocks(keys)
         if not self.shared:
-            L = keys.shape[2]
-            own[0][..., :L], own[1][:, :, :L] = keys.mT[self.question], values[self.question]
+            L, rows = keys.shape[2], (len(keys), -1)  # as yet, every question has equally many
+            own[0].unflatten(0, rows)[..., :L] = keys.mT.contiguous()[:, None]
+            own[1].unflatten(0, rows)[..., :L, :] = values[:, None]
             keys, values = keys[:, :, :0].clone(), values[:, :, :0].clone()
         self.prompt.append((keys, values))
         self.own.append(own)
 
-    def own_blocks(self, like: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Room for values, [rows, H, capacity, d], and for keys: on a CPU transposed, [rows, H, d, capacity], for small
-        products of them are then three times as fast."""
-        _, H, _, d = like.shape
+    def own_blocks(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for values, [N, H, capacity, d], and for keys: on a CPU transposed, [N, H, d, capacity], for small products
+        of them are then three times as fast."""
+        rows, (_, H, _, d) = len(self), like.shape
         if self.by_kernel:
             return like.new_empty(rows, H, self.capacity, d), like.new_empty(rows, H, self.capacity, d)
         return like.new_empty(rows, H, d, self.capacity), like.new_empty(rows, H, self.capacity, d)
@@ -445,14 +446,11 @@ class KVCache:
     def keep(self, rows: Tensor) -> None:
         """The rows that stay, in order; questions without any leave too."""
         self.prompt_blocks = []  # made anew at the next step; views of what is dropped would keep it alive
-        n, question = self.before + self.steps, self.question[rows]
-        stay, self.question = question.unique_consecutive(return_inverse=True)
+        stay, self.question = self.question[rows].unique_consecutive(return_inverse=True)
         for layer, (prompt, own) in enumerate(zip(self.prompt, self.own, strict=True)):
             if len(stay) < len(prompt[0]):
                 self.prompt[layer] = tuple(x.index_select(0, stay) for x in prompt)
-            self.own[layer] = self.own_blocks(prompt[0], len(rows))
-            for new, old, axis in zip(self.own[layer], own, (2 if self.by_kernel else 3, 2), strict=True):
-                new.narrow(axis, 0, n).copy_(old.narrow(axis, 0, n).index_select(0, rows))
+            self.own[layer] = tuple(x.index_select(0, rows) for x in own)
         self.lengths, self.padding = self.lengths[stay], None if self.padding is None else self.padding[stay]
 
     def bytes(self) -> int:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from pixels import with_frames
 from vision import lean_vision
 
 # model type -> transformers' class that puts questions into its words. SmolVLM's own wants a package that only its videos
@@ -83,12 +84,17 @@ def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor
     return vision
 
 
-def image_inputs(model, prompts) -> dict[str, Tensor] | None:
-    """What get_image_features takes, for the images of all prompts in order; None where there are none."""
+def image_inputs(model, prompts, lean: bool = True) -> dict[str, Tensor] | None:
+    """What get_image_features takes, for the images of all prompts in order; None where there are none. `lean`: under
+    lean_vision, else from transformers' own forward."""
     vision = [v for v in prompts.vision if v]
     if not vision:
         return None
     joined = {name: torch.cat([v[name] for v in vision]) for name in vision[0]}
+    if not lean and model.config.model_type in ROPE_IN_3D:
+        tower = model.config.vision_config
+        if joined["pixel_values"].shape[1] == 3 * tower.patch_size**2:  # one frame of each patch: see pixels.py
+            joined["pixel_values"] = with_frames(joined["pixel_values"], tower.temporal_patch_size)
     joined = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in joined.items()}
     if model.config.model_type in ("idefics3", "smolvlm"):
         joined = {name: x[None] for name, x in joined.items()}

@@ -2,7 +2,8 @@
 numbers on the model's device.
 
     cut(image_processor, images)       ->  {"patches": bytes, "image_grid_thw": ..}
-    numbers(image_processor, cut(..))  ->  {"pixel_values": .., "image_grid_thw": ..} as transformers' image processor
+    numbers(image_processor, cut(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
+    with_frames(pixel_values, 2)       ->  what transformers' image processor gives, for transformers' own tower
 
 transformers makes 24 bytes of every byte of a picture: a float, twice, since a picture is a video of two equal frames. So
 much less to keep and to copy to a device, and four times as fast. The resizing is PyTorch's, as in transformers' default
@@ -67,15 +68,18 @@ def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
 
 
 def numbers(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `cut` gave, on whichever device, with pixel_values [n, 3 * frames * patch * patch] float32 in place of patches:
-    every frame of a picture the same."""
+    """What `cut` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in place of patches."""
     p = image_processor
     patches = vision["patches"]  # [n, patch * patch, 3]
     table = levels(p.rescale_factor, tuple(p.image_mean), tuple(p.image_std)).to(patches.device)
     channel = torch.arange(3, dtype=torch.int32, device=table.device) * 256
     values = table.flatten().index_select(0, (patches.int() + channel).mT.flatten())
-    values = values.view(len(patches), 3, 1, -1).expand(-1, -1, p.temporal_patch_size, -1).flatten(1)
-    return {"pixel_values": values, "image_grid_thw": vision["image_grid_thw"]}
+    return {"pixel_values": values.view(len(patches), -1), "image_grid_thw": vision["image_grid_thw"]}
+
+
+def with_frames(pixel_values: Tensor, frames: int) -> Tensor:
+    """[n, 3 * patch * patch] -> [n, 3 * frames * patch * patch], every frame the same."""
+    return pixel_values.unflatten(1, (3, 1, -1)).expand(-1, -1, frames, -1).flatten(1)
 
 
 @lru_cache

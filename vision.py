@@ -3,7 +3,8 @@
     with lean_vision(model): features = model.get_image_features(...)
 
 transformers calls attention once per window and rotates queries and keys in a dozen operations. Here windows of one
-length are one call, the rotation is three operations, and the convolution over patches is the matrix product that it is.
+length are one call, the rotation is three operations, and the convolution over patches is the matrix product that it is,
+of one frame where a picture would be a video of equal ones.
 
 Left out: towers of other families, which stay as they are.
 """
@@ -20,13 +21,14 @@ ATTENTIONS = (
     "Qwen2_5_VLVisionAttention",
     "Qwen3VLVisionAttention",
 )  # classes whose forward `attention` stands for
+PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatchEmbed")  # `embed_patches`, likewise
 
 
 @contextmanager
 def lean_vision(model):
     """Replaces the forwards within this block only, so that the model by itself stays transformers' to the last bit."""
     replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
-    replaced += [(m, partial(patch_product, m)) for m in model.modules() if isinstance(m, torch.nn.Conv3d)]
+    replaced += [(m, partial(embed_patches, m)) for m in model.modules() if type(m).__name__ in PATCH_EMBEDDINGS]
     for module, forward in replaced:
         module.forward = forward
     try:
@@ -36,11 +38,13 @@ def lean_vision(model):
             del module.forward
 
 
-def patch_product(conv: torch.nn.Conv3d, x: Tensor) -> Tensor:
-    """conv(x) for x [n, channels, *kernel_size], patches already cut -> [n, D, 1, 1, 1]. Twice as fast on a CPU."""
-    if x.shape[2:] != conv.kernel_size or conv.padding[0]:
-        return conv._conv_forward(x, conv.weight, conv.bias)
-    return F.linear(x.flatten(1), conv.weight.flatten(1), conv.bias)[..., None, None, None]
+def embed_patches(module, x: Tensor) -> Tensor:
+    """x [n, channels * frames * patch * patch], patches already cut, or [n, channels * patch * patch] where all frames are
+    the same -> [n, D]."""
+    weight, bias = module.proj.weight, module.proj.bias  # [D, channels, frames, patch, patch]
+    if x.shape[1] < weight[0].numel():
+        weight = weight.sum(2)
+    return F.linear(x.to(weight.dtype), weight.flatten(1), bias)
 
 
 def attention(module, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs) -> Tensor:

@@ -299,7 +299,7 @@ def test_prompts_are_what_the_familys_own_processor_makes(family, loaded, exampl
         encoded, plain = processor.encode(example), plain_inputs(processor, example)
         assert encoded.ids == plain["input_ids"][0].tolist()
         assert bool(encoded.vision) == bool(example.images)
-        inputs = image_inputs(model, processor.collate([encoded])) or {}
+        inputs = image_inputs(model, processor.collate([encoded]), lean=False) or {}
         assert ("pixel_values" in inputs) == bool(example.images)
         for name, x in inputs.items():
             assert torch.equal(x.flatten(), plain[name].flatten())

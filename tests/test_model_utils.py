@@ -37,7 +37,7 @@ def plain_inputs(model, processor, encoded, response=None):
     ids = torch.tensor([encoded.ids + ([] if response is None else response)])
     if not encoded.vision:
         return {"input_ids": ids}
-    vision = processor.collate([encoded]).vision[0]
+    vision = image_inputs(model, processor.collate([encoded]), lean=False)
     return {"input_ids": ids, "mm_token_type_ids": (ids == model.config.image_token_id).int(), **vision}
 
 
@@ -149,7 +149,7 @@ def test_greedy_generation_is_hugging_faces_in_one_left_padded_batch(model, proc
     mask = torch.tensor([[0] * (width - len(e.ids)) + [1] * len(e.ids) for e in encoded])
     prompts = processor.collate(encoded)
     theirs = model.generate(
-        input_ids=ids, attention_mask=mask, **image_inputs(model, prompts),
+        input_ids=ids, attention_mask=mask, **image_inputs(model, prompts, lean=False),
         mm_token_type_ids=(ids == model.config.image_token_id).int(), max_new_tokens=16, do_sample=False,
         suppress_tokens=processor.banned().nonzero()[:, 0].tolist(),
     )[:, width:]  # fmt: skip

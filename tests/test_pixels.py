@@ -11,7 +11,7 @@ import model_utils
 from data import Example
 from families import image_inputs
 from model_utils import load_model, load_processor
-from pixels import cut, cuts, numbers, resized
+from pixels import cut, cuts, numbers, resized, with_frames
 
 SIZE = {"shortest_edge": 28 * 28, "longest_edge": 224 * 224}
 
@@ -23,7 +23,7 @@ def grain(width: int, height: int, mode: str = "RGB") -> Image.Image:
 def ours(image_processor, images) -> torch.Tensor:
     made = cut(image_processor, images)
     assert made["patches"].dtype == torch.uint8
-    return numbers(image_processor, made)["pixel_values"]
+    return with_frames(numbers(image_processor, made)["pixel_values"], image_processor.temporal_patch_size)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_ids_and_inputs_are_those_of_transformers_processor(random_folder, monke
     model, processor = load_model(str(random_folder)), load_processor(str(random_folder))
     example = Example("a", (grain(56, 84), grain(112, 56)), "<image>And<image>?")
     by_bytes = processor.encode(example)
-    found = image_inputs(model, processor.collate([by_bytes]))
+    found = image_inputs(model, processor.collate([by_bytes]), lean=False)
     monkeypatch.setattr(model_utils, "cuts", lambda _: False)
     by_transformers = processor.encode(example)
     wanted = image_inputs(model, processor.collate([by_transformers]))
