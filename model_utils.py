@@ -77,6 +77,7 @@ from pixels import cut, cuts, numbers
 from vision import lean_vision
 
 transformers_logging.disable_progress_bar()
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts come one by one: there is nothing to share out
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
 TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # of what a processor gives, not about images

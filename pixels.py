@@ -5,13 +5,15 @@ numbers on the model's device.
     numbers(image_processor, cut(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
     with_frames(pixel_values, 2)       ->  what transformers' image processor gives, for transformers' own tower
 
-transformers makes 24 bytes of every byte of a picture: a float, twice, since a picture is a video of two equal frames. So
-much less to keep and to copy to a device, and four times as fast. The resizing is PyTorch's, as in transformers' default
-image processor of these models; where a picture already has a size that the model takes, the numbers are equal to the bit.
+transformers makes 24 bytes of every pixel: three floats, twice, since to these models a picture is a video of two equal
+frames. Here it is 4: less to keep and to copy to a device, and four times as fast. The resizing is PyTorch's, as in
+transformers' default image processor of these models; where a picture already has a size that the model takes, the numbers
+are equal to the bit.
 
 Left out: image processors with other settings than resizing bicubically, rescaling and normalising (`cuts` says which).
 """
 
+import sys
 import warnings
 from functools import lru_cache
 
@@ -36,7 +38,7 @@ def cuts(image_processor) -> bool:
 
 
 def cut(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
-    """Pictures -> patches [n, patch * patch, 3] uint8, image_grid_thw [images, 3].
+    """Pictures -> patches [n, patch * patch, 4] uint8 (the last of the 4 means nothing), image_grid_thw [images, 3].
 
     Patches whose features will be merged stand next to each other. Raises ValueError for a picture too thin to resize.
     """
@@ -47,30 +49,41 @@ def cut(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
         H, W = smart_resize(image.height, image.width, p * merge, bounds["shortest_edge"], bounds["longest_edge"])
         h, w = H // p, W // p
         # a row of a patch is one item, which makes the copy a matter of few and large pieces
-        rows = resized(image, H, W).reshape(H, W * 3).view(f"V{p * 3}")
+        rows = resized(image, H, W).reshape(H, W * 4).view(f"V{p * 4}")
         rows = rows.reshape(h // merge, merge, p, w // merge, merge).transpose(0, 3, 1, 4, 2)
-        patches.append(np.ascontiguousarray(rows).view(np.uint8).reshape(h * w, p * p, 3))
+        patches.append(np.ascontiguousarray(rows).view(np.uint8).reshape(h * w, p * p, 4))
         grids.append([1, h, w])
     joined = np.concatenate(patches) if len(patches) > 1 else patches[0]
     return {"patches": torch.from_numpy(joined), "image_grid_thw": torch.tensor(grids)}
 
 
 def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
-    """-> [H, W, 3] uint8, by bicubic interpolation, antialiased where it shrinks."""
-    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    """-> [H, W, 4] uint8, red, green, blue and nothing, by bicubic interpolation, antialiased where it shrinks."""
+    pixels = memory_of(image if image.mode == "RGB" else image.convert("RGB"))
     if pixels.shape[:2] == (H, W):
         return pixels
     source = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     # F.interpolate would put the channels apart again, which takes longer than the resizing
-    out = torch.empty(1, 3, H, W, dtype=torch.uint8, memory_format=torch.channels_last)
+    out = torch.empty(1, 4, H, W, dtype=torch.uint8, memory_format=torch.channels_last)
     torch.ops.aten._upsample_bicubic2d_aa.out(source, (H, W), False, None, None, out=out)
     return out[0].permute(1, 2, 0).numpy()
+
+
+def memory_of(image: Image.Image) -> np.ndarray:
+    """RGB -> [H, W, 4] uint8 as Pillow keeps it. By pyarrow, where it is at work, without a copy: during that no other thread
+    could go on."""
+    if arrow := sys.modules.get("pyarrow"):
+        try:
+            return arrow.array(image).flatten().to_numpy().reshape(image.height, image.width, 4)
+        except (ValueError, TypeError):  # a picture in several pieces of memory, or a Pillow that can't share it
+            pass
+    return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
 
 
 def numbers(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
     """What `cut` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in place of patches."""
     p = image_processor
-    patches = vision["patches"]  # [n, patch * patch, 3]
+    patches = vision["patches"][..., :3]
     table = levels(p.rescale_factor, tuple(p.image_mean), tuple(p.image_std)).to(patches.device)
     channel = torch.arange(3, dtype=torch.int32, device=table.device) * 256
     values = table.flatten().index_select(0, (patches.int() + channel).mT.flatten())

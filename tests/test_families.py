@@ -247,7 +247,7 @@ def at_its_size(processor, image):
         return image
     _, h, w = cut(processor.image_processor, [image])["image_grid_thw"][0].tolist()
     side = processor.image_processor.patch_size
-    return Image.fromarray(resized(image, h * side, w * side))
+    return Image.fromarray(resized(image, h * side, w * side)[..., :3].copy())
 
 
 def plain_inputs(processor, example, response=()) -> dict:

@@ -237,8 +237,9 @@ def test_merged_it_is_a_plain_checkpoint_with_the_adapter_models_logits(trained,
     merged = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager")
     ours, _ = load_models(Config(model=str(TINY), **LORA), folder, torch.device("cpu"))
     ours.set_attn_implementation("eager")
-    # in float64, so that what is left is the rounding of the merged weights
-    assert (plain_logits(merged.double(), prompts) - plain_logits(ours.double(), prompts)).abs().max() < 1e-5
+    # in float64, so that what is left is the rounding of the merged weights: 6e-8 of each
+    wanted = plain_logits(ours.double(), prompts)
+    assert (plain_logits(merged.double(), prompts) - wanted).abs().max() < 2e-6 * wanted.abs().max()
     processor = load_processor(str(out))
     assert processor.image_processor.size["longest_edge"] == sizes["size"]["longest_edge"]
     assert processor.eos_ids == load_processor(str(TINY)).eos_ids

@@ -45,15 +45,15 @@ def test_patches_stand_in_the_order_in_which_they_are_merged():
     image = Image.fromarray(np.repeat((4 * rows + columns)[..., None], 3, -1).astype(np.uint8))
     made = cut(Qwen2VLImageProcessorPil(size=SIZE), [image])
     assert made["image_grid_thw"].tolist() == [[1, 4, 4]]
-    assert made["patches"].shape == (16, 196, 3)
+    assert made["patches"].shape == (16, 196, 4)
     assert made["patches"][:, 0, 0].tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
-    assert bool((made["patches"] == made["patches"][:, :1, :1]).all())
+    assert bool((made["patches"][..., :3] == made["patches"][:, :1, :1]).all())
 
 
 @pytest.mark.parametrize("to", [(56, 84), (112, 308), (252, 140), (100, 61)])
 def test_resizing_is_pytorchs_and_within_two_levels_of_pillows(to):
     image = grain(120, 90)
-    found = resized(image, *to).astype(int)
+    found = resized(image, *to)[..., :3].astype(int)
     whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     torchs = F.interpolate(whole, to, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
     pillows = np.asarray(image.resize(to[::-1], Image.Resampling.BICUBIC)).astype(int)
@@ -97,4 +97,4 @@ def test_ids_and_inputs_are_those_of_transformers_processor(random_folder, monke
     assert by_bytes.ids == by_transformers.ids
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert by_bytes.bytes() < by_transformers.bytes() / 6
+    assert by_bytes.bytes() < by_transformers.bytes() / 5
