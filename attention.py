@@ -446,11 +446,17 @@ class KVCache:
     def keep(self, rows: Tensor) -> None:
         """The rows that stay, in order; questions without any leave too."""
         self.prompt_blocks = []  # made anew at the next step; views of what is dropped would keep it alive
+        n = self.before + self.steps
         stay, self.question = self.question[rows].unique_consecutive(return_inverse=True)
         for layer, (prompt, own) in enumerate(zip(self.prompt, self.own, strict=True)):
             if len(stay) < len(prompt[0]):
                 self.prompt[layer] = tuple(x.index_select(0, stay) for x in prompt)
-            self.own[layer] = tuple(x.index_select(0, rows) for x in own)
+            if n > self.capacity // 2:
+                self.own[layer] = tuple(x.index_select(0, rows) for x in own)
+                continue
+            self.own[layer] = self.own_blocks(prompt[0])  # what was never written is not copied
+            for new, old, axis in zip(self.own[layer], own, (2 if self.by_kernel else 3, 2), strict=True):
+                new.narrow(axis, 0, n).copy_(old.narrow(axis, 0, n).index_select(0, rows))
         self.lengths, self.padding = self.lengths[stay], None if self.padding is None else self.padding[stay]
 
     def bytes(self) -> int:

@@ -293,9 +293,8 @@ def rotated_heads(layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor])
     rotated, value = heads[:, :-H], heads[:, -H:]
     if layer.norm_query is not None:
         rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
-    rotated = torch.addcmul(
-        rotated * cos, rotated.roll(d // 2, -1), sin
-    )  # rolled by half a head: its halves change places
+    # rolled by half a head, its halves change places
+    rotated = torch.addcmul(rotated * cos, rotated.roll(d // 2, -1), sin)
     rotated = rotated if rotated.dtype == value.dtype else rotated.to(value.dtype)
     return rotated[:, :-H], rotated[:, -H:], value
 

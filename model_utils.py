@@ -77,7 +77,6 @@ from pixels import cut, cuts, numbers
 from vision import lean_vision
 
 transformers_logging.disable_progress_bar()
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # texts come one by one: there is nothing to share out
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
 TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # of what a processor gives, not about images
@@ -202,9 +201,7 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes: smaller blocks come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much free heap may stay
-        libc.mallopt(
-            -8, 1
-        )  # M_ARENA_MAX: threads that read pictures use that heap too; one of their own gives pages back
+        libc.mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads, since those of others give pages back
     except (OSError, AttributeError):
         pass
 
@@ -339,22 +336,23 @@ class Processor:
         for token, wanted in {image_token: 0, placeholder: len(example.images)}.items():
             if text.count(token) != wanted:
                 raise ValueError(f"question {example.id}: its text holds the image token {token}")
+        bos = self.tokenizer.bos_token
+        special = bos is None or not text.startswith(bos)
         if cuts(self.image_processor):
             vision = cut(self.image_processor, example.images) if example.images else {}
-            return Encoded(example.id, self.with_places(text, vision), vision, example.choices)
-        bos = self.tokenizer.bos_token
+            return Encoded(example.id, self.with_places(text, vision, special), vision, example.choices)
         made = self.own("whole")(
             text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
-            add_special_tokens=bos is None or not text.startswith(bos), return_mm_token_type_ids=False,
+            add_special_tokens=special, return_mm_token_type_ids=False,
         )  # fmt: skip
         ids = made.pop("input_ids")[0].tolist()
         vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
         vision = per_question(self.model_type, vision) if example.images else {}
         return Encoded(example.id, ids, vision, example.choices)
 
-    def with_places(self, text: str, vision: dict[str, Tensor]) -> list[int]:
+    def with_places(self, text: str, vision: dict[str, Tensor], special: bool) -> list[int]:
         """The ids of a text, the image token of each picture repeated once for every feature of the picture."""
-        ids = self.own("tokenizer")(text, add_special_tokens=False)["input_ids"]
+        ids = self.own("tokenizer")(text, add_special_tokens=special)["input_ids"]
         if not vision:
             return ids
         counts = iter((vision["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist())
@@ -447,7 +445,7 @@ def chat_template(settings: dict) -> str | None:
 
 
 def load_image_processor(path: str):
-    """The Pillow image processor of a checkpoint: the same pixels on every machine, and no torchvision."""
+    """The Pillow image processor of a checkpoint, which needs no torchvision; Qwen's resizes by pixels.py."""
     settings, _ = BaseImageProcessor.get_image_processor_dict(path)
     name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
     pillow = getattr(transformers, f"{name}Pil", None)

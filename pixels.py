@@ -6,9 +6,9 @@ numbers on the model's device.
     with_frames(pixel_values, 2)       ->  what transformers' image processor gives, for transformers' own tower
 
 transformers makes 24 bytes of every pixel: three floats, twice, since to these models a picture is a video of two equal
-frames. Here it is 4: less to keep and to copy to a device, and four times as fast. The resizing is PyTorch's, as in
-transformers' default image processor of these models; where a picture already has a size that the model takes, the numbers
-are equal to the bit.
+frames. Here it is 4 until collate makes it 12: less to keep and to copy to a device, and four times as fast. The resizing
+is PyTorch's, as in transformers' default image processor of these models; where a picture already has a size that the
+model takes, the numbers are equal to the bit.
 
 Left out: image processors with other settings than resizing bicubically, rescaling and normalising (`cuts` says which).
 """
@@ -32,6 +32,8 @@ def cuts(image_processor) -> bool:
     p = image_processor
     return (
         isinstance(p, Qwen2VLImageProcessorPil)
+        and {"shortest_edge", "longest_edge"} <= dict(p.size).keys()
+        and all(isinstance(x, (list, tuple)) for x in (p.image_mean, p.image_std))
         and p.do_resize and p.do_rescale and p.do_normalize
         and p.resample == Image.Resampling.BICUBIC
     )  # fmt: skip
@@ -70,8 +72,8 @@ def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
 
 
 def memory_of(image: Image.Image) -> np.ndarray:
-    """RGB -> [H, W, 4] uint8 as Pillow keeps it. By pyarrow, where it is at work, without a copy: during that no other thread
-    could go on."""
+    """RGB -> [H, W, 4] uint8 as Pillow keeps it. Where pyarrow is loaded, as it is for parquet files, and the picture lies in
+    one piece (up to 4 megapixels), this is Pillow's own memory; else a copy, during which no other thread can go on."""
     if arrow := sys.modules.get("pyarrow"):
         try:
             return arrow.array(image).flatten().to_numpy().reshape(image.height, image.width, 4)

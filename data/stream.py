@@ -3,6 +3,7 @@
 Threads read and encode the rows of the next step while the model works on this one, unless the model has every core.
 """
 
+import os
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,8 @@ class Questions:
         self.size = None if sources == ["tiny"] else len(self.examples)
         self.order = order(self.examples, seed, position)
         self.threads = ThreadPoolExecutor(THREADS, "questions") if ahead else None
+        if ahead:  # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.ahead = deque()  # (position, index, future or None)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
@@ -56,7 +59,7 @@ class Questions:
                 raise DataError(
                     f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, but --questions is {count}"
                 )
-            self.read_ahead(count - len(taken) if self.threads else 1, tried)
+            self.read_ahead(count if self.threads else 1, tried)  # the threads go on with the next step's
             position, index, reading = self.ahead.popleft()
             self.position = position + 1
             if index in tried:  # the next epoch has begun: one question once a step
@@ -77,8 +80,8 @@ class Questions:
                 taken[encoded.id] = encoded if mine else replace(encoded, vision={})  # no pictures of others' questions
                 if self.labels:
                     self.gold[encoded.id] = gold
-        if self.threads:
-            self.read_ahead(count)  # while the model works on these
+        if self.threads:  # what was already tried in this step may be asked for in the next
+            self.ahead = deque((p, i, r or self.threads.submit(self.read, i)) for p, i, r in self.ahead)
         return list(taken.values())
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class Questions:
         if self.threads:
             self.threads.shutdown(wait=False, cancel_futures=True)
 
-    def read_ahead(self, count: int, tried: set[int] = frozenset()) -> None:
+    def read_ahead(self, count: int, tried: set[int]) -> None:
         """Has threads read the next `count` rows, a row once however often it comes in them, and none tried in this step."""
         reading = {index: future for _, index, future in self.ahead}
         while len(self.ahead) < count:
