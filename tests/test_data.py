@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 
 import pytest
 from conftest import run_program, write_rows
@@ -297,3 +298,17 @@ def test_a_rank_holds_the_pictures_of_its_own_questions_alone(processor):
     assert [e.id for e in ranks[0]] == [e.id for e in ranks[1]]
     for r, taken in enumerate(ranks):
         assert [bool(e.vision) for e in taken] == [place % 2 == r for place in range(4)]
+
+
+def test_rows_that_a_step_has_tried_are_read_by_threads_for_the_next(processor, tmp_path, monkeypatch):
+    """A source of as many rows as a step has questions: each step's rows were all tried in the step before."""
+    rows = [{"id": f"q{i}", "question": f"What is {i}?", "images": []} for i in range(6)]
+    path = tmp_path / "few.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    stream, here = Questions(str(path), processor, 0, 500), []
+    read = stream.read
+    monkeypatch.setattr(stream, "read", lambda index: here.append(threading.current_thread().name) or read(index))
+    for _ in range(3):
+        assert len(stream.next(6)) == 6
+    stream.close()
+    assert here and all(name.startswith("questions") for name in here)

@@ -1,17 +1,20 @@
 """Pictures as bytes against transformers' own image processor, PyTorch's resizing and Pillow's."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
+from transformers.image_utils import SizeDict
 
 import model_utils
 from data import Example
 from families import image_inputs
 from model_utils import load_model, load_processor
-from pixels import cut, cuts, numbers, resized, with_frames
+from pixels import cut, cuts, memory_of, numbers, resized, with_frames
 
 SIZE = {"shortest_edge": 28 * 28, "longest_edge": 224 * 224}
 
@@ -71,6 +74,36 @@ def test_a_resized_picture_has_the_grid_of_transformers_and_nearly_its_numbers()
     step = 1 / 255 / min(image_processor.image_std)
     assert difference.max() <= 2.01 * step
     assert difference.mean() < 0.05 * step
+
+
+@pytest.mark.parametrize("size", [(56, 56), (100, 61)])
+def test_pillows_own_memory_gives_the_same_numbers_as_a_copy(size, monkeypatch):
+    pytest.importorskip("pyarrow")
+    image_processor, image = Qwen2VLImageProcessorPil(size=SIZE), grain(*size)
+    shared = memory_of(image)
+    by_sharing = ours(image_processor, [image])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    copied = memory_of(image)
+    assert not np.shares_memory(shared, copied) and np.array_equal(shared[..., :3], copied[..., :3])
+    assert np.array_equal(copied[..., :3], np.asarray(image))
+    assert torch.equal(by_sharing, ours(image_processor, [image]))
+    del image  # the view keeps the picture's memory
+    assert np.array_equal(shared[..., :3], copied[..., :3])
+
+
+def test_a_picture_in_several_pieces_of_memory_is_copied():
+    pytest.importorskip("pyarrow")
+    large = Image.new("RGB", (3000, 2000), (1, 2, 3))  # 24 MB: Pillow's blocks hold 16
+    assert memory_of(large).shape == (2000, 3000, 4) and memory_of(large)[-1, -1, :3].tolist() == [1, 2, 3]
+
+
+def test_settings_that_would_not_fit_are_not_cut():
+    image_processor = Qwen2VLImageProcessorPil(size=SIZE)
+    image_processor.image_mean = 0.5
+    assert not cuts(image_processor)
+    image_processor = Qwen2VLImageProcessorPil(size=SIZE)
+    image_processor.size = SizeDict(height=56, width=56)
+    assert not cuts(image_processor)
 
 
 @pytest.mark.parametrize(
