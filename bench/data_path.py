@@ -40,6 +40,8 @@ PIXELS = (262144, 1204224)  # bounds of a picture, of the paper's training
 
 @dataclass
 class Bench:
+    """What is read, and how often."""
+
     images: int = field(default=128, metadata={"help": "pictures per round and format; a multiple of 32"})
     rounds: int = field(default=7, metadata={"help": "rounds; the median is shown"})
     side: int = field(default=1000, metadata={"help": "width and height of a picture"})

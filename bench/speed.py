@@ -129,6 +129,12 @@ class Bed:
         return processor.collate([processor.encode(e) for e in examples], self.device)
 
 
+def endless(processor, device: str) -> Sampling:
+    """At temperature 1, with no token that ends a response."""
+    bias = bias_against(processor.banned().to(device))
+    return Sampling(1.0, 1.0, bias, torch.tensor([], dtype=torch.long, device=device))
+
+
 class EndAt(StoppingCriteria):
     """Ends row b of Hugging Face's batch after lengths[b] tokens."""
 
@@ -474,12 +480,7 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
     def stages_of(model, never_ends, prompts, G: int, T: int) -> dict[str, float]:
         rollout = generate(model, never_ends, prompts, G, T)
-        sampling = Sampling(
-            1.0,
-            1.0,
-            bias_against(never_ends.banned().to(bed.device)),
-            torch.tensor([], dtype=torch.long, device=bed.device),
-        )
+        sampling = endless(never_ends, bed.device)
         with_positions = rollout.prompts
 
         def prefill():
@@ -530,12 +531,7 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     """What must not grow: the prefill with G, and the rollout with rows that have ended."""
     model, prompts, T, found = bed.model(), bed.prompts(bed.with_images), s.max_new_tokens, {}
     prompts = generate(model, bed.never_ends, prompts, 1, 1).prompts  # with their positions
-    sampling = Sampling(
-        1.0,
-        1.0,
-        bias_against(bed.never_ends.banned().to(bed.device)),
-        torch.tensor([], dtype=torch.long, device=bed.device),
-    )
+    sampling = endless(bed.never_ends, bed.device)
 
     def prefill(G: int):
         with torch.inference_mode(), autocast(model):
