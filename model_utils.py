@@ -73,7 +73,7 @@ from families import (
     vision_parameters,
 )
 from kernels import linear_logprobs
-from pixels import cut, cuts, numbers
+from pixels import fit, fits, numbers
 from vision import lean_vision
 
 transformers_logging.disable_progress_bar()
@@ -338,8 +338,8 @@ class Processor:
                 raise ValueError(f"question {example.id}: its text holds the image token {token}")
         bos = self.tokenizer.bos_token
         special = bos is None or not text.startswith(bos)
-        if cuts(self.image_processor):
-            vision = cut(self.image_processor, example.images) if example.images else {}
+        if fits(self.image_processor):
+            vision = fit(self.image_processor, example.images) if example.images else {}
             return Encoded(example.id, self.with_places(text, vision, special), vision, example.choices)
         made = self.own("whole")(
             text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
@@ -377,7 +377,7 @@ class Processor:
         for row, e in zip(ids, encoded, strict=True):
             row[: len(e.ids)] = torch.tensor(e.ids)
         vision = [{name: x.to(device) for name, x in e.vision.items()} for e in encoded]
-        if cuts(self.image_processor):
+        if fits(self.image_processor):
             vision = [numbers(self.image_processor, v) if v else v for v in vision]
         return Prompts([e.id for e in encoded], ids.to(device), lengths.to(device), vision)
 

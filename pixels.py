@@ -1,8 +1,8 @@
-"""Pictures as the Qwen-VL family reads them: cut into patches of bytes by the threads that read questions, turned into
-numbers on the model's device.
+"""Pictures as the Qwen-VL family reads them: resized as bytes by the threads that read questions, turned into numbers and
+cut into patches on the model's device.
 
-    cut(image_processor, images)       ->  {"patches": bytes, "image_grid_thw": ..}
-    numbers(image_processor, cut(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
+    fit(image_processor, images)       ->  {"pixels": bytes, "image_grid_thw": ..}
+    numbers(image_processor, fit(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
     with_frames(pixel_values, 2)       ->  what transformers' image processor gives, for transformers' own tower
 
 transformers makes 24 bytes of every pixel: three floats, twice, since to these models a picture is a video of two equal
@@ -10,7 +10,7 @@ frames. Here it is 4 until collate makes it 12: less to keep and to copy to a de
 is PyTorch's, as in transformers' default image processor of these models; where a picture already has a size that the
 model takes, the numbers are equal to the bit.
 
-Left out: image processors with other settings than resizing bicubically, rescaling and normalising (`cuts` says which).
+Left out: image processors with other settings than resizing bicubically, rescaling and normalising (`fits` says which).
 """
 
 import sys
@@ -27,8 +27,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
 
 
-def cuts(image_processor) -> bool:
-    """Whether `cut` stands for this image processor."""
+def fits(image_processor) -> bool:
+    """Whether `fit` and `numbers` stand for this image processor."""
     p = image_processor
     return (
         isinstance(p, Qwen2VLImageProcessorPil)
@@ -39,24 +39,20 @@ def cuts(image_processor) -> bool:
     )  # fmt: skip
 
 
-def cut(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
-    """Pictures -> patches [n, patch * patch, 4] uint8 (the last of the 4 means nothing), image_grid_thw [images, 3].
+def fit(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
+    """Pictures -> pixels [H * W of each, 4] uint8 (the last of the 4 means nothing), image_grid_thw [images, 3] in patches.
 
-    Patches whose features will be merged stand next to each other. Raises ValueError for a picture too thin to resize.
+    Raises ValueError for a picture too thin to resize.
     """
     p, merge = image_processor.patch_size, image_processor.merge_size
     bounds = dict(image_processor.size)
-    patches, grids = [], []
+    pixels, grids = [], []
     for image in images:
         H, W = smart_resize(image.height, image.width, p * merge, bounds["shortest_edge"], bounds["longest_edge"])
-        h, w = H // p, W // p
-        # a row of a patch is one item, which makes the copy a matter of few and large pieces
-        rows = resized(image, H, W).reshape(H, W * 4).view(f"V{p * 4}")
-        rows = rows.reshape(h // merge, merge, p, w // merge, merge).transpose(0, 3, 1, 4, 2)
-        patches.append(np.ascontiguousarray(rows).view(np.uint8).reshape(h * w, p * p, 4))
-        grids.append([1, h, w])
-    joined = np.concatenate(patches) if len(patches) > 1 else patches[0]
-    return {"patches": torch.from_numpy(joined), "image_grid_thw": torch.tensor(grids)}
+        pixels.append(resized(image, H, W).reshape(H * W, 4))
+        grids.append([1, H // p, W // p])
+    joined = np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
+    return {"pixels": torch.from_numpy(joined), "image_grid_thw": torch.tensor(grids)}
 
 
 def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
@@ -83,13 +79,20 @@ def memory_of(image: Image.Image) -> np.ndarray:
 
 
 def numbers(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `cut` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in place of patches."""
-    p = image_processor
-    patches = vision["patches"][..., :3]
-    table = levels(p.rescale_factor, tuple(p.image_mean), tuple(p.image_std)).to(patches.device)
-    channel = torch.arange(3, dtype=torch.int32, device=table.device) * 256
-    values = table.flatten().index_select(0, (patches.int() + channel).mT.flatten())
-    return {"pixel_values": values.view(len(patches), -1), "image_grid_thw": vision["image_grid_thw"]}
+    """What `fit` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in place of pixels: a row for
+    each patch, where patches whose features will be merged stand next to each other."""
+    pixels, grids = vision["pixels"], vision["image_grid_thw"]
+    p, m = image_processor.patch_size, image_processor.merge_size
+    rule = image_processor.rescale_factor, tuple(image_processor.image_mean), tuple(image_processor.image_std)
+    table = levels(*rule).to(pixels.device)
+    index = pixels[:, :3].int() + torch.arange(3, dtype=torch.int32, device=pixels.device) * 256
+    rows, start = [], 0
+    for _, h, w in grids.tolist():
+        image = index[start : start + h * w * p * p].view(h // m, m, p, w // m, m, p, 3)
+        rows.append(image.permute(0, 3, 1, 4, 6, 2, 5).flatten())
+        start += h * w * p * p
+    values = table.flatten().index_select(0, torch.cat(rows) if len(rows) > 1 else rows[0])
+    return {"pixel_values": values.view(-1, 3 * p * p), "image_grid_thw": grids}
 
 
 def with_frames(pixel_values: Tensor, frames: int) -> Tensor:

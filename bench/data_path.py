@@ -4,9 +4,9 @@
 
 Two limits, each the libraries alone, from encoded bytes in memory: Pillow's decoding to RGB; and the same with PyTorch's
 resizing to the size that the model takes. The reader is data.load: row groups from a file, pictures decoded with its bounds,
-examples made. The stream is what training waits for: data.stream.Questions, whose threads read, decode, resize, cut into
-patches (pixels.py) and tokenise. All go over the same one-megapixel pictures, in turns; each figure is the median over the
-rounds. JPEGs hold a smooth picture with grain, PNGs a drawing of lines and circles.
+examples made. The stream is what training waits for: data.stream.Questions, whose threads read, decode, resize and tokenise.
+All go over the same one-megapixel pictures, in turns; each figure is the median over the rounds. JPEGs hold a smooth picture
+with grain, PNGs a drawing of lines and circles.
 
 Left out: JPEG's decoding at a reduced size, which would change the pixels that a model sees.
 """

@@ -25,7 +25,7 @@ from model_utils import (
     score,
     score_all,
 )
-from pixels import cut, cuts, resized
+from pixels import fit, fits, resized
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
 TURNS = (
@@ -243,9 +243,9 @@ def examples(family, mixed_examples):
 
 def at_its_size(processor, image):
     """The picture as the processor would resize it, where that is ours."""
-    if not cuts(processor.image_processor):
+    if not fits(processor.image_processor):
         return image
-    _, h, w = cut(processor.image_processor, [image])["image_grid_thw"][0].tolist()
+    _, h, w = fit(processor.image_processor, [image])["image_grid_thw"][0].tolist()
     side = processor.image_processor.patch_size
     return Image.fromarray(resized(image, h * side, w * side)[..., :3].copy())
 
