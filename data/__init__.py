@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data import figures
+from data import figures, tables
 from data.rows import BadRow, DataError, Example, JsonlRows, Source
 from data.tables import HubRows, ParquetRows, parquet_files
 
@@ -72,6 +72,10 @@ class Several:
     def __len__(self):
         return self.length
 
+    def blocks(self) -> list[tuple[range, int]]:
+        whole = zip(self.starts, self.sources, strict=True)
+        return [(range(s + r.start, s + r.stop), size) for s, source in whole for r, size in source.blocks()]
+
     def __getitem__(self, index: int) -> Example:
         part = bisect_right(self.starts, index) - 1
         example = self.sources[part][index - self.starts[part]]
@@ -118,8 +122,29 @@ def order(examples: Tiny | Source | Several, seed: int, start: int = 0) -> Itera
             start += 1
     while True:
         epoch, offset = divmod(start, size)
-        indices = list(range(size))
-        random.Random(f"order {seed} {epoch}").shuffle(indices)
-        for index in indices[offset:]:
+        for index in shuffled(examples.blocks(), random.Random(f"order {seed} {epoch}"))[offset:]:
             yield start, index
             start += 1
+
+
+def shuffled(blocks: list[tuple[range, int]], rng: random.Random) -> list[int]:
+    """Blocks (rows that are read together, bytes in memory) -> every row once, in an order that reads no block twice.
+
+    Where all blocks are kept (a tenth is left for what decoding adds) any order will do. Else the blocks are shuffled and cut
+    into windows of half of what is kept, so that the next one can come in while one is in use, and rows are shuffled within
+    their window.
+    """
+    everything = sum(size for _, size in blocks)
+    most = everything if everything <= 0.9 * tables.KEEP_BYTES else tables.KEEP_BYTES // 2
+    if most < everything:
+        rng.shuffle(blocks)
+    windows, room = [[]], most
+    for rows, size in blocks:
+        if size > room and windows[-1]:
+            windows.append([])
+            room = most
+        windows[-1] += rows
+        room -= size
+    for rows in windows:
+        rng.shuffle(rows)
+    return [row for rows in windows for row in rows]

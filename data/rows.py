@@ -5,7 +5,8 @@ columns there are and gives one row as a dict. Columns are found by name, in any
 
     images      images, decoded_image, image, image_path      encoded pictures, or paths beside the file
     question    problem, question, query, query_cot, query_wo      a blank one gives way to the next
-    answer      answer, solution, ground_truth      text or number; <answer>...</answer> and \\boxed{} are unwrapped
+    answer      answer, solution, ground_truth, label      text, number or a list of one; <answer>...</answer> and
+                \\boxed{} are unwrapped
     choices     choices, options, option      a list of texts, or one text "A. 3; B. 4"
     id          id, pid, sample_index, question_id, idx; id and key together where both are there
 
@@ -32,7 +33,7 @@ from data.images import BadImage, open_image
 
 IMAGES = ("images", "decoded_image", "image", "image_path")
 QUESTIONS = ("problem", "question", "query", "query_cot", "query_wo")
-ANSWERS = ("answer", "solution", "ground_truth")
+ANSWERS = ("answer", "solution", "ground_truth", "label")
 CHOICES = ("choices", "options", "option")
 IDS = ("id", "pid", "sample_index", "question_id", "idx")
 CATEGORY = "category"
@@ -182,11 +183,13 @@ def split_options(text: str) -> list[str] | None:
 
 
 def read_answer(value, column: str) -> str | None:
-    """The label as text, out of its <answer> tags or its box."""
+    """The label as text, out of its list of one, its <answer> tags or its box."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise BadRow(f"`{column}` is a string or a number, not {type(value).__name__}")
+        raise BadRow(f"`{column}` is a string, a number or a list of one, not {type(value).__name__}")
     text = str(value)
     if tagged := re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL | re.IGNORECASE):
         text = tagged[-1].strip()
@@ -251,6 +254,12 @@ class Source:
 
     def __len__(self):
         return len(self.store)
+
+    def blocks(self) -> list[tuple[range, int]]:
+        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone."""
+        return (
+            self.store.blocks() if hasattr(self.store, "blocks") else [(range(i, i + 1), 0) for i in range(len(self))]
+        )
 
     def __getitem__(self, index: int) -> Example:
         where = self.store.where(index)

@@ -14,6 +14,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from data.rows import BadRow, DataError
@@ -134,6 +135,27 @@ class ParquetRows:
 
     def __len__(self):
         return self.length
+
+    def blocks(self) -> list[tuple[range, int]]:
+        """The rows of each group and, about, its bytes in memory."""
+        ends = [*self.starts[1:], self.length]
+        return [
+            (range(a, b), int(self.growth * self.stored(g)))
+            for g, (a, b) in enumerate(zip(self.starts, ends, strict=True))
+        ]
+
+    def stored(self, group: int) -> int:
+        """Bytes of a group in its file, before compression."""
+        file, g = self.groups[group]
+        return self.files[file].metadata.row_group(g).total_byte_size
+
+    @cached_property
+    def growth(self) -> float:
+        """Bytes in memory for one in the file, where what is repeated may stand once: as the first group has it."""
+        try:
+            return self.group(0).nbytes / max(1, self.stored(0))
+        except BadRow:
+            return 1.0
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.length:

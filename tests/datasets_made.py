@@ -215,6 +215,16 @@ def write_wemath(folder: Path) -> Path:
     return write(folder, "wemath-testmini.parquet", schema, rows)
 
 
+def write_chartqa(folder: Path) -> Path:
+    """HuggingFaceM4/ChartQA; 0 is human and 1 machine"""
+    schema = [("image", PICTURE), ("query", TEXT), ("label", TEXTS), ("human_or_machine", WHOLE)]
+    rows = [
+        {"image": picture(n), "query": f"What is bar {n}?", "label": [label], "human_or_machine": n % 2}
+        for n, label in enumerate(["7321", "23.5", "Yes", "Nigeria", "61%", "2017"])
+    ]
+    return write(folder, "chartqa.parquet", schema, rows)
+
+
 WRITERS = {
     "geometry3k": write_geometry3k,
     "geoqa": write_geoqa,
@@ -225,4 +235,5 @@ WRITERS = {
     "mathverse": write_mathverse,
     "mathvision": write_mathvision,
     "wemath": write_wemath,
+    "chartqa": write_chartqa,
 }

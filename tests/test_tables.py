@@ -2,7 +2,10 @@
 
 import io
 import json
+import random
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ import pyarrow.parquet
 from datasets_made import PICTURE, PROBLEMS, TEXT, WRITERS, picture, write, write_geometry3k, write_mathvista
 
 import mmupt
-from data import BadRow, DataError, Example, Several, load, tables
+from data import BadRow, DataError, Example, Several, load, order, tables
 from data.answers import option_key
 from data.prompts import content, with_choices
 from data.rows import place_images, read_answer, split_options
@@ -83,6 +86,7 @@ def test_columns_that_may_hold_labels_are_not_even_read(made, name, monkeypatch)
     assert read and not read & {
         "answer",
         "solution",
+        "label",
         "metadata",
         "question_for_eval",
         "precision",
@@ -227,6 +231,7 @@ def test_choices_are_shown_once():
     ("cell", "answer"),
     [
         ("5", "5"), (5, "5"), (2.5, "2.5"), (None, None), (float("nan"), None), ("<answer> 145° </answer>", "145°"),
+        (["5"], "5"), ([2.5], "2.5"),
         ("<think>no</think><answer>\n7\n</answer>", "7"), (r"So it is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
     ],
 )  # fmt: skip
@@ -234,24 +239,69 @@ def test_a_label_is_taken_out_of_its_tags(cell, answer):
     assert read_answer(cell, "answer") == answer
 
 
-@pytest.mark.parametrize("cell", [["5"], {"a": 1}, True])
+@pytest.mark.parametrize("cell", [["5", "6"], [], [["5"]], [True], {"a": 1}, True])
 def test_a_label_of_another_type_is_a_bad_row(cell):
-    with pytest.raises(BadRow, match="`answer` is a string or a number"):
+    with pytest.raises(BadRow, match="`answer` is a string, a number or a list of one"):
         read_answer(cell, "answer")
 
 
 # --- files
 
 
-def test_rows_are_read_at_random_in_bounded_memory(tmp_path, monkeypatch):
-    noise = Image.effect_noise((200, 200), 90)
+@pytest.fixture
+def many(tmp_path) -> tuple[str, int]:
+    """A file of 15 row groups of 4 rows each, and the bytes of one group."""
     file = io.BytesIO()
-    noise.save(file, "PNG")
+    Image.effect_noise((200, 200), 90).save(file, "PNG")
     rows = [row(f"<image>Question {i}", str(i), [{"bytes": file.getvalue(), "path": None}]) for i in range(60)]
     path = write(tmp_path, "many.parquet", PROBLEMS, rows, row_group_size=4)
     group = pyarrow.parquet.ParquetFile(path).read_row_group(0, columns=["images", "problem"]).nbytes
+    return str(path), group
+
+
+def test_an_epoch_reads_no_row_group_twice_however_little_is_kept(many, monkeypatch):
+    path, group = many
+    monkeypatch.setattr(tables, "KEEP_BYTES", 6 * group + group // 2)
+    source, read = load(path), []
+    assert [size for _, size in source.blocks()] == pytest.approx([group] * 15, rel=0.01)
+    source.store.kept.clear()
+    original = source.store.read
+    monkeypatch.setattr(source.store, "read", lambda g, c: read.append(g) or original(g, c))
+    with ThreadPoolExecutor(4) as threads:  # of which some are in the next window already
+        for index, example in threads.map(lambda at: (at[1], source[at[1]]), islice(order(source, 5), 60)):
+            assert example.question == f"<image>Question {index}"
+    assert sorted(read) == list(range(15))
+    epochs = [[i for _, i in islice(order(source, 5, 60 * epoch), 60)] for epoch in (0, 1)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(60)) and epochs[0] != epochs[1]
+    assert [i for _, i in islice(order(source, 5, 17), 100)] == (epochs[0] + epochs[1])[17:117]
+    for start in range(0, 60, 12):  # the rows of three groups, mixed
+        window = [i // 4 for i in epochs[0][start : start + 12]]
+        assert len(set(window)) == 3 and window != sorted(window)
+    assert {i // 4 for i in epochs[0][:12]} != {i // 4 for i in epochs[1][:12]} != {0, 1, 2}
+
+
+def test_what_fits_in_memory_is_shuffled_as_a_whole(many, tmp_path):
+    path, _ = many
+    wanted = list(range(60))
+    random.Random("order 3 0").shuffle(wanted)
+    assert [i for _, i in islice(order(load(path), 3), 60)] == wanted
+
+
+def test_several_sources_are_shuffled_together_in_windows(many, tmp_path, monkeypatch):
+    path, group = many
+    monkeypatch.setattr(tables, "KEEP_BYTES", 6 * group + group // 2)
+    lines = write_rows(tmp_path / "more.jsonl", [{"question": f"What is {i}?"} for i in range(30)])
+    several = load([path, str(lines)])
+    indices = [i for _, i in islice(order(several, 1), 90)]
+    assert sorted(indices) == list(range(90))
+    halves = [sum(i >= 60 for i in half) for half in (indices[:45], indices[45:])]
+    assert min(halves) >= 5  # rows that come alone are spread over the windows
+
+
+def test_rows_are_read_at_random_in_bounded_memory(many, monkeypatch):
+    path, group = many
     monkeypatch.setattr(tables, "KEEP_BYTES", 3 * group + group // 2)
-    source, read = load(str(path)), []
+    source, read = load(path), []
     original = source.store.read
     monkeypatch.setattr(source.store, "read", lambda g, c: read.append(g) or original(g, c))
     for index in (59, 0, 31, 1, 58, 17, 30, 44, 2):
@@ -263,8 +313,6 @@ def test_rows_are_read_at_random_in_bounded_memory(tmp_path, monkeypatch):
 
 
 def test_threads_may_read_at_once(made):
-    from concurrent.futures import ThreadPoolExecutor
-
     source = load(str(made["geometry3k"]))
     expected = every(source)
     with ThreadPoolExecutor(4) as pool:
