@@ -112,28 +112,29 @@ class Held(Sequence):
 
 
 def usable(
-    examples, encode: Callable[[Example], Encoded], max_prompt_tokens: int, skipped: list[str],
+    examples, encode: Callable[[Example], Encoded], max_prompt_tokens: int, skipped: dict[int, str],
     benchmark: Benchmark | None = None, start: int = 0, seen: Iterable[str] = (),
 ) -> Iterator[tuple[int, Example, Encoded]]:  # fmt: skip
-    """(row, question, encoding) of the labelled questions from row `start` on; `skipped` gets what was wrong with others."""
+    """(row, question, encoding) of the labelled questions from row `start` on; `skipped` gets what was wrong with other
+    rows."""
     seen = set(seen)
     for row in range(start, len(examples)):
         try:
             example = examples[row]
             encoded = encode(example)
         except BadRow as error:
-            skipped.append(str(error))
+            skipped[row] = str(error)
             continue
         except ValueError as error:  # the processor refuses the text or an image
-            skipped.append(f"row {row}: {error}")
+            skipped[row] = f"row {row}: {error}"
             continue
         tokens = len(encoded.ids)
         if (benchmark or recognise(example.meta)).key(example, example.answer) is None:
-            skipped.append(f"{example.id}: no answer")
+            skipped[row] = f"{example.id}: no answer"
         elif tokens > max_prompt_tokens:
-            skipped.append(f"{example.id}: {tokens} prompt tokens, more than --max_prompt_tokens {max_prompt_tokens}")
+            skipped[row] = f"{example.id}: {tokens} prompt tokens, more than --max_prompt_tokens {max_prompt_tokens}"
         elif example.id in seen:
-            skipped.append(f"row {row}: the id {example.id} is already taken")
+            skipped[row] = f"row {row}: the id {example.id} is already taken"
         else:
             seen.add(example.id)
             yield row, example, encoded
@@ -143,7 +144,7 @@ def labelled(
     examples, processor: Processor, max_prompt_tokens: int, instruction: str = INSTRUCTION, limit: int = 0
 ) -> tuple[Held, list[str]]:
     """The usable labelled questions and what was wrong with the others. Holds what is small, for repeated evaluations."""
-    rows, kept, skipped = [], {}, []
+    rows, kept, skipped = [], {}, {}
 
     def encode(example: Example) -> Encoded:
         encoded = processor.keep(example, instruction)
@@ -155,7 +156,7 @@ def labelled(
         rows.append(row)
         if processor.kept.get(id(example), (None,))[0] is example:
             kept[row] = example
-    return Held(examples, rows, kept), skipped
+    return Held(examples, rows, kept), list(skipped.values())
 
 
 def evaluate(
@@ -253,7 +254,6 @@ class Partial:
                     self.skipped += value["skipped"]
                     self.row = value["row"]
                 whole += len(line) + 1
-            self.written = len(self.skipped)
             self.file = open(self.path, "ab")
             self.file.truncate(whole)
             if not whole:
@@ -270,10 +270,11 @@ class Partial:
                 f"{self.path}: {error.strerror}; the same command continues once there is room"
             ) from None
 
-    def add(self, row: int, records: Sequence[dict], skipped: Sequence[str]) -> None:
-        """`row` is the next one to read."""
-        self.append({"row": row, "records": records, "skipped": skipped[self.written :]})
-        self.written = len(skipped)
+    def add(self, row: int, records: Sequence[dict], skipped: dict[int, str]) -> None:
+        """`row` is the next one to read: what was found about rows from there on will be found again."""
+        before = [why for r, why in skipped.items() if self.row <= r < row]
+        self.append({"row": row, "records": records, "skipped": before})
+        self.row = row
 
     def remove(self) -> None:
         self.file.close()
@@ -335,7 +336,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     settings = {k: v for k, v in vars(config).items() if k not in ("out", "preset", "compare")} | graded_by
     settings |= {"model files": files_of(config.model), "data files": files_of(config.data)}
     partial = Partial(config.out, settings) if config.out else None
-    records, skipped = (list(partial.records), list(partial.skipped)) if partial else ([], [])
+    records, skipped = list(partial.records) if partial else [], {}
     if records:
         print(f"continuing {partial.path} after {len(records)} questions", file=sys.stderr)
     questions = usable(
@@ -358,6 +359,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
             if partial:
                 partial.add(part[-1][0] + 1, new, skipped)
             show(bar, records)
+    skipped = [*(partial.skipped if partial else ()), *skipped.values()]
     if skipped:
         print(f"skipped {len(skipped)} rows, the first: {skipped[0]}", file=sys.stderr)
     if not records:

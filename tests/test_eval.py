@@ -263,22 +263,22 @@ def test_batches_end_at_their_number_or_their_bytes(processor, monkeypatch):
 
 
 def test_an_id_that_comes_again_is_left_out(processor):
-    rows, skipped = [Example(i, (), "?", "1") for i in ("a", "b", "a", "c")], []
+    rows, skipped = [Example(i, (), "?", "1") for i in ("a", "b", "a", "c")], {}
     found = usable(rows, processor.encode, 2048, skipped, seen={"c"})
     assert [example.id for _, example, _ in found] == ["a", "b"]
-    assert skipped == ["row 2: the id a is already taken", "row 3: the id c is already taken"]
+    assert skipped == {2: "row 2: the id a is already taken", 3: "row 3: the id c is already taken"}
 
 
 def test_a_partial_file_gives_back_what_it_was_given_and_drops_a_torn_line(tmp_path):
     out = str(tmp_path / "deep" / "r.json")
     first = Partial(out, {"seed": 0, "model": "m"})
-    first.add(3, [{"id": "a"}], ["x"])
-    first.add(5, [{"id": "b"}], ["x", "y"])
+    first.add(3, [{"id": "a"}], {1: "x"})
+    first.add(5, [{"id": "b"}], {1: "x", 3: "y", 5: "z"})
     first.file.write(b'{"row": 7, "rec')
     first.file.close()
     again = Partial(out, {"seed": 0, "model": "m"})
     assert (again.row, again.records, again.skipped) == (5, [{"id": "a"}, {"id": "b"}], ["x", "y"])
-    again.add(6, [{"id": "c"}], ["x", "y", "z"])
+    again.add(6, [{"id": "c"}], {5: "z"})
     again.file.close()
     last = Partial(out, {"seed": 0, "model": "m"})
     assert (last.row, len(last.records), last.skipped) == (6, 3, ["x", "y", "z"])
@@ -289,6 +289,7 @@ def test_a_partial_file_gives_back_what_it_was_given_and_drops_a_torn_line(tmp_p
 def test_a_killed_evaluation_continues_to_the_same_result(tmp_path, random_folder, questions_file, monkeypatch):
     path, rows = questions_file
     rows.insert(5, {"question": "no answer"})
+    rows.append({"question": "none either"})
     write_rows(path, rows)
     argv = ["--model", str(random_folder), "--data", str(path), "--num_samples", "2", "--max_new_tokens", "5"]
     monkeypatch.setattr("eval.batches", lambda items: batches(items, 4))
@@ -301,17 +302,23 @@ def test_a_killed_evaluation_continues_to_the_same_result(tmp_path, random_folde
             raise KeyboardInterrupt
         return answers(*a)
 
+    def dies_at_the_end(*a):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr("eval.answers", dies)
     argv += ["--out", str(tmp_path / "r.json")]
     assert main(argv) == 130 and not (tmp_path / "r.json").exists()
     assert len((tmp_path / "r.json.partial.jsonl").read_text().splitlines()) == 1 + 3
     with pytest.raises(cli.UsageError, match="begun with other seed"):
         main([*argv, "--seed", "1"])
-    calls[:] = [None] * 4  # from now on it lives
+    calls[:] = [None] * 4  # from now on it answers
+    monkeypatch.setattr("eval.report", dies_at_the_end)
+    assert main(argv) == 130 and len(calls) == 4 + 3
+    monkeypatch.setattr("eval.report", report)
     assert main(argv) == 0 and len(calls) == 4 + 3
     whole, resumed = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "r.json"))
     whole["config"].pop("out"), resumed["config"].pop("out")
-    assert whole == resumed and whole["questions"] == 24 and len(whole["skipped"]) == 1
+    assert whole == resumed and whole["questions"] == 24 and len(whole["skipped"]) == 2
     assert not list(tmp_path.glob("*.partial*"))
 
 
