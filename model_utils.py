@@ -177,7 +177,9 @@ def freeze_vision(model) -> None:
 def recompute_activations(model) -> None:
     """The backward pass computes each layer again, instead of keeping what is inside it: `--gradient_checkpointing`."""
     again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
-    model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": again})
+    # its name in later versions of transformers, where the older one warns
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False, "context_fn": again})
     # transformers has embeddings ask for gradients, for checkpoints of the older kind: a frozen tower would be kept whole
     model.disable_input_require_grads()
 
