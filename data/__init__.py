@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data import figures, tables
-from data.rows import BadRow, DataError, Example, JsonlRows, Source
+from data.rows import BadRow, DataError, Example, JsonlRows, Source, one_by_one
 from data.tables import HubRows, ParquetRows, parquet_files
 
 __all__ = ["BadRow", "DataError", "Example", "Several", "Source", "Tiny", "load", "order"]
@@ -42,6 +42,9 @@ class Tiny:
         if self.drawn is None:
             raise TypeError("the built-in training questions have no end")
         return len(self.drawn)
+
+    def blocks(self) -> list[tuple[range, int]]:
+        return one_by_one(len(self))
 
     def __getitem__(self, index: int) -> Example:
         drawn = figures.figure(self.split, index) if self.drawn is None else self.drawn[index]

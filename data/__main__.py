@@ -36,6 +36,10 @@ class Look:
     limit: int = field(default=1000, metadata={"help": "only the first so many rows; 0 is all"})
     sheet: str = field(default="", metadata={"help": "PNG to draw the first questions on"})
 
+    def __post_init__(self):
+        if self.sheet and Path(self.sheet).suffix.lower() not in Image.registered_extensions():
+            raise cli.UsageError(f"--sheet {self.sheet}: name it .png")
+
 
 def main(argv: list[str]) -> int:
     if argv and not argv[0].startswith("-"):
@@ -79,7 +83,11 @@ def main(argv: list[str]) -> int:
     for problem, count in list(Counter(bad).items())[:5]:
         print(f"  skipped {problem}{f', {count} times' if count > 1 else ''}")
     if look.sheet and first:
-        contact_sheet(first).save(look.sheet)
+        try:
+            Path(look.sheet).parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet(first).save(look.sheet)
+        except OSError as error:
+            raise cli.UsageError(f"--sheet {look.sheet}: {error.strerror or error}") from None
     return 0 if lengths else 1
 
 

@@ -203,7 +203,7 @@ _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 _SUBSCRIPT = re.compile("[₀-₉]+")
 _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
 _WRAPPER = re.compile(
-    r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|normal)|[mhf]box|boxed|operatorname)\s*\{([^{}]*)\}"
+    r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|normal)|[mhf]box|boxed|underline|operatorname)\s*\{([^{}]*)\}"
 )
 _OUTER_WRAPPER = re.compile(r"[\s$]*\\(?:boxed|text(?:bf|it)?|math(?:rm|bf))\s*\{")
 _COMMAND = re.compile(
@@ -314,7 +314,8 @@ def _as_fraction(whole: str, decimals: str, period: str) -> str:
 
 _PHRASE = re.compile(
     r"^(?:(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer ?(?:is ?:?|:|=) ?)?"
-    r"(?:(?:option|choice) (?=\(?[A-Z]\b))?",
+    r"(?:(?:option|choice) (?=\(?[A-Z]\b)"
+    r"|(?:the )?(?:correct |right |best )?(?:answer|option|choice) (?:is:? )?(?=\(?[A-Z]\)?\Z))?",
     re.IGNORECASE,
 )
 _CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
@@ -437,7 +438,7 @@ def _as_text(text: str, as_text: list[str]) -> str:
 
 # --- questions with lettered choices ----------------------------------------------------------------------------------
 
-_LETTER_AND_TEXT = re.compile(r"\s*\(?([A-Z])[.:)]\s*")
+_LETTER_AND_TEXT = re.compile(r"\(?([A-Z])(?:(?:[.:,、)]| -) ?| )")
 
 
 def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
@@ -452,8 +453,9 @@ def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
     letters = [chr(65 + i) for i in range(len(choices))]
     if key in letters:
         return key
-    named = _LETTER_AND_TEXT.match(answer)
-    if named and named[1] in letters and equivalent(answer[named.end() :], choices[ord(named[1]) - 65]):
+    spelled = _plain_spelling(answer[:MAX_CHARS])
+    named = _LETTER_AND_TEXT.match(spelled)
+    if named and named[1] in letters and equivalent(spelled[named.end() :], choices[ord(named[1]) - 65]):
         return named[1]  # B:45
     found = [i for i, choice in enumerate(choices) if canonical(choice) == key]
     if len(found) > 1:
@@ -473,4 +475,5 @@ def _dropped(text: str) -> str:
     named = _NAMED.fullmatch(text)
     value = named[1] if named else text
     with_unit = _WITH_UNIT.fullmatch(value)
-    return (text[: len(text) - len(value)] + (value[with_unit.end(1) :] if with_unit else "")).replace(" ", "")
+    left = text[: len(text) - len(value)] + (value[with_unit.end(1) :] if with_unit else "")
+    return re.sub("[ {}]", "", left)

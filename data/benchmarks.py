@@ -92,17 +92,20 @@ def is_right(
     """Whether an answer is right; None where the grader ran out of time. `key` and `gold` are benchmark.key of both.
 
     The grader (gold text, answer text), by default `equivalent`, judges free-form answers: a letter is a letter, and a
-    benchmark's own rule (rounding, tolerance) stands. It may accept more than equal keys.
+    benchmark's own rule (rounding, tolerance) stands, beside which `3 people` is 3. It may accept more than equal keys.
     """
     if key is None:
         return False
     if benchmark.own_rule(example):
-        return benchmark.right(key, gold)
+        return benchmark.right(key, gold) or equivalent(example.answer, answer)
     options = {chr(65 + i): choice for i, choice in enumerate(example.choices)}
     return key == gold if key in options else (grader or equivalent)(options.get(gold, example.answer), answer)
 
 
 # --- MathVista ---------------------------------------------------------------------------------------------------
+
+
+MOST = 10**300  # what a float can hold, about
 
 
 def mathvista_key(example: Example, answer: str | None) -> str | None:
@@ -111,12 +114,14 @@ def mathvista_key(example: Example, answer: str | None) -> str | None:
         return option_key(answer, example.choices)
     key, kind = canonical(answer), example.meta.get("answer_type")
     value, precision = number(key), example.meta.get("precision")
+    if value is not None and abs(value) > MOST:
+        return key
     if kind == "integer" and value is not None:
         return str(int(float(value)))
     if kind == "float" and value is not None and precision is not None:
         return str(round(float(value), int(precision)) + 0.0)  # + 0.0 turns -0.0 into 0.0
     if kind == "list" and key is not None:
-        return ", ".join(item.strip() for item in key.strip("()[]").split(","))
+        return ", ".join(item.strip() for item in re.split(",| and ", key.strip("()[]")))
     return key
 
 

@@ -126,9 +126,24 @@ _POINT = re.compile(r"[A-Z](\([^()]*,[^()]*\))|△ ?([A-Z]{3})")
 _TIME = re.compile(r"0?([0-9]{1,2}:[0-5][0-9])(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
 _RATIO = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
 _MATRIX = re.compile(r"\\begin\{[pb]?matrix\}(.*)\\end\{[pb]?matrix\}")
-_COUNTED = re.compile(r"(-?[0-9][0-9.]*|[a-z]+) ([a-z]{3,}(?: [a-z]{3,})?)", re.IGNORECASE)
 _MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_NOUNS = set("dozen dozens half halves pair pairs score times and not out plus minus mod percent base".split())
+_NO_NOUNS = set(
+    "dozen dozens pair pairs score times and not out plus minus mod percent base squared cubed factorial tens hundreds"
+    " thousands millions billions trillions".split()
+)
+_PARTS = (
+    {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
+    | {
+        word + s: n
+        for s in ("", "s")
+        for n, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)
+    }
+    | {"hundredth": 100, "hundredths": 100, "thousandth": 1000, "thousandths": 1000}
+)
+_COUNTED = re.compile(  # two-thirds, but not x-axis
+    rf"(-?[0-9][0-9.]*|[a-z]+)(?: |-(?={'|'.join(_PARTS)}))([a-z]{{3,}}(?: [a-z]{{3,}})?)", re.IGNORECASE
+)
+_FACTORS = _MULTIPLES | {word: Fraction(1, n) for word, n in _PARTS.items()}
 _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"\mathbb R")
 
@@ -194,12 +209,12 @@ def _is_percent(number: str, percentage: str) -> bool:
 
 
 def _count(number: str, nouns: str, key: Key) -> str | None:
-    """The key of the number in `5 apples`, `two triangles`, `5 million`."""
+    """The key of the number in `5 apples`, `two triangles`, `5 million`, `two thirds`."""
     words = nouns.lower().split()
-    if words[0] in _MULTIPLES and len(words) == 1:
+    if words[0] in _FACTORS and len(words) == 1:
         value = key(number)
-        return str(Fraction(value) * _MULTIPLES[words[0]]) if value and _NUMBER.fullmatch(value) else None
-    return None if set(words) & (_NO_NOUNS | _MULTIPLES.keys()) else key(number)
+        return str(Fraction(value) * _FACTORS[words[0]]) if value and _NUMBER.fullmatch(value) else None
+    return None if set(words) & (_NO_NOUNS | _FACTORS.keys()) else key(number)
 
 
 # --- computed ---------------------------------------------------------------------------------------------------------

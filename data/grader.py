@@ -15,6 +15,7 @@ import os
 import selectors
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 
@@ -71,7 +72,8 @@ class MathVerify:
             self.worker.kill()
             self.worker.wait()
             self.lines.close()
-            self.worker.stdin.close()
+            with suppress(BrokenPipeError):  # of a line that a dead worker didn't take
+                self.worker.stdin.close()
             self.worker.stdout.close()
             self.worker = None
 

@@ -1,9 +1,10 @@
-"""Opening images that nobody vouches for: bounded, whole, RGB."""
+"""Opening images that nobody vouches for: bounded, whole, upright, RGB."""
 
 import warnings
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 50_000_000  # a larger picture is refused before it is decoded: 150 MB as RGB
 MAX_ASPECT = 200  # Qwen's own resize refuses thinner pictures
@@ -18,7 +19,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def open_image(file) -> Image.Image:
-    """A path, binary file or Pillow image -> a fully decoded RGB image. Transparency is laid over white. Raises BadImage."""
+    """A path, binary file or Pillow image -> a fully decoded RGB image, turned as its camera says. Transparency is laid over
+    white. Raises BadImage."""
     name = Path(file).name if isinstance(file, (str, Path)) else "image"
     try:
         image = file if isinstance(file, Image.Image) else Image.open(file)  # reads the header only
@@ -28,19 +30,32 @@ def open_image(file) -> Image.Image:
         if max(width, height) > MAX_ASPECT * min(width, height):
             raise BadImage(f"{name}: {width} x {height} is thinner than 1:{MAX_ASPECT}")
         image.load()
-        return to_rgb(image)
+        return to_rgb(upright(image))
     except BadImage:
         raise
     except FileNotFoundError:
         raise BadImage(f"{name}: no such image file") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise many kinds for a damaged file
         raise BadImage(f"{name}: not a whole image ({error})") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A camera that is held on its side notes it, and leaves the turning to whoever shows the picture."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # noqa: BLE001  a damaged note says nothing
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode -> RGB. A plain convert() would turn transparent pixels into whatever colour lies under them."""
     if image.mode == "RGB":
         return image
+    if image.mode.startswith("I;16"):  # Pillow would cut off all above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise BadImage(f"its pixels are of mode {image.mode}, which says nothing of how bright they are")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")

@@ -10,8 +10,9 @@ columns there are and gives one row as a dict. Columns are found by name, in any
     choices     choices, options, option      a list of texts, or one text "A. 3; B. 4"
     id          id, pid, sample_index, question_id, idx; id and key together where both are there
 
-Without labels only these columns and `category` are read, and never an answer. With labels every other column of plain
-values stands verbatim in `meta`.
+Of several with one meaning a row's first is taken, so rows of a .jsonl file may differ in their names; encoded pictures go
+before paths. Without labels only these columns and `category` are read, and never an answer. With labels every other
+column of plain values stands verbatim in `meta`.
 
 `<image>` in a question stands where a picture belongs, one per picture in order; pictures without a tag come first.
 
@@ -24,11 +25,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from PIL import Image
 
-from data.answers import extract_answer
+from data.answers import extract_answer, option_key
 from data.images import BadImage, open_image
 
 IMAGES = ("images", "decoded_image", "image", "image_path")
@@ -66,16 +68,16 @@ class Example:
 class Columns:
     """The columns that make an example."""
 
-    images: str | None
-    questions: tuple[str, ...]  # in order of preference
-    answer: str | None
-    choices: str | None
+    images: tuple[str, ...]  # in order of preference, as the next three
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    choices: tuple[str, ...]
     ids: tuple[str, ...]  # joined by "-"
     category: str | None
 
     def unlabelled(self) -> list[str]:
         """All that may be read where no label may be seen."""
-        found = (self.images, *self.questions, self.choices, *self.ids, self.category)
+        found = (*self.images, *self.questions, *self.choices, *self.ids, self.category)
         return list(dict.fromkeys(name for name in found if name))
 
     def role(self, name: str, kind: str | None = None) -> str:
@@ -85,28 +87,38 @@ class Columns:
             return f"question, where {' and '.join(before)} is blank" if before else "question"
         if name in self.ids:
             return "id"
-        roles = {self.images: "images", self.choices: "choices", self.category: "category"}
-        unread = "not read" if kind in ("image", "binary") else "meta; not read without labels"
-        return (roles | {self.answer: "answer; not read without labels"}).get(name, unread)
+        told = "answer; not read without labels"
+        roles = {"images": self.images, "choices": self.choices, told: self.answers, "category": (self.category,)}
+        for role, names in roles.items():
+            if name in names:
+                return role if name == names[0] else f"{role}, where {names[0]} is missing"
+        return "not read" if kind in ("image", "binary") else "meta; not read without labels"
 
 
 def find_columns(kinds: dict[str, str | None]) -> Columns:
     """Column names with their kinds ("image", "text", "number", "other"; None: any) -> which is what."""
     names = {name.lower(): name for name in reversed(kinds)}
 
-    def first(wanted: Iterable[str], *allowed: str | None) -> str | None:
+    def called(wanted: Iterable[str], *allowed: str | None) -> tuple[str, ...]:
         found = (names[w] for w in wanted if w in names)
-        return next((name for name in found if not allowed or kinds[name] in allowed), None)
+        return tuple(name for name in found if not allowed or kinds[name] in allowed)
 
-    ids = ("id", "key") if {"id", "key"} <= names.keys() else (first(IDS),)
+    answers, ids = called(ANSWERS), called(IDS)[:1]
+    if answers and {"id", "key"} <= names.keys():  # where nothing else is the answer, `key` may be
+        ids = (names["id"], names["key"])
     return Columns(
-        images=first(IMAGES, "image") or first(IMAGES, "text", None),  # a picture before the path of a picture
-        questions=tuple(names[q] for q in QUESTIONS if q in names and kinds[names[q]] in ("text", None)),
-        answer=first(ANSWERS),
-        choices=first(CHOICES),
-        ids=tuple(names.get(name, name) for name in ids if name),
+        images=called(IMAGES, "image") or called(IMAGES, "text", None),  # a picture before the path of a picture
+        questions=called(QUESTIONS, "text", None),
+        answers=answers,
+        choices=called(CHOICES),
+        ids=ids,
         category=names.get(CATEGORY),
     )
+
+
+def first_of(names: tuple[str, ...], row: dict) -> str | None:
+    """The first of these columns that holds something."""
+    return next((name for name in names if row.get(name) is not None), None)
 
 
 # --- Cells -------------------------------------------------------------------------------------------------------
@@ -186,6 +198,8 @@ def read_answer(value, column: str) -> str | None:
     """The label as text, out of its list of one, its <answer> tags or its box."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
+    if isinstance(value, Decimal):
+        value = str(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -194,6 +208,15 @@ def read_answer(value, column: str) -> str | None:
     if tagged := re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL | re.IGNORECASE):
         text = tagged[-1].strip()
     return extract_answer(text) or text
+
+
+def check_choice(answer: str, choices: tuple[str, ...], column: str) -> None:
+    """Refuses the number of a choice, which would be taken for a value: nobody could be right."""
+    is_index = choices and answer.isdecimal() and int(answer) < len(choices) and option_key(answer, choices) == answer
+    if is_index:
+        raise BadRow(
+            f"`{column}` {answer} is none of the choices; the number of a choice is not read: write its letter"
+        )
 
 
 def is_plain(value) -> bool:
@@ -223,7 +246,13 @@ class Source:
                 f"{store.source}: no question among the columns {', '.join(store.kinds) or '(none)'}; "
                 f"one must be named {', '.join(QUESTIONS[:-1])} or {QUESTIONS[-1]}"
             )
-        answer = self.columns.answer
+        unread = [n for n in store.kinds if n.lower() in IMAGES and store.kinds[n] in ("other", "number")]
+        if unread and not self.columns.images:
+            raise DataError(
+                f"{store.source}: `{unread[0]}` holds no pictures that can be read: {{bytes, path}}, bytes, or paths beside "
+                "the file"
+            )
+        answer = (*self.columns.answers, None)[0]
         if labels and answer and store.kinds[answer] not in ("text", "number", None):
             raise DataError(f"{store.source}: the labels in `{answer}` are neither text nor numbers")
         store.keep(list(store.kinds) if labels else self.columns.unlabelled())
@@ -232,11 +261,13 @@ class Source:
 
     def refuse_urls(self) -> None:
         """Says at once what would otherwise be said of every row."""
-        if self.columns.images and self.store.kinds[self.columns.images] != "image":
+        for column in self.columns.images[:1]:
+            if self.store.kinds[column] == "image":
+                return
             try:
-                first = self.store[0][self.columns.images]
+                first = self.store[0][column]
                 for item in first if isinstance(first, list) else [first]:
-                    image_file(item, self.columns.images, Path())
+                    image_file(item, column, Path())
             except (BadRow, KeyError) as error:
                 if "URL" in str(error):
                     raise DataError(f"{self.store.source}: {error}") from None
@@ -257,9 +288,7 @@ class Source:
 
     def blocks(self) -> list[tuple[range, int]]:
         """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone."""
-        return (
-            self.store.blocks() if hasattr(self.store, "blocks") else [(range(i, i + 1), 0) for i in range(len(self))]
-        )
+        return self.store.blocks() if hasattr(self.store, "blocks") else one_by_one(len(self))
 
     def __getitem__(self, index: int) -> Example:
         where = self.store.where(index)
@@ -271,22 +300,31 @@ class Source:
         asked, question = next(((n, t) for n, t in texts if isinstance(t, str) and t.strip()), (None, ""))
         if asked is None:
             raise BadRow(f"{where}: no question")
-        if any("\ud800" <= c <= "\udfff" for c in f"{question}{key}{row.get(columns.choices)}"):
+        shown, options = first_of(columns.images, row), first_of(columns.choices, row)
+        told = next((name for name in columns.answers if name in row), None)  # no solution where the answer is blank
+        if any("\ud800" <= c <= "\udfff" for c in f"{question}{key}{row.get(options)}"):
             raise BadRow(f"{where}: half a surrogate pair, which is no text")
         try:
-            choices = read_choices(row.get(columns.choices), columns.choices)
-            answer = read_answer(row.get(columns.answer), columns.answer) if self.labels else None
-            images = read_images(row.get(columns.images), columns.images, self.store.folder(index))
+            choices = read_choices(row.get(options), options)
+            answer = read_answer(row.get(told), told) if self.labels else None
+            if answer:
+                check_choice(answer, choices, told)
+            images = read_images(row.get(shown), shown, self.store.folder(index))
         except (BadRow, BadImage) as error:
             raise BadRow(f"{where}: {error}") from None
         question, images = place_images(question, images)
         meta = {}
         if self.labels:
-            used = (asked, columns.images, columns.answer, columns.choices)
+            used = (asked, shown, told, options)
             meta = {name: value for name, value in row.items() if name not in used and is_plain(value)}
         category = row.get(columns.category)
         meta[CATEGORY] = "" if category is None else str(category)
         return Example(key, images, question, answer, choices, meta)
+
+
+def one_by_one(count: int) -> list[tuple[range, int]]:
+    """The blocks of rows that come alone."""
+    return [(range(i, i + 1), 0) for i in range(count)]
 
 
 def join_id(parts) -> str | None:

@@ -1,7 +1,7 @@
 """Rows of parquet files and of data sets of the Hugging Face hub, by index, in bounded memory.
 
     ParquetRows([paths])                         pyarrow; row groups are read when a row of theirs is asked for, and the
-                                                 latest are kept, up to KEEP_BYTES or one group
+                                                 latest are kept, up to KEEP_BYTES or two groups
     HubRows("owner/name:config", "train")        datasets; rows of its memory-mapped cache. Only this downloads anything
 
 Pictures stay encoded here: data/images.py decodes them, with its bounds. Both packages are optional.
@@ -17,10 +17,16 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from data.rows import BadRow, DataError
 
 KEEP_BYTES = 2**28  # of row groups, as they stand in memory
-SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")  # how the hub names the files of a split
+SHARD = re.compile(r"(?P<split>.+?)-(?P<n>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")  # the hub's names for files of a split
+LISTS = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
+BYTES = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+TEXTS = ("is_string", "is_large_string", "is_string_view", "is_null")
+NUMBERS = ("is_integer", "is_floating", "is_decimal")
 
 
 def need(package: str, source: str):
@@ -35,19 +41,34 @@ def kind_of(kind) -> str:
     """An arrow type -> image, text, number or other."""
     from pyarrow import types
 
+    def one_of(names: tuple[str, ...]) -> bool:
+        return any(getattr(types, name)(kind) for name in names if hasattr(types, name))
+
     if types.is_dictionary(kind):
         kind = kind.value_type
-    if types.is_list(kind) or types.is_large_list(kind):
-        inner = kind_of(kind.value_type)
-        return inner if inner in ("image", "text") else "other"
+    if one_of(LISTS):
+        return kind_of(kind.value_type)
     if types.is_struct(kind):
-        is_image = any(f.name == "bytes" and kind_of(f.type) == "image" for f in kind)
+        is_image = any((f.name, kind_of(f.type)) in (("bytes", "image"), ("path", "text")) for f in kind)
         return "image" if is_image else "other"
-    if types.is_binary(kind) or types.is_large_binary(kind):
-        return "image"
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
-        return "text"
-    return "number" if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) else "other"
+    kinds = {"image": BYTES, "text": TEXTS, "number": NUMBERS}
+    return next((name for name, types_of_it in kinds.items() if one_of(types_of_it)), "other")
+
+
+def narrow(schema) -> dict[str, type]:
+    """The columns whose floats have fewer digits than Python's, and their NumPy types."""
+    from pyarrow import types
+
+    found = {f.name: (types.is_float32(f.type), types.is_float16(f.type)) for f in schema}
+    return {name: np.float32 if single else np.float16 for name, (single, half) in found.items() if single or half}
+
+
+def as_written(row: dict, narrow: dict[str, type]) -> dict:
+    """A float32 0.1 is 0.1, not 0.10000000149011612."""
+    for name, kind in narrow.items():
+        if isinstance(row.get(name), float):
+            row[name] = float(str(kind(row[name])))
+    return row
 
 
 # --- Parquet files -----------------------------------------------------------------------------------------------
@@ -65,6 +86,14 @@ def parquet_files(folder: Path, split: str | None) -> tuple[str, list[Path]]:
         shard = SHARD.fullmatch(file.stem)
         splits.setdefault(shard["split"] if shard else file.stem, []).append(file)
     split = choose_split(str(folder), list(splits), split)
+    shards = [SHARD.fullmatch(file.stem) for file in splits[split]]
+    for whole in {shard["of"] for shard in shards if shard}:
+        there = {int(shard["n"]) for shard in shards if shard and shard["of"] == whole}
+        if missing := sorted(set(range(int(whole))) - there):
+            first = f"{split}-{missing[0]:05}-of-{whole}"
+            raise DataError(
+                f"{folder}: {len(missing)} of {int(whole)} files of {split} are missing, the first: {first}"
+            )
     return split, splits[split]
 
 
@@ -90,7 +119,7 @@ class ParquetRows:
             if file.schema_arrow.names != schema.names:
                 raise DataError(f"{path}: its columns differ from those of {paths[0].name}")
         self.kinds: dict[str, str | None] = {f.name: kind_of(f.type) for f in schema}
-        self.columns = list(self.kinds)
+        self.narrow, self.columns = narrow(schema), list(self.kinds)
         self.groups = [(f, g) for f, file in enumerate(self.files) for g in range(file.num_row_groups)]
         self.starts, total = [], 0  # the first row of each group
         for f, g in self.groups:
@@ -137,32 +166,30 @@ class ParquetRows:
         return self.length
 
     def blocks(self) -> list[tuple[range, int]]:
-        """The rows of each group and, about, its bytes in memory."""
-        ends = [*self.starts[1:], self.length]
-        return [
-            (range(a, b), int(self.growth * self.stored(g)))
-            for g, (a, b) in enumerate(zip(self.starts, ends, strict=True))
-        ]
-
-    def stored(self, group: int) -> int:
-        """Bytes of a group in its file, before compression."""
-        file, g = self.groups[group]
-        return self.files[file].metadata.row_group(g).total_byte_size
+        """The rows of each group and, about, its bytes in memory: what it has in the file, where a picture that is repeated
+        may stand once, or its rows at the largest size that the first, middle or last group has."""
+        rows = [range(a, b) for a, b in zip(self.starts, [*self.starts[1:], self.length], strict=True)]
+        stored = [self.files[f].metadata.row_group(g).total_byte_size for f, g in self.groups]
+        return [(r, max(n, int(len(r) * self.row_bytes))) for r, n in zip(rows, stored, strict=True) if r]
 
     @cached_property
-    def growth(self) -> float:
-        """Bytes in memory for one in the file, where what is repeated may stand once: as the first group has it."""
-        try:
-            return self.group(0).nbytes / max(1, self.stored(0))
-        except BadRow:
-            return 1.0
+    def row_bytes(self) -> float:
+        some, found = sorted(set(self.starts)), [0.0]
+        for start in {some[0], some[len(some) // 2], some[-1]}:
+            try:
+                table = self.group(bisect_right(self.starts, start) - 1)
+                found.append(table.nbytes / max(1, table.num_rows))
+            except BadRow:
+                pass
+        return max(found)
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.length:
             raise IndexError(index)
         group = bisect_right(self.starts, index) - 1
         try:
-            return self.group(group).slice(index - self.starts[group], 1).to_pylist()[0]
+            row = self.group(group).slice(index - self.starts[group], 1).to_pylist()[0]
+            return as_written(row, self.narrow)
         except UnicodeDecodeError as error:
             raise BadRow(f"{self.where(index)}: not UTF-8 ({error})") from None
 
@@ -173,7 +200,7 @@ class ParquetRows:
                 self.kept.move_to_end(group)
                 return self.kept[group]
             table = self.kept[group] = self.read(group, self.columns)
-            while len(self.kept) > 1 and sum(t.nbytes for t in self.kept.values()) > KEEP_BYTES:
+            while len(self.kept) > 2 and sum(t.nbytes for t in self.kept.values()) > KEEP_BYTES:
                 self.kept.popitem(last=False)
             return table
 
@@ -212,7 +239,9 @@ class HubRows:
         self.name = f"{path.split('/')[-1]}-{split}"
         # arrow rows hold pictures as they were stored: nothing is decoded here
         self.data = self.data.with_format("arrow")
-        self.kinds: dict[str, str | None] = {f.name: kind_of(f.type) for f in self.data.features.arrow_schema}
+        schema = self.data.features.arrow_schema
+        self.kinds: dict[str, str | None] = {f.name: kind_of(f.type) for f in schema}
+        self.narrow = narrow(schema)
 
     def keep(self, columns: list[str]) -> None:
         self.data = self.data.select_columns(columns)
@@ -236,7 +265,7 @@ class HubRows:
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict:
-        return self.data[index].to_pylist()[0]
+        return as_written(self.data[index].to_pylist()[0], self.narrow)
 
 
 def first_line(error: Exception) -> str:

@@ -558,7 +558,9 @@ def test_an_options_value_counts_as_its_letter():
 
 @pytest.mark.parametrize("written", ["B", "(B)", "b)", "b", "B.", r"\text{B}", "option B", "B. 12 cm", "B: 12 cm", "B) 12 cm",
                                      "B:12 cm", "(B) 12", r"\textbf{(B)}\ 12", "12", "12 cm", r"12\text{ cm}", "x = 12",
-                                     "12.0", r"\frac{24}{2}"])  # fmt: skip
+                                     "12.0", r"\frac{24}{2}", "B 12 cm", "B (12 cm)", "B - 12 cm", "B, 12",
+                                     r"\text{B}\ 12\text{ cm}", "Answer B",
+                                     "The correct option is B", r"\underline{B}", r"\text{B}\quad 12"])  # fmt: skip
 def test_an_option_is_named_by_its_letter_its_text_or_both(written):
     assert option_key(written, ("6 cm", "12 cm", r"\sqrt{12}\text{ cm}")) == "B"
 
@@ -574,6 +576,13 @@ def test_an_ambiguous_value_is_no_letter():
     assert option_key("5", ("5 cm", "5 m", "7 m")) == "5"
     assert option_key("5 m", ("5 cm", "5 m", "7 m")) == option_key(r"5\text{ m}", ("5 cm", "5 m", "7 m")) == "B"
     assert option_key("50%", ("50", "0.5", "7")) == "A"  # the key comes before what is merely accepted
+    for square in ("6 cm²", "6 cm^2", r"6\text{ cm}^{2}"):
+        assert option_key(square, ("6 cm", "6 cm^2")) == "B"
+
+
+def test_a_letter_with_the_text_of_another_option_is_neither():
+    assert option_key("A 12 cm", ("6 cm", "12 cm")) not in ("A", "B")
+    assert option_key("AB", ("B", "C")) not in ("A", "B")
 
 
 def test_a_letter_is_the_option_even_where_options_are_letters():

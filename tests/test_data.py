@@ -4,6 +4,7 @@ import json
 import random
 import threading
 
+import numpy as np
 import pytest
 from conftest import run_program, write_rows
 from PIL import Image
@@ -211,6 +212,39 @@ def test_transparency_is_laid_over_white(tmp_path, mode):
     assert open_image(path).getpixel((2, 2)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_is_turned_as_its_camera_says(tmp_path, kind):
+    image = Image.new("RGB", (40, 20), "black")
+    image.paste("white", (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[274] = 6  # the camera stood on its side: to be turned clockwise
+    found = open_image(saved(tmp_path, image, f"x.{kind.lower()}", exif=exif))
+    assert found.size == (20, 40) and found.mode == "RGB"
+    assert found.getpixel((10, 5))[0] > 200 and found.getpixel((10, 35))[0] < 50
+
+
+def test_sixteen_bits_of_grey_are_brought_to_eight(tmp_path):
+    grey = Image.fromarray(np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16))
+    found = open_image(saved(tmp_path, grey))
+    assert [found.getpixel((x, 0)) for x in (0, 1, 15)] == [(0,) * 3, (1,) * 3, (15,) * 3]
+    assert found.getpixel((15, 15)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_unknown_brightness_are_refused(tmp_path, mode):
+    with pytest.raises(BadImage, match=f"its pixels are of mode {mode}"):
+        open_image(saved(tmp_path, Image.new(mode, (8, 8), 1), "x.tiff"))
+
+
+def test_whatever_a_reader_of_pillow_raises_costs_one_row(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (8, 8)))
+    for error in (RuntimeError("AVIF"), NotImplementedError("DDS"), KeyError("x")):
+        monkeypatch.setattr(Image.Image, "load", lambda self, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", Image.Image.load)
+        with pytest.raises(BadImage, match="not a whole image"):
+            open_image(path)
+
+
 def test_a_one_pixel_image_is_an_image(tmp_path, processor):
     from data import Example
 
@@ -242,6 +276,9 @@ def test_a_first_look_prints_the_source_and_draws_it(tmp_path):
     done = run_program("-m", "data", "tiny", "--split", "validation", "--sheet", tmp_path / "s.png")
     assert done.returncode == 0 and "512 questions, 0 unusable" in done.stdout and done.stderr == ""
     assert Image.open(tmp_path / "s.png").width > 1000
+    for name in ("sheet", "x.nothing"):
+        bad = run_program("-m", "data", "tiny", "--sheet", name)
+        assert bad.returncode == 2 and bad.stderr == f"error: --sheet {name}: name it .png\n"
     bad = run_program("-m", "data", tmp_path / "none.jsonl")
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
 

@@ -5,6 +5,7 @@ import json
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import mmupt
 from data import BadRow, DataError, Example, Several, load, order, tables
 from data.answers import option_key
 from data.prompts import content, with_choices
-from data.rows import place_images, read_answer, split_options
+from data.rows import find_columns, place_images, read_answer, split_options
 from data.stream import Questions
 from eval import labelled
 
@@ -280,6 +281,39 @@ def test_an_epoch_reads_no_row_group_twice_however_little_is_kept(many, monkeypa
     assert {i // 4 for i in epochs[0][:12]} != {i // 4 for i in epochs[1][:12]} != {0, 1, 2}
 
 
+def test_groups_that_are_empty_or_unlike_the_others_are_shuffled_in_windows_too(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.effect_noise((200, 200), 90).save(file, "PNG")
+    small, large = picture(0), {"bytes": file.getvalue(), "path": None}
+    schema = pyarrow.schema(PROBLEMS)
+    with pyarrow.parquet.ParquetWriter(tmp_path / "a.parquet", schema) as out:
+        out.write_table(schema.empty_table())
+        for g in range(10):
+            pictures = [small if g < 4 else large] * 4
+            rows = [row(f"<image>{g} {i}", str(i), [p]) for i, p in enumerate(pictures)]
+            out.write_table(pyarrow.Table.from_pylist(rows, schema))
+            out.write_table(schema.empty_table())
+    monkeypatch.setattr(tables, "KEEP_BYTES", 20 * len(file.getvalue()))
+    source, read = load(str(tmp_path / "a.parquet")), []
+    assert sum(size for _, size in source.blocks()) > 30 * len(file.getvalue())
+    source.store.kept.clear()
+    original = source.store.read
+    monkeypatch.setattr(source.store, "read", lambda g, c: read.append(g) or original(g, c))
+    assert sorted(i for _, i in islice(order(source, 2), 40) if source[i]) == list(range(40))
+    assert sorted(read) == list(range(1, 21, 2))
+
+
+def test_two_groups_are_kept_however_large(many, monkeypatch):
+    path, group = many
+    monkeypatch.setattr(tables, "KEEP_BYTES", group // 2)
+    source, read = load(path), []
+    original = source.store.read
+    monkeypatch.setattr(source.store, "read", lambda g, c: read.append(g) or original(g, c))
+    for index in (0, 4, 1, 5, 2, 8, 6):  # threads pass from one group to the next one by one
+        source[index]
+    assert read == [0, 1, 2, 1]
+
+
 def test_what_fits_in_memory_is_shuffled_as_a_whole(many, tmp_path):
     path, _ = many
     wanted = list(range(60))
@@ -351,6 +385,79 @@ def test_pictures_as_bytes_and_as_paths_beside_the_file(tmp_path):
     schema = [("image", PICTURE), ("question", TEXT)]
     path = write(tmp_path, "struct.parquet", schema, [{"image": {"bytes": None, "path": "b.png"}, "question": "a"}])
     assert load(str(path))[0].images[0].size == (30, 20)
+
+
+def types_of_pictures() -> dict:
+    found = {
+        "a list of two": pyarrow.list_(PICTURE, 2),
+        "bytes in a list": pyarrow.list_(pyarrow.binary()),
+        "large": pyarrow.large_list(pyarrow.struct([("bytes", pyarrow.large_binary())])),
+        "a view": pyarrow.list_view(PICTURE) if hasattr(pyarrow, "list_view") else None,
+    }
+    return {name: kind for name, kind in found.items() if kind}
+
+
+@pytest.mark.parametrize("name", types_of_pictures())
+def test_pictures_of_any_arrow_type_are_seen(tmp_path, name):
+    cell = [picture(0), picture(1)]
+    if name == "bytes in a list":
+        cell = [one["bytes"] for one in cell]
+    table = pyarrow.table({"images": pyarrow.array([cell], types_of_pictures()[name]), "question": ["?"]})
+    assert find_columns({f.name: tables.kind_of(f.type) for f in table.schema}).images == ("images",)
+    if name != "a view":  # which parquet files can't hold
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert [i.size for i in load(str(tmp_path / "a.parquet"))[0].images] == [(72, 60)] * 2
+
+
+def test_paths_in_a_struct_are_beside_the_file(tmp_path):
+    Image.new("RGB", (30, 20), "blue").save(tmp_path / "b.png")
+    schema = [("image", pyarrow.struct([("path", TEXT)])), ("question", TEXT)]
+    path = write(tmp_path, "a.parquet", schema, [{"image": {"path": "b.png"}, "question": "?"}])
+    assert load(str(path))[0].images[0].size == (30, 20)
+
+
+def test_rows_of_a_jsonl_may_name_their_columns_differently(tmp_path):
+    Image.new("RGB", (30, 20), "blue").save(tmp_path / "b.png")
+    rows = [
+        {"question": "a", "images": ["b.png"], "answer": "1", "options": ["3", "1"]},
+        {"problem": "b", "image": "b.png", "solution": "2", "choices": ["2", "5"]},
+        {"question": "c", "images": None, "image": "b.png", "answer": None, "solution": "so 7"},
+    ]
+    read = every(load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True))
+    assert [(e.question, len(e.images), e.answer) for e in read] == [("a", 1, "1"), ("b", 1, "2"), ("c", 1, None)]
+    assert [e.choices for e in read] == [("3", "1"), ("2", "5"), ()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "answer"),
+    [
+        (pyarrow.float32(), 0.1, "0.1"), (pyarrow.float64(), 0.1, "0.1"), (pyarrow.float32(), 2.5, "2.5"),
+        (pyarrow.decimal128(6, 2), Decimal("1.50"), "1.50"), (pyarrow.list_(pyarrow.int64()), [7], "7"),
+        (pyarrow.list_(TEXT), ["7"], "7"), (pyarrow.large_string(), "7", "7"), (pyarrow.int8(), 7, "7"),
+    ],
+)  # fmt: skip
+def test_numbers_are_labels_as_they_are_written(tmp_path, kind, cell, answer):
+    path = write(tmp_path, "a.parquet", [("question", TEXT), ("answer", kind)], [{"question": "?", "answer": cell}])
+    assert load(str(path), labels=True)[0].answer == answer
+
+
+def test_the_number_of_a_choice_is_no_label(tmp_path):
+    rows = [{"question": "?", "choices": ["cat", "dog"], "answer": a} for a in (1, "0", "dog", "B", 2)]
+    rows += [{"question": "?", "choices": ["2", "1"], "answer": 1}, {"question": "?", "answer": 1}]
+    source = load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True)
+    for bad in (0, 1):
+        with pytest.raises(
+            BadRow, match="is none of the choices; the number of a choice is not read: write its letter"
+        ):
+            source[bad]
+    assert [source[i].answer for i in range(2, 7)] == ["dog", "B", "2", "1", "1"]
+    assert load(str(tmp_path / "q.jsonl"))[0].choices == ("cat", "dog")  # unlabelled it can be used
+
+
+def test_a_key_is_part_of_the_id_only_where_it_can_be_no_answer():
+    text = dict.fromkeys(("id", "key", "question"), "text")
+    assert find_columns(text).ids == ("id",)
+    assert find_columns(text | {"answer": "text"}).ids == ("id", "key")
 
 
 def test_several_sources_are_one_with_ids_of_their_own(tmp_path, questions_file):
@@ -452,6 +559,8 @@ def test_sources_that_can_not_be_used_say_why(tmp_path):
         "urls.parquet": "an image is the URL https://x.org/a.png: nothing is fetched while training",
         "urls.jsonl": "an image is the URL https://x.org/a.png: nothing is fetched while training",
         "labels.parquet": "the labels in `answer` are neither text nor numbers",
+        "blind.parquet": "`image` holds no pictures that can be read: {bytes, path}, bytes, or paths beside the file",
+        "shards": "shards: 2 of 5 files of train are missing, the first: train-00001-of-00005",
         "gone.parquet": "gone.parquet: no such file",
         "nothing": "nothing: no .parquet file in this folder",
         "mixed": "its columns differ from those of train-00000-of-00002.parquet",
@@ -463,8 +572,12 @@ def test_sources_that_can_not_be_used_say_why(tmp_path):
     linked = {"image": "https://x.org/a.png", "question": "?"}
     write(tmp_path, "urls.parquet", [("image", TEXT), ("question", TEXT)], [linked])
     write_rows(tmp_path / "urls.jsonl", [linked])
-    lists = pyarrow.list_(pyarrow.int64())
-    write(tmp_path, "labels.parquet", [("question", TEXT), ("answer", lists)], [{"question": "?", "answer": [1]}])
+    truths = pyarrow.list_(pyarrow.bool_())
+    write(tmp_path, "labels.parquet", [("question", TEXT), ("answer", truths)], [{"question": "?", "answer": [True]}])
+    numbers = pyarrow.list_(pyarrow.uint8())
+    write(tmp_path, "blind.parquet", [("question", TEXT), ("image", numbers)], [{"question": "?", "image": [1]}])
+    for n in (0, 2, 3):
+        write(tmp_path / "shards", f"train-0000{n}-of-00005.parquet", PROBLEMS, [row()])
     (tmp_path / "nothing").mkdir()
     write(tmp_path / "mixed", "train-00000-of-00002.parquet", PROBLEMS, [row()])
     write(tmp_path / "mixed", "train-00001-of-00002.parquet", [("question", TEXT)], [{"question": "?"}])
