@@ -451,8 +451,7 @@ def train(config: Config, world: World) -> int:
     spare_cores = world.device.type != "cpu" or torch.get_num_threads() < distributed.cores()
     stream = Questions(
         config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction,
-        labels=config.reward == "gold", ahead=spare_cores, rank=world.rank, ranks=world.size,
-        **state["stream"],
+        labels=config.reward == "gold", ahead=spare_cores, world=world, **state["stream"],
     )  # fmt: skip
     held_out = load_held_out(config, processor)
     run.open(state["step"])
@@ -463,7 +462,7 @@ def train(config: Config, world: World) -> int:
         measure(config, world, policy, processor, held_out, run, state["step"])
     for step in run.steps(state["step"], config.steps):
         with run.stage("data"):
-            my_questions = world.my_part(stream.next(config.questions))  # no answer is in them
+            my_questions = stream.next(config.questions)  # no answer is in them
         with run.stage("rollout"):
             rollout = generate(
                 policy, processor, processor.collate(my_questions, world.device), config.group_size,

@@ -1,27 +1,29 @@
 """The training questions: endless, shuffled, without their answers. Unusable rows are skipped, counted and named once.
 
 Threads read and encode the rows of the next step while the model works on this one, unless the model has every core.
+Several processes share the reading: of the rows that a step tries each reads every size-th, and all hear what became of it.
 """
 
 import os
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
+import torch
 from tqdm import tqdm
 
 from data import BadRow, DataError, load, order
 from data.answers import option_key
 from data.prompts import INSTRUCTION
-from distributed import cores
+from distributed import World, cores
 
 THREADS = min(8, cores())
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Questions:
-    """`next(n)` gives n different encoded questions. `state()` is all that a resumed stream needs.
+    """`next(n)` gives this process's part of n different encoded questions. `state()` is all that a resumed stream needs.
 
     `labels` fills `gold` {question id: canonical answer}, for the control `--reward gold` alone; otherwise answers are
     stripped by the reader and `gold` stays empty.
@@ -29,14 +31,14 @@ class Questions:
 
     def __init__(
         self, source: str | list[str], processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
-        labels: bool = False, ahead: bool = True, rank: int = 0, ranks: int = 1, position: int = 0, bad_rows: int = 0,
+        labels: bool = False, ahead: bool = True, world: World = ALONE, position: int = 0, bad_rows: int = 0,
         too_long: int = 0,
     ):  # fmt: skip
         sources = [source] if isinstance(source, str) else source
         self.source, self.examples = " ".join(sources), load(sources, labels=labels)
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
-        self.rank, self.ranks = rank, ranks
+        self.world, self.first = world, position  # of the rows of this step
         self.position, self.bad_rows, self.too_long = position, bad_rows, too_long
         self.most_tries = MAX_TRIES if sources == ["tiny"] else len(self.examples)
         self.size = None if sources == ["tiny"] else len(self.examples)
@@ -52,37 +54,73 @@ class Questions:
         return {"position": self.position, "bad_rows": self.bad_rows, "too_long": self.too_long}
 
     def next(self, count: int) -> list:
-        taken, tried = {}, set()
+        taken, tried, encoded = {}, set(), {}  # {id: row}, rows, {row: what was read here}
+        self.first = self.position
         while len(taken) < count:
-            exhausted = len(tried) - len(taken) >= self.most_tries
-            if exhausted or len(tried) == self.size:
+            if len(tried) - len(taken) >= self.most_tries or len(tried) == self.size:
                 raise DataError(
                     f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, but --questions is {count}"
                 )
+            rows = self.untried(count - len(taken), count, tried)
+            for (index, _), (_, key, tokens, gold, problem) in zip(
+                rows, self.read_together(rows, encoded), strict=True
+            ):
+                if problem:
+                    self.skip(problem)
+                elif tokens > self.max_prompt_tokens:
+                    limit = f"more than --max_prompt_tokens {self.max_prompt_tokens}"
+                    self.skip(f"question {key}: {tokens} tokens, {limit}", too_long=True)
+                elif key in taken:
+                    self.skip(f"row {index}: the id {key} is already taken")
+                elif self.labels and gold is None:
+                    self.skip(f"question {key}: no answer, which --reward gold needs")
+                else:
+                    taken[key] = index
+                    if self.labels:
+                        self.gold[key] = gold
+        mine = self.world.my_part(list(taken.values()))
+        moved = {index: self.start(index) for index in mine if index not in encoded}  # by a bad row before them
+        for index, reading in moved.items():
+            encoded[index], _, problem = self.result(index, reading)
+            if problem:
+                raise DataError(f"--train_data {self.source}: {problem}, though another process could read it")
+        if self.threads:  # what was already tried in this step may be asked for in the next
+            self.ahead = deque(
+                (p, i, r or (self.start(i) if self.is_mine(n) else None)) for n, (p, i, r) in enumerate(self.ahead)
+            )
+        return [encoded[index] for index in mine]
+
+    def untried(self, most: int, count: int, tried: set[int]) -> list[tuple]:
+        """The next (row, future or None) that this step has not tried, up to `most`, or all that the source has left."""
+        rows = []
+        while len(rows) < most and len(tried) != self.size:
             self.read_ahead(count if self.threads else 1, tried)  # the threads go on with the next step's
             position, index, reading = self.ahead.popleft()
             self.position = position + 1
-            if index in tried:  # the next epoch has begun: one question once a step
-                continue
-            tried.add(index)
-            encoded, gold, problem = reading.result() if reading else self.read(index)
-            if encoded is None:
-                self.skip(problem)
-            elif len(encoded.ids) > self.max_prompt_tokens:
-                limit = f"more than --max_prompt_tokens {self.max_prompt_tokens}"
-                self.skip(f"question {encoded.id}: {len(encoded.ids)} tokens, {limit}", too_long=True)
-            elif encoded.id in taken:
-                self.skip(f"row {index}: the id {encoded.id} is already taken")
-            elif self.labels and gold is None:
-                self.skip(f"question {encoded.id}: no answer, which --reward gold needs")
-            else:
-                mine = len(taken) % self.ranks == self.rank
-                taken[encoded.id] = encoded if mine else replace(encoded, vision={})  # no pictures of others' questions
-                if self.labels:
-                    self.gold[encoded.id] = gold
-        if self.threads:  # what was already tried in this step may be asked for in the next
-            self.ahead = deque((p, i, r or self.threads.submit(self.read, i)) for p, i, r in self.ahead)
-        return list(taken.values())
+            if index not in tried:  # else the next epoch has begun: one question once a step
+                tried.add(index)
+                rows.append((index, reading))
+        return rows
+
+    def read_together(self, rows: list[tuple], encoded: dict) -> list[list]:
+        """[place, id, tokens, gold, what is wrong] of each row; the questions that this process has read go to `encoded`."""
+        here = [(n, index, reading or self.start(index)) for n, (index, reading) in enumerate(rows) if self.is_mine(n)]
+        told = []
+        for n, index, reading in here:
+            found, gold, problem = self.result(index, reading)
+            told.append([n, *((found.id, len(found.ids)) if found else (None, None)), gold, problem])
+            if found:
+                encoded[index] = found
+        return sorted(self.world.gather_json(told))
+
+    def is_mine(self, place: int) -> bool:
+        return place % self.world.size == self.world.rank
+
+    def start(self, index: int):
+        return self.threads.submit(self.read, index) if self.threads else None
+
+    def result(self, index: int, reading) -> tuple:
+        return reading.result() if reading else self.read(index)
 
     def close(self) -> None:
         """Nothing more is read."""
@@ -90,11 +128,12 @@ class Questions:
             self.threads.shutdown(wait=False, cancel_futures=True)
 
     def read_ahead(self, count: int, tried: set[int]) -> None:
-        """Has threads read the next `count` rows, a row once however often it comes in them, and none tried in this step."""
+        """Has threads read the next `count` rows, a row once however often it comes in them, and none tried in this step.
+        Where several processes share the reading, they guess that no bad row will move those of the next step."""
         reading = {index: future for _, index, future in self.ahead}
         while len(self.ahead) < count:
             position, index = next(self.order)
-            if self.threads and index not in reading and index not in tried:
+            if self.threads and index not in reading and index not in tried and self.is_mine(position - self.first):
                 reading[index] = self.threads.submit(self.read, index)
             self.ahead.append((position, index, reading.get(index)))
 
@@ -112,6 +151,6 @@ class Questions:
     def skip(self, problem: str, too_long: bool = False) -> None:
         self.too_long += too_long
         self.bad_rows += not too_long
-        if problem not in self.named:
+        if problem not in self.named and self.world.is_main:
             self.named.add(problem)
             tqdm.write(f"skipped {problem}", file=sys.stderr)

@@ -3,9 +3,11 @@
 import json
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from conftest import run_program, write_rows
 from PIL import Image
 
@@ -14,6 +16,7 @@ from data.answers import canonical
 from data.images import BadImage, open_image
 from data.stream import Questions
 from data.tiny import demonstration
+from distributed import World
 
 # --- drawn questions
 
@@ -330,11 +333,68 @@ def test_reading_ahead_changes_neither_questions_nor_state_and_reads_no_row_twic
     assert len(read) <= position + 1 + 8  # no row more often than its place came up
 
 
-def test_a_rank_holds_the_pictures_of_its_own_questions_alone(processor):
-    ranks = [Questions("tiny", processor, 0, 500, ahead=False, rank=r, ranks=2).next(4) for r in (0, 1)]
-    assert [e.id for e in ranks[0]] == [e.id for e in ranks[1]]
-    for r, taken in enumerate(ranks):
-        assert [bool(e.vision) for e in taken] == [place % 2 == r for place in range(4)]
+class Together(World):
+    """A process that is a thread: `gather_json` through memory."""
+
+    def gather_json(self, items):
+        told, barrier = self.board
+        told[self.rank] = items
+        barrier.wait()
+        found = [x for part in told for x in part]
+        barrier.wait()
+        return found
+
+
+def step_by_step(size: int, steps: int, count: int, *args, **options) -> tuple[list, list]:
+    """Questions of each step put together from `size` processes, and the rows that each has read."""
+    board, reads = ([None] * size, threading.Barrier(size)), [[] for _ in range(size)]
+
+    def process(rank: int) -> list:
+        world = Together(rank, size, torch.device("cpu"))
+        object.__setattr__(world, "board", board)
+        stream = Questions(*args, world=world, **options)
+        read = stream.read
+        stream.read = lambda index: reads[rank].append(index) or read(index)
+        parts = [(stream.next(count), stream.state(), dict(stream.gold)) for _ in range(steps)]
+        stream.close()
+        return parts
+
+    with ThreadPoolExecutor(size) as pool:
+        parts = list(pool.map(process, range(size)))
+    merged = []
+    for step in range(steps):
+        mine = [p[step][0] for p in parts]
+        assert all(p[step][1:] == parts[0][step][1:] for p in parts)
+        merged.append(([e for place in zip(*mine, strict=True) for e in place], *parts[0][step][1:]))
+    return merged, reads
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("bad", [(), (0, 5, 6, 17, 30)])
+def test_processes_share_the_reading_and_take_what_one_would(tmp_path, processor, ahead, bad):
+    rows = [{"id": f"q{i}", "question": f"What is {i}?", "answer": str(i)} for i in range(50)]
+    for i in bad:
+        rows[i] = {"id": f"q{i}"} if i % 2 else {"id": f"q{i}", "question": "long " * 600}
+    args = (str(write_rows(tmp_path / "q.jsonl", rows)), processor, 3, 500)
+    one, read_by_one = step_by_step(1, 7, 8, *args, ahead=ahead, labels=True)
+    two, read = step_by_step(2, 7, 8, *args, ahead=ahead, labels=True)
+    assert [[e.id for e in step[0]] for step in one] == [[e.id for e in step[0]] for step in two]
+    assert [step[1:] for step in one] == [step[1:] for step in two] and one[-1][2]
+    spare = 8 * ahead  # what the threads may have read for a step that doesn't come
+    if not bad:
+        assert 56 <= len(read[0] + read[1]) <= 56 + spare and abs(len(read[0]) - len(read[1])) <= spare
+    assert len(read[0] + read[1]) < 1.6 * len(read_by_one[0]) + spare
+
+
+def test_a_row_that_one_process_can_read_and_another_can_not_is_an_error(tmp_path, processor):
+    rows = [{"id": f"q{i}", "question": f"What is {i}?"} for i in range(9)]
+    stream = Questions(str(write_rows(tmp_path / "q.jsonl", rows)), processor, 3, 500, ahead=False)
+    read = stream.read
+    stream.read_together = lambda rows, encoded: [[n, f"q{i}", 9, None, None] for n, (i, _) in enumerate(rows)]
+    assert len(stream.next(4)) == 4  # all of them moved here
+    stream.read = lambda index: (None, None, "row 1: gone") if index else read(index)
+    with pytest.raises(DataError, match="row 1: gone, though another process could read it"):
+        stream.next(4)
 
 
 def test_rows_that_a_step_has_tried_are_read_by_threads_for_the_next(processor, tmp_path, monkeypatch):
