@@ -1,9 +1,12 @@
 """Command lines from dataclasses: `--field value`, one-line errors that name the flag, exit status 2 for a user's mistake."""
 
 import difflib
+import fcntl
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import field, fields
+from pathlib import Path
 
 from transformers import HfArgumentParser
 
@@ -29,7 +32,7 @@ def parse(cls, argv: list[str], presets: dict[str, dict] | None = None, defaults
     parser = _Parser(cls, allow_abbrev=False)
     known = {f.name for f in fields(cls)}
     if presets:
-        chosen = _first(argv, "--preset")
+        chosen = value_of(argv, "--preset")
         if chosen:
             if chosen not in presets:
                 raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
@@ -45,13 +48,57 @@ def parse(cls, argv: list[str], presets: dict[str, dict] | None = None, defaults
     return values
 
 
-def _first(argv: list[str], flag: str) -> str | None:
+def value_of(argv: list[str], flag: str) -> str | None:
+    """The word after a flag, before anything is parsed."""
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
             return argv[i + 1]
         if word.startswith(flag + "="):
             return word.split("=", 1)[1]
     return None
+
+
+def check_out(path: str | Path) -> None:
+    """Says at the start, rather than when all is done, that nothing can be written there."""
+    path = Path(path)
+    try:
+        there = next(p for p in (path, *path.parents) if p.exists())
+    except OSError as error:  # a name that is too long
+        raise UsageError(f"--out {path}: {error.strerror}") from None
+    if not there.is_dir():
+        raise UsageError(f"--out {path}: {there} is a file, so no folder can be there")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {path}: nothing may be written to {there}")
+
+
+_held: dict[Path, int] = {}  # open files, by their path
+
+
+def hold(path: str | Path) -> None:
+    """Keeps other processes from writing to the same file or folder, until `release` or this one's end."""
+    path = Path(path).resolve()
+    if path in _held:
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise UsageError(f"--out: another process is writing {path}; wait for its end, or name another") from None
+    except OSError:  # a file system without locks
+        pass
+    _held[path] = file
+
+
+def release() -> None:
+    """Lets go of all that is held."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+def one_process(program: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError(f"{program} runs in one process: start it with python, not with torchrun")
 
 
 def run(main: Callable[[list[str]], int]) -> None:

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import cli
+
 
 def cores() -> int:
     """That this process may use."""
@@ -76,7 +78,10 @@ def start() -> World:
     """The process group that torchrun asks for: NCCL where there are GPUs, gloo elsewhere."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        place, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if place >= gpus:
+            raise cli.UsageError(f"--nproc_per_node must be at most {gpus}, the GPUs that can be seen here")
+        device = torch.device("cuda", place)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")

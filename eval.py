@@ -77,8 +77,8 @@ class EvalConfig:
         for name, low in lows.items():
             if getattr(self, name) < low:
                 raise cli.UsageError(f"--{name} must be at least {low} (got {getattr(self, name)})")
-        if self.temperature < 0:
-            raise cli.UsageError(f"--temperature must not be negative (got {self.temperature})")
+        if not 0 <= self.temperature < float("inf"):
+            raise cli.UsageError(f"--temperature must be 0 or more, and finite (got {self.temperature})")
         if not 0 < self.top_p <= 1:
             raise cli.UsageError(f"--top_p must be above 0 and at most 1 (got {self.top_p})")
         if self.max_pixels and self.min_pixels > self.max_pixels:
@@ -90,6 +90,10 @@ class EvalConfig:
                 raise cli.UsageError(f"--{name} {getattr(self, name)}: there is {', '.join(known)}")
         if self.compare and len(self.compare) != 2:
             raise cli.UsageError(f"--compare takes two files (got {len(self.compare)})")
+        if self.out:
+            cli.check_out(Path(self.out).parent)
+            if Path(self.out).is_dir():
+                raise cli.UsageError(f"--out {self.out} is a folder: name a file in it")
 
 
 # --- Running -----------------------------------------------------------------------------------------------------
@@ -237,7 +241,9 @@ class Partial:
         settings = json.loads(json.dumps(settings))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+            self.file = open(self.path, "ab")
+            cli.hold(self.path)
+            lines = self.path.read_bytes().split(b"\n")[:-1]
             for line in lines:
                 try:
                     value = json.loads(line)
@@ -254,7 +260,6 @@ class Partial:
                     self.skipped += value["skipped"]
                     self.row = value["row"]
                 whole += len(line) + 1
-            self.file = open(self.path, "ab")
             self.file.truncate(whole)
             if not whole:
                 self.append(settings)
@@ -377,6 +382,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
 
 def main(argv: list[str]) -> int:
     config = cli.parse(EvalConfig, argv, PRESETS)
+    cli.one_process("eval.py")
     if config.compare:
         result = compare(*(read_json(path) for path in config.compare))
         print(comparison_lines(result))
@@ -391,6 +397,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped" + "; the same command continues" * bool(config.out), file=sys.stderr)
         return 130
+    finally:
+        cli.release()
     name = Path(config.model).name
     for by in result.get("by", {"": None}):
         print(table({name: result}, config.num_samples, by) + "\n")

@@ -32,6 +32,8 @@ PREFIX = "base_model.model."  # of every name in an adapter file, as peft writes
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 # of an adapter's settings, those that say what its weights mean; peft imports modules and reads files by some others
 READ = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+# of the ways that peft starts an adapter, those that leave the base as it is; others (pissa, olora, ...) change it
+STARTS = (True, False, "gaussian", "eva")
 
 
 def need_peft(flag: str):
@@ -124,6 +126,7 @@ class MergeConfig:
         for name in ("adapter", "out"):
             if not getattr(self, name):
                 raise cli.UsageError(f"--{name} must be given")
+        cli.check_out(Path(self.out).parent)
         if Path(self.out).exists():
             raise cli.UsageError(f"--out {self.out} exists already: name another folder")
 
@@ -139,7 +142,16 @@ def merge(adapter: str, base: str = ""):
         raise ModelError(f"--adapter {adapter}: no adapter folder ({SETTINGS}: {first_line(error)})") from None
     if said.get("peft_type") != "LORA":
         raise ModelError(f"--adapter {adapter}: an adapter of type {said.get('peft_type')}; only LoRA is merged")
-    model = load_model(base)
+    if (start := said.get("init_lora_weights", True)) not in STARTS:
+        raise ModelError(
+            f"--adapter {adapter}: its training began by changing the base ({start}); have peft convert it to plain LoRA"
+        )
+    if not base:
+        raise ModelError(f"--base must be given: {folder / SETTINGS} names none")
+    try:
+        model = load_model(base)
+    except ModelError as error:
+        raise ModelError(str(error).replace("--model", "--base", 1)) from None
     try:
         model = peft.get_peft_model(model, settings)
     except ValueError as error:  # no such linears
@@ -152,14 +164,20 @@ def main(argv: list[str]) -> int:
     config = cli.parse(MergeConfig, argv)
     model, base = merge(config.adapter, config.base)
     out, unfinished = Path(config.out), Path(config.out + ".partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    load_processor(base).save(unfinished)
-    for file in unfinished.iterdir():  # those of the run, where it saved them: it may have set other sizes of images
-        if (own := Path(config.adapter) / file.name).is_file():
-            shutil.copy(own, file)
-    model.save_pretrained(unfinished)
-    unfinished.rename(out)
+    processor = load_processor(base)
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        processor.save(unfinished)
+        for (
+            file
+        ) in unfinished.iterdir():  # those of the run, where it saved them: it may have set other sizes of images
+            if (own := Path(config.adapter) / file.name).is_file():
+                shutil.copy(own, file)
+        model.save_pretrained(unfinished)
+        unfinished.rename(out)
+    except (OSError, SafetensorError) as error:  # the latter: a full disk, as safetensors says it
+        raise cli.UsageError(f"--out {out}: {first_line(error)}") from None
     print(f"{config.adapter} merged into {base}: {out}")
     return 0
 

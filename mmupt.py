@@ -166,6 +166,8 @@ class Config:
             "minibatch_questions", f"0 or a divisor of --questions {self.questions}",
         )  # fmt: skip
         require(not self.resume or self.out != "", "resume", "given together with --out")
+        if self.out:
+            cli.check_out(self.out)
 
 
 PRESETS = {
@@ -563,7 +565,10 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
     sequences = len(lengths) * world.size
     # the divisors of the whole batch are fixed before anything is split or left out
     if config.aggregate == "bnpo":
-        divisor = bnpo_divisors(lengths, config.bnpo_sequences) * world.size  # [B]
+        # blocks are cut from the whole batch in the order of its questions, which were dealt to ranks in turn
+        everywhere = world.gather(lengths).view(world.size, -1, G).transpose(0, 1)  # [questions, ranks, G]
+        divisors = bnpo_divisors(everywhere.flatten(), config.bnpo_sequences).view_as(everywhere)
+        divisor = divisors[:, world.rank].flatten()  # [B]
     else:
         divisor = loss_denominator(config.aggregate, sequences, tokens, config.max_new_tokens)
     questions = list(range(len(lengths) // G))
@@ -662,18 +667,18 @@ def save(config: Config, world: World, run: RunLog, policy, processor, optimizer
 
 def parse_config(argv: list[str]) -> Config:
     """Flags over a preset's values over the defaults; with --resume, flags over the run's own saved values."""
-    given = cli.parse(Config, argv, PRESETS)
-    if not given.resume:
-        given.out = given.out or time.strftime("runs/%Y%m%d-%H%M%S")
-        return given
-    saved = saved_config(given.out)
-    if not saved:
-        return given
-    config = cli.parse(Config, argv, PRESETS, defaults=saved | {"resume": True})
+    out = cli.value_of(argv, "--out")
+    resume = any(word.split("=")[0] == "--resume" for word in argv)
+    saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own
+    config = cli.parse(Config, argv, PRESETS, defaults=saved | {"resume": False})
+    if not config.resume:
+        config = cli.parse(Config, argv, PRESETS)
+        config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
+        return config
     fixed = ("model", "train_data", "seed", "questions")  # these decide which question and draw come next
     for name in (*fixed, "lora_rank", "lora_alpha", "lora_targets"):  # and these what the checkpoint's weights mean
         if getattr(config, name) != saved.get(name, getattr(config, name)):
-            raise cli.UsageError(f"--{name} was {saved[name]!r} in {given.out} and can't change on --resume")
+            raise cli.UsageError(f"--{name} was {saved[name]!r} in {config.out} and can't change on --resume")
     return config
 
 
@@ -695,9 +700,10 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        print(f"error: --out {config.out}: {error}; continue with --resume once there is room", file=sys.stderr)
+        print(f"error: --out {config.out}: {error}; continue with --resume once that is mended", file=sys.stderr)
         return 1
     finally:
+        cli.release()
         gc.unfreeze()
         distributed.stop()
 

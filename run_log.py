@@ -53,6 +53,7 @@ class RunLog:
         """Makes the folder; of an earlier run's logs the first `done` steps stay."""
         if self.world.is_main:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            cli.hold(self.checkpoints)
             replace_text(self.path / "config.json", json.dumps(self.config, indent=1) + "\n")
             for name in ("metrics.jsonl", "rollouts.jsonl"):
                 cut_log(self.path / name, done)

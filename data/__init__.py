@@ -85,27 +85,29 @@ class Several:
         return replace(example, id=f"{self.names[part]}/{example.id}")
 
 
-def load(source: str | Sequence[str], split: str | None = None, labels: bool = False) -> Tiny | Source | Several:
+def load(
+    source: str | Sequence[str], split: str | None = None, labels: bool = False, need_question: bool = True
+) -> Tiny | Source | Several:
     """A source by name, or several -> examples by index. Raises DataError where there is nothing to read.
 
     Answers are None in every example unless `labels` is set. `split` is used where a source has several; None is `train`,
-    or the only one.
+    or the only one. Without `need_question` pictures may stand alone: their question is empty.
     """
     if not isinstance(source, str):
-        sources = [load(one, split, labels) for one in source]
+        sources = [load(one, split, labels, need_question) for one in source]
         return sources[0] if len(sources) == 1 else Several(source, sources)
     if source == "tiny":
         return Tiny(split or "train", labels)
     if source.endswith(".jsonl"):
-        return Source(JsonlRows(Path(source)), labels)
+        return Source(JsonlRows(Path(source)), labels, need_question)
     path = Path(source)
     if source.endswith(".parquet"):
-        return Source(ParquetRows([path], source, path.stem), labels)
+        return Source(ParquetRows([path], source, path.stem), labels, need_question)
     if path.is_dir():
         split, files = parquet_files(path, split)
-        return Source(ParquetRows(files, source, f"{path.resolve().name}-{split}"), labels)
+        return Source(ParquetRows(files, source, f"{path.resolve().name}-{split}"), labels, need_question)
     if HUB_ID.fullmatch(source):
-        return Source(HubRows(source, split), labels)
+        return Source(HubRows(source, split), labels, need_question)
     raise DataError(
         f"{source}: a source is `tiny`, a .jsonl or .parquet file, a folder of parquet files, or a hub id owner/name"
     )

@@ -37,6 +37,8 @@ class Look:
     sheet: str = field(default="", metadata={"help": "PNG to draw the first questions on"})
 
     def __post_init__(self):
+        if self.limit < 0:
+            raise cli.UsageError(f"--limit must be 0 or more (got {self.limit})")
         if self.sheet and Path(self.sheet).suffix.lower() not in Image.registered_extensions():
             raise cli.UsageError(f"--sheet {self.sheet}: name it .png")
 

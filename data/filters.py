@@ -48,10 +48,18 @@ LABEL = re.compile(
 )
 SENTENCE = r"(?:^|(?<=[.?!:\n]))"
 ECHO = re.compile(r"(?:please reason step by step[^.\\]{0,40})?put your final answer (?:with)?in \\boxed\{\}\.?", re.I)
+KEYED = r"(?:correct|right|final)\s+(?:answer|option|choice)|answer(?:\s+key)?|ans\.?"
 ANSWER = re.compile(  # it and all after it; of a text with a box, what was not asked by then
-    rf"{SENTENCE}[ \t(\[*#_]*(?:the\s+)?(?:correct\s+|final\s+|right\s+|its\s+)?"
-    r"(?:(?:answer|solution|explanation|hint)[ \t*_]*(?:[:：]|\n)|answer\s+is\b).*"
+    rf"{SENTENCE}[ \t(\[*#_]*(?:the\s+)?(?:its\s+)?(?:"
+    rf"(?:{KEYED}|(?:correct\s+|final\s+)?(?:solution|explanation|hint|rationale))[ \t*_]*(?:[:：]|\n)|correct[ \t*_]*[:：]"
+    rf"|(?:{KEYED})[ \t*_]*(?:[-–—=][ \t]|is\b)|ans\.[ \t]).*"
     rf"|[*(\[]*(?-i:\bAnswer[ *_]*[:：]).*|(?:^|(?<=\?))[^?]*\\boxed.*|</?(?:answer|think)>.*",
+    re.I | re.S,
+)
+EXPLAINED = re.compile(  # a paragraph behind one that asks
+    r"(?<=[?？])[*_)\"”]*[ \t]*\n[ \t]*\n[\s*_(]*(?:to\s+(?:find|solve|answer|determine|calculate|compute|get)"
+    r"|let's|let\s+us|we\s+(?:can|know|need|have)|step\s+1|first|since|because|therefore|thus|by\s+\w+ing"
+    r"|(?:this|the)(?:\s+new)?\s+question)\b(?!.*[?？]).*",
     re.I | re.S,
 )
 MARKER = re.compile(r"(?:^|(?<=[\s?:]))(?:\(([A-J])\)|([A-J])[.)]|(?<=\n)([A-J]):)[*_]*(?=\s)\s*")
@@ -65,7 +73,7 @@ def parse_question(text: str) -> Written:
     text = PREAMBLE.sub("", text, count=1).strip()
     text = LABEL.sub("", text, count=1)
     text = ECHO.sub("", text).strip()
-    kept = ANSWER.sub("", text).strip()
+    kept = EXPLAINED.sub("", ANSWER.sub("", text)).strip()
     answered = kept != text
     question, choices = split_choices(kept.replace("**", ""))
     return Written(tidy(question), choices, answered)
@@ -89,9 +97,8 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
         if len(run) < 2 or not in_order or not before.rstrip(" *") or before.rstrip(" *")[-1] not in "?:.!？：\n":
             continue
         ends = [m.start() for m in run[1:]] + [len(text)]
-        choices = tuple(
-            CHOSEN.sub("", tidy(text[m.end() : end])).strip(" ;,") for m, end in zip(run, ends, strict=True)
-        )
+        texts = (re.split(r"\n\s*\n", text[m.end() : end], maxsplit=1)[0] for m, end in zip(run, ends, strict=True))
+        choices = tuple(CHOSEN.sub("", tidy(t)).strip(" ;,") for t in texts)
         if all(choices) and len(set(choices)) == len(choices):
             return before, choices
     return text, ()

@@ -179,9 +179,21 @@ def read_choices(value, column: str) -> tuple[str, ...]:
     choices = split_options(value) if isinstance(value, str) else value
     if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
         raise BadRow(f"`{column}` is a list of strings, or one string `A. this; B. that`")
+    choices = unlettered(choices)
     if len(choices) > MOST_CHOICES:
         raise BadRow(f"`{column}` has {len(choices)} choices, more than there are letters")
     return tuple(choices)
+
+
+def unlettered(choices: list[str]) -> list[str]:
+    """Choices that bring their own letters, ["A. 3", "B. 4"], without them; others as they are."""
+    own = [
+        re.fullmatch(r"\s*(?:\(([A-Z])\)\s*|([A-Z])(?:\)\s*|[．：、]\s*|[.:]\s+))(.*\S.*)", c, re.DOTALL)
+        for c in choices
+    ]
+    if all(m and (m[1] or m[2]) == chr(65 + i) for i, m in enumerate(own)):
+        return [m[3].strip() for m in own]
+    return choices
 
 
 def split_options(text: str) -> list[str] | None:
@@ -236,12 +248,12 @@ class Source:
     Two rows of one id: the first is kept.
     """
 
-    def __init__(self, store, labels: bool):
-        self.store, self.labels = store, labels
+    def __init__(self, store, labels: bool, need_question: bool = True):
+        self.store, self.labels, self.need_question = store, labels, need_question
         if not len(store):
             raise DataError(f"{store.source}: no rows")
         self.columns = find_columns(store.kinds)
-        if not self.columns.questions:
+        if need_question and not self.columns.questions:
             raise DataError(
                 f"{store.source}: no question among the columns {', '.join(store.kinds) or '(none)'}; "
                 f"one must be named {', '.join(QUESTIONS[:-1])} or {QUESTIONS[-1]}"
@@ -298,7 +310,7 @@ class Source:
             raise BadRow(f"{where}: the id {key} is already taken by {self.store.where(self.repeats[index])}")
         texts = ((name, row.get(name)) for name in columns.questions)
         asked, question = next(((n, t) for n, t in texts if isinstance(t, str) and t.strip()), (None, ""))
-        if asked is None:
+        if asked is None and self.need_question:
             raise BadRow(f"{where}: no question")
         shown, options = first_of(columns.images, row), first_of(columns.choices, row)
         told = next((name for name in columns.answers if name in row), None)  # no solution where the answer is blank

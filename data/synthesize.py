@@ -93,6 +93,7 @@ class Synthesis:
         require(0 < self.near <= 1, "near", "above 0 and at most 1")
         require(0 <= self.near_across <= 1, "near_across", "between 0 and 1")
         require(self.out.endswith(".jsonl"), "out", "the name of a .jsonl file")
+        cli.check_out(Path(self.out).parent)
         require(not (self.show_answer and self.mode == "direct"), "show_answer", "left out with --mode direct")
         if self.per_image > 1 and self.temperature == 0:
             raise cli.UsageError(f"--per_image must be 1 at --temperature 0 (got {self.per_image}): all would be alike")
@@ -118,6 +119,8 @@ class Log:
         out = Path(config.out)
         self.path, self.images = out.with_suffix(".log.jsonl"), out.with_suffix(".images")
         self.batches: list[dict] = []
+        self.images.mkdir(parents=True, exist_ok=True)
+        cli.hold(self.images)
         flags = {k: v for k, v in asdict(config).items() if k not in ("out", "refilter")}
         whole = self.read() if self.path.exists() else []
         if whole:
@@ -127,7 +130,6 @@ class Log:
             raise cli.UsageError(
                 f"--out {out} is there already, without the log of an earlier start: name another file"
             )
-        self.images.mkdir(parents=True, exist_ok=True)
         # what stands after the last whole line was torn by a kill or a full disk
         text = "".join(line + "\n" for line in whole) or json.dumps({"flags": flags}) + "\n"
         if not self.path.exists() or self.path.stat().st_size != len(text.encode()):
@@ -287,7 +289,8 @@ def questions_of(config: Synthesis, batches: list[dict]) -> tuple[list[dict], di
 
 
 def synthesize(config: Synthesis) -> int:
-    source = load(config.data, config.split or None, labels=config.show_answer)
+    direct = config.mode == "direct"  # asks about the image alone
+    source = load(config.data, config.split or None, labels=config.show_answer, need_question=not direct)
     rows = rows_to_read(config, source)
     log = Log(config)
     parts = [rows[i : i + config.batch] for i in range(0, len(rows), config.batch)]
@@ -315,6 +318,7 @@ def synthesize(config: Synthesis) -> int:
 
 def main(argv: list[str]) -> int:
     config = cli.parse(Synthesis, argv)
+    cli.one_process("data.synthesize")
     try:
         return synthesize(config)
     except OSError as error:
@@ -323,6 +327,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
+    finally:
+        cli.release()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import itertools
 import json
 import weakref
+from pathlib import Path
 
 import pytest
-from conftest import run_program, write_rows
+from conftest import ROOT, run_program, write_rows
 from PIL import Image
 
 import cli
@@ -166,6 +167,10 @@ def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, proces
     [
         ({"num_samples": 0}, "--num_samples must be at least 1"),
         ({"temperature": -1.0}, "--temperature"),
+        ({"temperature": float("inf")}, "--temperature"),
+        ({"temperature": float("nan")}, "--temperature"),
+        ({"out": "data"}, "--out data is a folder: name a file in it"),
+        ({"out": "README.md/r.json"}, "README.md is a file"),
         ({"top_p": 0.0}, "--top_p"),
         ({"compare": ["a.json"]}, "two files"),
         ({"benchmark": "mathvista2"}, "--benchmark mathvista2: there is auto, mathvista"),
@@ -174,7 +179,8 @@ def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, proces
         ({"grader_seconds": 0.0}, "--grader_seconds"),
     ],
 )
-def test_values_out_of_range_name_the_flag(options, message):
+def test_values_out_of_range_name_the_flag(options, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(cli.UsageError, match=message):
         EvalConfig(**options)
 
@@ -320,6 +326,22 @@ def test_a_killed_evaluation_continues_to_the_same_result(tmp_path, random_folde
     whole["config"].pop("out"), resumed["config"].pop("out")
     assert whole == resumed and whole["questions"] == 24 and len(whole["skipped"]) == 2
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_one_process_at_a_time_writes_a_result(tmp_path, random_folder, questions_file, monkeypatch):
+    out = tmp_path / "r.json"
+    flags = ["--model", random_folder, "--data", questions_file[0], "--limit", 2, "--max_new_tokens", 5, "--out", out]
+    partial = Path(f"{out}.partial.jsonl")
+    partial.touch()
+    cli.hold(partial)
+    done = run_program("eval.py", *flags)
+    assert done.returncode == 2 and f"another process is writing {partial}" in done.stderr
+    cli.release()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(cli.UsageError, match="start it with python, not with torchrun"):
+        main([str(f) for f in flags])
+    monkeypatch.delenv("WORLD_SIZE")
+    assert main([str(f) for f in flags]) == 0 and not partial.exists()
 
 
 def test_the_papers_decoding_is_a_preset():

@@ -356,12 +356,26 @@ def test_an_adapter_that_does_not_fit_is_refused(trained, tmp_path, random_folde
     with pytest.raises(ModelError, match="its adapter can't be used"):  # of another rank
         load_models(Config(model=str(TINY), lora_rank=8), folder, torch.device("cpu"))
     settings = json.loads((folder / "adapter_config.json").read_text())
-    for change, message in (({"peft_type": "IA3"}, "only LoRA"), ({"target_modules": ["nothing"]}, "not found")):
-        shutil.copytree(folder, tmp_path / message)
-        (tmp_path / message / "adapter_config.json").write_text(json.dumps(settings | change))
+    changes = {
+        "only LoRA": {"peft_type": "IA3"},
+        "not found": {"target_modules": ["nothing"]},
+        "changing the base .pissa_niter_4.": {"init_lora_weights": "pissa_niter_4"},
+        "--base must be given": {"base_model_name_or_path": None},
+        "--base /nowhere: no such folder": {"base_model_name_or_path": "/nowhere"},
+    }
+    for n, (message, change) in enumerate(changes.items()):
+        where = tmp_path / f"{n}"
+        shutil.copytree(folder, where)
+        (where / "adapter_config.json").write_text(json.dumps(settings | change))
         with pytest.raises(ModelError, match=message) as error:
-            lora.merge(str(tmp_path / message))
+            lora.merge(str(where))
         assert "\n" not in str(error.value)
+
+
+def test_where_nothing_can_be_written_is_said_before_the_merge(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(mmupt.cli.UsageError, match="file is a file"):
+        lora.main(["--adapter", str(trained), "--out", str(tmp_path / "file" / "merged")])
 
 
 def test_an_adapter_is_not_rounded_into_bfloat16_weights():

@@ -269,6 +269,42 @@ def test_an_old_run_is_not_overwritten(tmp_path):
         run(tmp_path / "r", steps=1)
 
 
+def test_a_second_process_on_one_folder_is_refused(tmp_path):
+    assert run(tmp_path / "r", steps=1) == 0
+    mmupt.cli.hold(tmp_path / "r" / "checkpoints")
+    done = run_program("mmupt.py", *flags(out=tmp_path / "r", steps=2, resume=True))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another process is writing" in done.stderr
+    mmupt.cli.release()
+    assert run(tmp_path / "r", steps=2, resume=True) == 0
+
+
+def test_flags_beside_resume_are_checked_against_the_runs_own(tmp_path):
+    assert run(tmp_path / "r", steps=1, questions=6, minibatch_questions=2) == 0
+    argv = ["--resume", "--out", str(tmp_path / "r"), "--minibatch_questions", "3"]
+    assert mmupt.parse_config(argv).questions == 6  # the default of 32 has no such divisor
+    with pytest.raises(mmupt.cli.UsageError, match="--questions was 6 in .* and can't change"):
+        mmupt.parse_config([*argv, "--questions", "3"])
+    assert mmupt.parse_config(["--resume", "False", "--out", str(tmp_path / "new")]).questions == 32
+
+
+def test_a_place_that_nothing_can_be_written_to_is_said_first(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deep" / "r", tmp_path / ("r" * 300)):
+        with pytest.raises(mmupt.cli.UsageError, match="--out .*(file|too long)"):
+            run(out)
+    monkeypatch.setattr("os.access", lambda *_: False)  # who runs the tests may be allowed everything
+    with pytest.raises(mmupt.cli.UsageError, match="nothing may be written to"):
+        run(tmp_path / "r")
+
+
+def test_more_processes_than_gpus_is_a_users_mistake(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(mmupt.cli.UsageError, match="--nproc_per_node must be at most 4"):
+        mmupt.distributed.start()
+
+
 FULL_DISK = """
 import resource, sys
 import mmupt
@@ -293,9 +329,10 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("special", [dict(beta=0.01), dict(beta=0.0), dict(lora_rank=4)], ids=str)
+@pytest.mark.parametrize("special", [dict(beta=0.01, aggregate="bnpo"), dict(beta=0.0), dict(lora_rank=4)], ids=str)
 def test_two_processes_train_as_one_does(tmp_path, special):
-    """Several forwards per update, and at beta 0 groups and whole updates that a rank leaves out."""
+    """Several forwards per update, blocks of bnpo that span ranks, and at beta 0 groups and whole updates that a rank
+    leaves out."""
     if "lora_rank" in special:
         pytest.importorskip("peft", reason="pip install peft")
     options = dict(steps=5, questions=8, minibatch_questions=4, lr=1e-4, seed=1, save_every=5)

@@ -10,7 +10,7 @@ from conftest import run_program, write_rows
 
 import cli
 import mmupt
-from data import load, prompts, synthesize
+from data import DataError, load, prompts, synthesize
 from data.filters import FILTERS, Filter, Written, asks, jaccard, parse_question, particulars, shingles, tokens_of
 from data.prompts import with_choices
 from data.tiny import demonstration
@@ -76,6 +76,20 @@ def test_the_full_prompt_holds_question_and_choices_and_the_answer_only_where_gi
         ("<think>a thought without an end, is it?", "", (), True),
         ("Choose the correct answer: A. red B. blue", "Choose the correct answer:", ("red", "blue"), False),
         ("The solution is heated. How hot is it?", "The solution is heated. How hot is it?", (), False),
+        ("Which?\nA. red\nB. blue\n\nCorrect option: B", "Which?", ("red", "blue"), True),
+        ("Which?\n(A) 3\n(B) 4\n\nThe correct option is (B).", "Which?", ("3", "4"), True),
+        ("Which?\n\nA. 3\n\nB. 4\n\nNote: this is no choice.", "Which?", ("3", "4"), False),
+        ("What is x?\n\nAns: 5", "What is x?", (), True),
+        ("What is x?\nAns. 5", "What is x?", (), True),
+        ("What is x?\n\nAnswer Key: 5", "What is x?", (), True),
+        ("What is x?\n\nAnswer - 5", "What is x?", (), True),
+        ("What is x? (Correct: 5)", "What is x?", (), True),
+        ("What is the area?\n\nTo find the area, multiply 3 by 4.", "What is the area?", (), True),
+        ("What is x?\n\nThis question needs two steps.", "What is x?", (), True),
+        ("How many?\n\nTo find it, what is x?", "How many? To find it, what is x?", (), False),
+        ("What is the area?\n\nGiven: AB = 5.", "What is the area? Given: AB = 5.", (), False),
+        ("Which is the correct option?\nA. 1\nB. 2", "Which is the correct option?", ("1", "2"), False),
+        ("Is the right answer - 5 - there?", "Is the right answer - 5 - there?", (), False),
         ("Vertices A. and B. are joined. Find AB.", "Vertices A. and B. are joined. Find AB.", (), False),
         ("Which?\nA. 1\nC. 2", "Which? A. 1 C. 2", (), False),  # a gap
         ("Which?\nA. 1\nB. 1", "Which? A. 1 B. 1", (), False),  # two alike
@@ -94,7 +108,22 @@ def test_choices_are_read_as_the_prompt_writes_them():
 
 def test_reading_takes_bounded_time_on_any_text():
     started = time.monotonic()
-    for piece in ("A. ", "Answer ", "question ", "\\boxed", "*", "\n", " ", "(A) ", "Find x. ", "?", "A:\n"):
+    for piece in (
+        "A. ",
+        "Answer ",
+        "question ",
+        "\\boxed",
+        "*",
+        "\n",
+        " ",
+        "(A) ",
+        "Find x. ",
+        "?",
+        "A:\n",
+        "?\n\n",
+        "?\n\nSince ",
+        "?\n\nBy a",
+    ):
         parse_question(piece * 3000)
         asks(piece * 3000)
     assert time.monotonic() - started < 5
@@ -329,6 +358,20 @@ def test_in_context_sees_the_question_and_its_answer_only_when_told(tmp_path, qu
     assert all("answer" not in row for name in "ab" for row in rows(tmp_path / f"{name}.jsonl"))
 
 
+def test_direct_needs_no_question_and_in_context_does(tmp_path, questions_file):
+    path, given = questions_file
+    source = write_rows(path.with_name("photos.jsonl"), [{"id": r["id"], "images": r["images"]} for r in given])
+    assert write(tmp_path / "new.jsonl", "--data", source, "--mode", "direct", "--max_new_tokens", 32) == 0
+    found = rows(tmp_path / "new.jsonl")
+    assert len(found) > 12 and all(r["question"] for r in found)
+    # the same questions as where the source has some, which direct does not show
+    assert write(tmp_path / "other.jsonl", "--data", path, "--mode", "direct", "--max_new_tokens", 32) == 0
+    known = {r["id"]: r["question"] for r in rows(tmp_path / "other.jsonl")}
+    assert known and all(r["question"] == known[r["id"]] for r in found if r["id"] in known)
+    with pytest.raises(DataError, match="no question among the columns id, images"):
+        write(tmp_path / "c.jsonl", "--data", source, "--mode", "in-context")
+
+
 def test_several_questions_per_image_differ_and_share_it(tmp_path):
     out = tmp_path / "new.jsonl"
     assert (
@@ -410,10 +453,14 @@ def test_torn_ends_and_lost_images_are_done_again(written, tmp_path, where):
     assert everything(out) == everything(written)
 
 
-def test_a_changed_flag_is_refused(tmp_path):
+def test_a_second_process_and_a_changed_flag_are_refused(tmp_path):
     out = tmp_path / "new.jsonl"
     assert write(out, *DIRECT) == 0
     before = everything(out)
+    cli.hold(out.with_suffix(".images"))
+    done = run_program("-m", "data.synthesize", "--out", out, *DIRECT)
+    assert done.returncode == 2 and "another process is writing" in done.stderr
+    cli.release()
     for flag, value in (("seed", 1), ("limit", 41), ("batch", 9), ("temperature", 0.5), ("mode", "in-context")):
         with pytest.raises(cli.UsageError, match=f"--{flag} was .* keep it, name another"):
             write(out, *DIRECT, f"--{flag}", value)
@@ -464,6 +511,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path, questions_file):
         (["--per_image", "2", "--temperature", "0"], "--per_image must be 1 at --temperature 0"),
         (["--near", "0"], "--near must be above 0"),
         (["--out", "new.json"], "--out must be the name of a .jsonl file"),
+        (["--out", f"{__file__}/new.jsonl"], "is a file"),
     ],
 )
 def test_mistakes_name_the_flag(tmp_path, flags, message):

@@ -23,7 +23,7 @@ import mmupt
 from data import BadRow, DataError, Example, Several, load, order, tables
 from data.answers import option_key
 from data.prompts import content, with_choices
-from data.rows import find_columns, place_images, read_answer, split_options
+from data.rows import find_columns, place_images, read_answer, read_choices, split_options
 from data.stream import Questions
 from eval import labelled
 
@@ -217,6 +217,45 @@ def test_numbered_tags_take_their_pictures_along():
 )
 def test_one_string_of_options_is_split_at_its_letters(text, choices):
     assert split_options(text) == choices
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["A. 3", "B. 4"], ("3", "4")),
+        (["(A) red", "(B)blue"], ("red", "blue")),
+        (["A) 3", "B: 4 cm"], ("3", "4 cm")),
+        (["A.D.", "B.C."], ("A.D.", "B.C.")),
+        (["A:B", "B:C"], ("A:B", "B:C")),
+        (["B. 3", "A. 4"], ("B. 3", "A. 4")),
+        (["A. 3", "4"], ("A. 3", "4")),
+        (["A.", "B."], ("A.", "B.")),
+        (["A", "B"], ("A", "B")),
+        ([], ()),
+    ],
+)
+def test_choices_come_without_letters_of_their_own(given, read):
+    assert read_choices(given, "choices") == read
+
+
+def test_lettered_choices_are_shown_once_and_graded_by_letter_or_value(tmp_path):
+    path = tmp_path / "q.jsonl"
+    write_rows(path, [{"question": "Which?", "choices": ["A. 3", "B. 4"], "answer": a} for a in ("3", "A")])
+    for example in load(str(path), labels=True):
+        assert with_choices(example.question, example.choices) == "Which?\nA. 3\nB. 4"
+        keys = {option_key(a, example.choices) for a in ("A", "3", "A. 3", "(A)", example.answer)}
+        assert len(keys) == 1
+
+
+def test_pictures_may_stand_alone_where_no_question_is_needed(tmp_path):
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    write_rows(
+        tmp_path / "q.jsonl", [{"id": "a", "images": ["a.png"]}, {"id": "b", "question": " ", "images": ["a.png"]}]
+    )
+    with pytest.raises(BadRow, match="no question"):
+        load(str(tmp_path / "q.jsonl"))[0]
+    found = load(str(tmp_path / "q.jsonl"), need_question=False)
+    assert [(e.id, e.question, len(e.images)) for e in found] == [("a", "", 1), ("b", "", 1)]
 
 
 def test_choices_are_shown_once():
