@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 import cli
-from data import BadRow, Example, load
+from data import BadRow, Example, files_of, load
 from data.benchmarks import BENCHMARKS, PLAIN, Benchmark, recognise, share_right
 from data.grader import GraderError, MathVerify
 from data.prompts import INSTRUCTION
@@ -130,7 +130,7 @@ def usable(
             skipped[row] = str(error)
             continue
         except ValueError as error:  # the processor refuses the text or an image
-            skipped[row] = f"row {row}: {error}"
+            skipped[row] = f"{examples.where(row)}: {error}"
             continue
         tokens = len(encoded.ids)
         if (benchmark or recognise(example.meta)).key(example, example.answer) is None:
@@ -138,7 +138,7 @@ def usable(
         elif tokens > max_prompt_tokens:
             skipped[row] = f"{example.id}: {tokens} prompt tokens, more than --max_prompt_tokens {max_prompt_tokens}"
         elif example.id in seen:
-            skipped[row] = f"row {row}: the id {example.id} is already taken"
+            skipped[row] = f"{examples.where(row)}: the id {example.id} is already taken"
         else:
             seen.add(example.id)
             yield row, example, encoded
@@ -303,14 +303,6 @@ def read_json(path: str) -> dict:
         return value | {"records": value["records"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise cli.UsageError(f"--compare {path}: not a result of eval.py --out") from None
-
-
-def files_of(path: str) -> list:
-    """Names, sizes and times of a local file, or of a folder's weights or tables: whether they are still the same."""
-    here = Path(path)
-    files = [here] if here.is_file() else sorted(here.glob("**/*")) if here.is_dir() else []
-    files = [f for f in files if f == here or f.suffix in (".safetensors", ".parquet")]
-    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
 def find_benchmark(name: str, source) -> Benchmark:

@@ -117,7 +117,7 @@ class Config:
     max_prompt_tokens: int = flag(1024, "longer questions are skipped and counted, never cut")
     min_pixels: int = flag(0, "smaller images are enlarged to this; 0 is the checkpoint's own")
     max_pixels: int = flag(0, "larger images are shrunk to this; 0 is the checkpoint's own")
-    instruction: str = flag(INSTRUCTION, "appended to every question")
+    instruction: str = flag(INSTRUCTION, "appended to every question as it stands, so it begins with a space")
     # memory and precision
     dtype: Literal["auto", "float32", "bfloat16"] = flag(
         "auto", "of matrix products, not of the trained weights; auto: bfloat16 on a GPU"
@@ -146,6 +146,8 @@ class Config:
         for name in ("beta", "kl_clamp", "weight_decay", "clip_high", "min_pixels", "max_pixels", "lr"):
             require(getattr(self, name) >= 0, name, "0 or more")
         require(self.lora_rank >= 0, "lora_rank", "0 or more")
+        for name in ("lora_alpha", "lora_targets"):
+            require(self.lora_rank or getattr(self, name) == getattr(Config, name), name, "given with --lora_rank")
         if self.group_size < 2:
             raise cli.UsageError(f"--group_size must be at least 2 (got {self.group_size}): a vote needs company")
         require(0 <= self.clip_low <= 1, "clip_low", "between 0 and 1")
@@ -163,11 +165,16 @@ class Config:
         per_update = self.minibatch_questions or self.questions
         require(
             self.minibatch_questions >= 0 and self.questions % per_update == 0,
-            "minibatch_questions", f"0 or a divisor of --questions {self.questions}",
+            "minibatch_questions", f"0 or a divisor of --questions {self.questions}{self.by_preset('minibatch_questions')}",
         )  # fmt: skip
         require(not self.resume or self.out != "", "resume", "given together with --out")
         if self.out:
             cli.check_out(self.out)
+
+    def by_preset(self, name: str) -> str:
+        """For an error: that nobody gave this flag."""
+        set_here = PRESETS.get(self.preset, {}).get(name) == getattr(self, name) != getattr(Config, name)
+        return f", but --preset {self.preset} sets it" if set_here else ""
 
 
 PRESETS = {
@@ -287,6 +294,9 @@ def grpo_loss(
     stands under the mask, NaN included, changes neither value nor gradient.
     Returns (scalar, token_means).
     """
+    if not logprobs.shape == old_logprobs.shape == mask.shape or advantages.shape != mask.shape[:1]:
+        shapes = ", ".join(str(list(x.shape)) for x in (logprobs, old_logprobs, mask, advantages))
+        raise ValueError(f"logprobs, old_logprobs and mask must be [B, T] and advantages [B] (got {shapes})")
     mask = mask.bool()
     # where() rather than a product: 0 * NaN is NaN, in the value and in the gradient
     logprobs = logprobs.where(mask, 0.0)
@@ -450,6 +460,8 @@ def train(config: Config, world: World) -> int:
     state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
     if run.resumed:
         state = load_checkpoint(run.resumed, policy, optimizer)
+        if state["step"] > config.steps:
+            raise cli.UsageError(f"--steps {config.steps}: {config.out} is at step {state['step']} already")
     spare_cores = world.device.type != "cpu" or torch.get_num_threads() < distributed.cores()
     stream = Questions(
         config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction,

@@ -134,8 +134,12 @@ class RunLog:
             tqdm.write(f"step {step:4}  {figures}  ({result['questions']} questions)")
 
     def close(self, steps: int, k: int) -> None:
-        """The table of the base beside the trained policy, where both were measured."""
-        if self.world.is_main and {0, steps} <= self.reports.keys():
+        """Where the policy is; the table of the base beside it, where both were measured."""
+        if not self.world.is_main:
+            return
+        if saved := latest_checkpoint(self.checkpoints):
+            print(f"the last checkpoint is {saved}", flush=True)
+        if {0, steps} <= self.reports.keys():
             columns = {"base": self.reports[0], "trained": self.reports[steps]}
             print("\nheld-out questions, base beside trained\n" + table(columns, k), flush=True)
 

@@ -23,7 +23,7 @@ from data import figures, tables
 from data.rows import BadRow, DataError, Example, JsonlRows, Source, one_by_one
 from data.tables import HubRows, ParquetRows, parquet_files
 
-__all__ = ["BadRow", "DataError", "Example", "Several", "Source", "Tiny", "load", "order"]
+__all__ = ["BadRow", "DataError", "Example", "Several", "Source", "Tiny", "files_of", "load", "order"]
 
 HELD_OUT = {"test": 1024, "validation": 512}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w. -]+)?")
@@ -42,6 +42,9 @@ class Tiny:
         if self.drawn is None:
             raise TypeError("the built-in training questions have no end")
         return len(self.drawn)
+
+    def where(self, index: int) -> str:
+        return f"tiny-{self.split}-{index}"
 
     def blocks(self) -> list[tuple[range, int]]:
         return one_by_one(len(self))
@@ -75,14 +78,23 @@ class Several:
     def __len__(self):
         return self.length
 
+    def part(self, index: int) -> tuple[int, int]:
+        """(which source, the row in it)"""
+        n = bisect_right(self.starts, index) - 1
+        return n, index - self.starts[n]
+
+    def where(self, index: int) -> str:
+        n, row = self.part(index)
+        return self.sources[n].where(row)
+
     def blocks(self) -> list[tuple[range, int]]:
         whole = zip(self.starts, self.sources, strict=True)
         return [(range(s + r.start, s + r.stop), size) for s, source in whole for r, size in source.blocks()]
 
     def __getitem__(self, index: int) -> Example:
-        part = bisect_right(self.starts, index) - 1
-        example = self.sources[part][index - self.starts[part]]
-        return replace(example, id=f"{self.names[part]}/{example.id}")
+        n, row = self.part(index)
+        example = self.sources[n][row]
+        return replace(example, id=f"{self.names[n]}/{example.id}")
 
 
 def load(
@@ -93,6 +105,8 @@ def load(
     Answers are None in every example unless `labels` is set. `split` is used where a source has several; None is `train`,
     or the only one. Without `need_question` pictures may stand alone: their question is empty.
     """
+    if isinstance(source, Path):
+        source = str(source)
     if not isinstance(source, str):
         sources = [load(one, split, labels, need_question) for one in source]
         return sources[0] if len(sources) == 1 else Several(source, sources)
@@ -111,6 +125,14 @@ def load(
     raise DataError(
         f"{source}: a source is `tiny`, a .jsonl or .parquet file, a folder of parquet files, or a hub id owner/name"
     )
+
+
+def files_of(path: str) -> list:
+    """Names, sizes and times of a local file, or of a folder's weights or tables: whether they are still the same."""
+    here = Path(path)
+    files = [here] if here.is_file() else sorted(here.glob("**/*")) if here.is_dir() else []
+    files = [f for f in files if f == here or f.suffix in (".safetensors", ".parquet")]
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
 def order(examples: Tiny | Source | Several, seed: int, start: int = 0) -> Iterator[tuple[int, int]]:

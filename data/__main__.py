@@ -18,6 +18,7 @@ from data.prompts import with_choices
 from model_utils import load_processor
 
 SHOWN = 12  # questions on a contact sheet
+MOST_PROBLEMS = 20  # named
 MOST_LINES = 8  # of text under a picture
 
 
@@ -62,10 +63,10 @@ def main(argv: list[str]) -> int:
         except BadRow as error:
             bad.append(str(error))
         except ValueError as error:  # the processor refuses the text or an image
-            bad.append(f"row {i + 1}: {error}")
+            bad.append(f"{examples.where(i)}: {error}")
         else:
             categories[example.meta["category"]] += 1
-            unlabelled += example.answer is None
+            unlabelled += not (example.answer or "").strip()
             first += [example] * (len(first) < SHOWN)
 
     of = "" if limit == rows else f", of the first {limit} rows of {'endless' if rows is None else rows}"
@@ -82,8 +83,11 @@ def main(argv: list[str]) -> int:
     for e in first[:3]:
         sizes = ", ".join(f"{i.width}x{i.height}" for i in e.images)
         print(f"  {e.id}: {e.question!r} {list(e.choices) or ''} [{e.answer}] images: {sizes or 'none'}")
-    for problem, count in list(Counter(bad).items())[:5]:
+    problems = Counter(bad)
+    for problem, count in problems.most_common(MOST_PROBLEMS):
         print(f"  skipped {problem}{f', {count} times' if count > 1 else ''}")
+    if len(problems) > MOST_PROBLEMS:
+        print(f"  and {len(problems) - MOST_PROBLEMS} more")
     if look.sheet and first:
         try:
             Path(look.sheet).parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -40,6 +41,8 @@ CHOICES = ("choices", "options", "option")
 IDS = ("id", "pid", "sample_index", "question_id", "idx")
 CATEGORY = "category"
 MOST_CHOICES = 26  # they are lettered
+PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+LONGEST_PATH = 4096
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a drive
 
 
@@ -146,9 +149,19 @@ def image_file(item, column: str, folder: Path):
     if not isinstance(item, str):
         kind = "null" if item is None else type(item).__name__
         raise BadRow(f"`{column}` is a list of paths or pictures, not of {kind}")
+    if len(item) > LONGEST_PATH:
+        raise BadRow(
+            f"`{column}` holds {len(item):,} characters, which is no path; a picture as base64 text is not read"
+        )
     if URL.match(item):
         raise BadRow(f"an image is the URL {item[:60]}: nothing is fetched while training; download it, give its path")
     return folder / item
+
+
+def names_pictures(value) -> bool:
+    """Whether a cell is the path of a picture, or a list of some."""
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(i, str) and Path(i[-300:]).suffix.lower() in PICTURE_FILES for i in items)
 
 
 def place_images(question: str, images: tuple) -> tuple[str, tuple]:
@@ -187,23 +200,36 @@ def read_choices(value, column: str) -> tuple[str, ...]:
 
 def unlettered(choices: list[str]) -> list[str]:
     """Choices that bring their own letters, ["A. 3", "B. 4"], without them; others as they are."""
-    own = [
-        re.fullmatch(r"\s*(?:\(([A-Z])\)\s*|([A-Z])(?:\)\s*|[．：、]\s*|[.:]\s+))(.*\S.*)", c, re.DOTALL)
-        for c in choices
-    ]
-    if all(m and (m[1] or m[2]) == chr(65 + i) for i, m in enumerate(own)):
+    own = [OWN_LETTER.fullmatch(choice) for choice in choices]
+    letters = "".join((m[1] or m[2]) if m else " " for m in own)
+    if letters in ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(own)], "abcdefghijklmnopqrstuvwxyz"[: len(own)]):
         return [m[3].strip() for m in own]
     return choices
 
 
+OWN_LETTER = re.compile(  # `A.D.` and `A:B` have none; `A.3` has
+    r"\s*(?:\(([A-Za-z])\)\s*|([A-Za-z])(?:\)\s*|[．：、]\s*|[.:](?:\s+|(?=[\d$\\]))))(.*\S.*)", re.DOTALL
+)
+
+
 def split_options(text: str) -> list[str] | None:
-    """`A. 3; B. 4; C. No correct answer` -> its choices; None where it isn't a list lettered from A on."""
-    starts = []
-    for match in re.finditer(r"(?:^|[;；\n])\s*\(?([A-Z])\s*[.:)．：、]\s*", text):
-        if match[1] == chr(65 + len(starts)):  # another letter is part of a choice
-            starts.append(match)
+    """`A. 3; B. 4; C. No correct answer` -> its choices; None where it isn't a list lettered from A on without a gap.
+
+    Choices stand behind semicolons or line breaks; where there are none, also behind commas and spaces.
+    """
+    apart = lettered_parts(text, r"[;；\n]")
+    return (lettered_parts(text, r"[\s,，]") or apart) if apart and len(apart) == 1 else apart
+
+
+def lettered_parts(text: str, before: str) -> list[str] | None:
+    starts, others = [], []
+    for match in re.finditer(rf"(?:^|{before})\s*\(?([A-Z])\s*[.:)．：、]\s*", text):
+        (starts if match[1] == chr(65 + len(starts)) else others).append(match)  # another letter is part of a choice
+    if any(0 <= ord(match[1]) - 65 - len(starts) < 4 for match in others):  # A, B, D
+        return None
     ends = [*(match.start() for match in starts[1:]), len(text)]
-    return [text[m.end() : end].strip(" ;；\n") for m, end in zip(starts, ends, strict=False)] or None
+    parts = [text[m.end() : end].strip(" ;；,，\n") for m, end in zip(starts, ends, strict=False)]
+    return parts if parts and all(parts) else None
 
 
 def read_answer(value, column: str) -> str | None:
@@ -224,8 +250,8 @@ def read_answer(value, column: str) -> str | None:
 
 def check_choice(answer: str, choices: tuple[str, ...], column: str) -> None:
     """Refuses the number of a choice, which would be taken for a value: nobody could be right."""
-    is_index = choices and answer.isdecimal() and int(answer) < len(choices) and option_key(answer, choices) == answer
-    if is_index:
+    number = re.fullmatch(r"(\d{1,2})(?:\.0*)?", answer)  # integers beside a missing one may have become floats
+    if number and int(number[1]) < len(choices) and option_key(answer, choices) == number[1].lstrip("0").zfill(1):
         raise BadRow(
             f"`{column}` {answer} is none of the choices; the number of a choice is not read: write its letter"
         )
@@ -254,6 +280,8 @@ class Source:
             raise DataError(f"{store.source}: no rows")
         self.columns = find_columns(store.kinds)
         if need_question and not self.columns.questions:
+            if wrong := [name for name in store.kinds if name.lower() in QUESTIONS]:
+                raise DataError(f"{store.source}: `{wrong[0]}` is not text, so there is no question")
             raise DataError(
                 f"{store.source}: no question among the columns {', '.join(store.kinds) or '(none)'}; "
                 f"one must be named {', '.join(QUESTIONS[:-1])} or {QUESTIONS[-1]}"
@@ -264,12 +292,27 @@ class Source:
                 f"{store.source}: `{unread[0]}` holds no pictures that can be read: {{bytes, path}}, bytes, or paths beside "
                 "the file"
             )
+        if not self.columns.images and (missed := self.unnamed_pictures()):
+            raise DataError(
+                f"{store.source}: `{missed}` holds pictures; they are read from columns named {', '.join(IMAGES[:-1])} or "
+                f"{IMAGES[-1]}: rename it"
+            )
         answer = (*self.columns.answers, None)[0]
         if labels and answer and store.kinds[answer] not in ("text", "number", None):
             raise DataError(f"{store.source}: the labels in `{answer}` are neither text nor numbers")
         store.keep(list(store.kinds) if labels else self.columns.unlabelled())
         self.refuse_urls()
         self.repeats = self.repeated_ids()
+
+    def unnamed_pictures(self) -> str | None:
+        """A column of pictures, or of paths of pictures, that no name says is one."""
+        kinds, known = self.store.kinds, (*self.columns.questions, *self.columns.answers, *self.columns.choices)
+        found = [name for name in kinds if kinds[name] == "image"]
+        texts = tuple(name for name in kinds if kinds[name] in ("text", None) and name not in known)
+        if not found and texts:
+            first = list(islice(self.store.cells(texts), 8))
+            found = [name for name, *cells in zip(texts, *first, strict=True) if any(map(names_pictures, cells))]
+        return found[0] if found else None
 
     def refuse_urls(self) -> None:
         """Says at once what would otherwise be said of every row."""
@@ -298,6 +341,10 @@ class Source:
     def __len__(self):
         return len(self.store)
 
+    def where(self, index: int) -> str:
+        """How its owner finds a row."""
+        return self.store.where(index)
+
     def blocks(self) -> list[tuple[range, int]]:
         """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone."""
         return self.store.blocks() if hasattr(self.store, "blocks") else one_by_one(len(self))
@@ -311,11 +358,10 @@ class Source:
         texts = ((name, row.get(name)) for name in columns.questions)
         asked, question = next(((n, t) for n, t in texts if isinstance(t, str) and t.strip()), (None, ""))
         if asked is None and self.need_question:
-            raise BadRow(f"{where}: no question")
+            wrong = [n for n in columns.questions if row.get(n) is not None and not isinstance(row[n], str)]
+            raise BadRow(f"{where}: `{wrong[0]}` is not text" if wrong else f"{where}: no question")
         shown, options = first_of(columns.images, row), first_of(columns.choices, row)
         told = next((name for name in columns.answers if name in row), None)  # no solution where the answer is blank
-        if any("\ud800" <= c <= "\udfff" for c in f"{question}{key}{row.get(options)}"):
-            raise BadRow(f"{where}: half a surrogate pair, which is no text")
         try:
             choices = read_choices(row.get(options), options)
             answer = read_answer(row.get(told), told) if self.labels else None
@@ -350,7 +396,7 @@ class JsonlRows:
     def __init__(self, path: Path):
         self.source, self.path = str(path), path
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # a mark of the byte order may stand first
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -398,4 +444,12 @@ class JsonlRows:
             raise BadRow(f"{self.where(index)}: not JSON ({error})") from None
         if not isinstance(row, dict):
             raise BadRow(f"{self.where(index)}: a row is a JSON object, not {type(row).__name__}")
-        return row if self.kept is None else {k: v for k, v in row.items() if k in self.kept}
+        if self.kept is None:
+            return row
+        row = {k: v for k, v in row.items() if k in self.kept}
+        if "\\ud" in self.lines[index][1].lower():
+            try:
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise BadRow(f"{self.where(index)}: half a surrogate pair, which is no text") from None
+        return row

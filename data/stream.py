@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
-from data import BadRow, DataError, load, order
+from data import BadRow, DataError, files_of, load, order
 from data.answers import option_key
 from data.prompts import INSTRUCTION
 from distributed import World, cores
@@ -32,10 +32,17 @@ class Questions:
     def __init__(
         self, source: str | list[str], processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
         labels: bool = False, ahead: bool = True, world: World = ALONE, position: int = 0, bad_rows: int = 0,
-        too_long: int = 0,
+        too_long: int = 0, files: list | None = None,
     ):  # fmt: skip
         sources = [source] if isinstance(source, str) else source
         self.source, self.examples = " ".join(sources), load(sources, labels=labels)
+        self.files = [[name, size] for one in sources for name, size, _ in files_of(one)]
+        if files is not None and files != self.files:
+            changed = next(name for name, *_ in [f for f in self.files if f not in files] or files)
+            raise DataError(
+                f"--train_data {self.source}: {changed} is not what it was when this run began, so that its order is lost; "
+                "put it back, or begin another --out"
+            )
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
         self.world, self.first = world, position  # of the rows of this step
@@ -51,7 +58,7 @@ class Questions:
         self.named: set[str] = set()
 
     def state(self) -> dict[str, int]:
-        return {"position": self.position, "bad_rows": self.bad_rows, "too_long": self.too_long}
+        return {"position": self.position, "bad_rows": self.bad_rows, "too_long": self.too_long, "files": self.files}
 
     def next(self, count: int) -> list:
         taken, tried, encoded = {}, set(), {}  # {id: row}, rows, {row: what was read here}
@@ -71,7 +78,7 @@ class Questions:
                     limit = f"more than --max_prompt_tokens {self.max_prompt_tokens}"
                     self.skip(f"question {key}: {tokens} tokens, {limit}", too_long=True)
                 elif key in taken:
-                    self.skip(f"row {index}: the id {key} is already taken")
+                    self.skip(f"{self.examples.where(index)}: the id {key} is already taken")
                 elif self.labels and gold is None:
                     self.skip(f"question {key}: no answer, which --reward gold needs")
                 else:
@@ -146,7 +153,7 @@ class Questions:
         except BadRow as error:
             return None, None, str(error)
         except ValueError as error:  # the processor refuses the text or an image
-            return None, None, f"row {index}: {error}"
+            return None, None, f"{self.examples.where(index)}: {error}"
 
     def skip(self, problem: str, too_long: bool = False) -> None:
         self.too_long += too_long

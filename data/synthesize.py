@@ -239,7 +239,7 @@ def write_batch(writer: Writer, log: Log, source, indices: Sequence[int], taken:
         try:
             example = source[index]
             if example.id in taken:
-                raise BadRow(f"row {index}: the id {example.id} is already taken")
+                raise BadRow(f"{source.where(index)}: the id {example.id} is already taken")
             encoded.append(writer.encode(example))
         except BadRow as error:
             skipped.append(str(error))

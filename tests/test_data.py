@@ -152,7 +152,7 @@ def test_an_empty_file_has_no_rows(tmp_path):
         ("[1]", "a row is a JSON object"),
         ('{"images": []}', "no question"),
         ('{"question": "  "}', "no question"),
-        ('{"question": 7}', "no question"),
+        ('{"question": 7}', "`question` is not text"),
         ('{"question": "q", "images": "a.png"}', "list of paths"),
         ('{"question": "q", "images": ["gone.png"]}', "no such image"),
         ('{"question": "q", "choices": [1]}', "list of strings"),

@@ -222,6 +222,11 @@ def test_a_users_mistake_is_one_line_and_status_2(argv, message):
 # --- Memory and resuming -----------------------------------------------------------------------------------------
 
 
+class Rows(list):
+    def where(self, index):
+        return f"row {index}"
+
+
 class Pictures:
     """A source of plain pictures that knows how many of them are alive."""
 
@@ -269,7 +274,7 @@ def test_batches_end_at_their_number_or_their_bytes(processor, monkeypatch):
 
 
 def test_an_id_that_comes_again_is_left_out(processor):
-    rows, skipped = [Example(i, (), "?", "1") for i in ("a", "b", "a", "c")], {}
+    rows, skipped = Rows(Example(i, (), "?", "1") for i in ("a", "b", "a", "c")), {}
     found = usable(rows, processor.encode, 2048, skipped, seen={"c"})
     assert [example.id for _, example, _ in found] == ["a", "b"]
     assert skipped == {2: "row 2: the id a is already taken", 3: "row 3: the id c is already taken"}

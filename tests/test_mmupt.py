@@ -168,6 +168,12 @@ def test_the_loss_is_the_golden_one(name, variant):
     assert value == pytest.approx(LOSS["loss"][name][variant], abs=1e-8)
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (4, 1), (3,), ()])
+def test_advantages_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"advantages \[B\] \(got "):
+        grpo_loss(torch.zeros(4, 5), torch.zeros(4, 5), None, torch.ones(shape), torch.ones(4, 5))
+
+
 def test_bnpo_is_a_mean_of_micro_batch_means():
     parts = [loss_of(slice(i, i + 2), aggregate="bnpo", denominator=2)[0] for i in (0, 2)]
     assert sum(parts) == pytest.approx(LOSS["loss"]["bnpo"]["beta=0, rows split 2+2"], abs=1e-8)

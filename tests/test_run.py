@@ -287,6 +287,21 @@ def test_flags_beside_resume_are_checked_against_the_runs_own(tmp_path):
     assert mmupt.parse_config(["--resume", "False", "--out", str(tmp_path / "new")]).questions == 32
 
 
+def test_a_run_is_not_continued_on_other_questions_nor_to_an_earlier_step(tmp_path, questions_file, capsys):
+    path, given = questions_file
+    assert run(tmp_path / "r", train_data=path, steps=2) == 0
+    assert f"the last checkpoint is {tmp_path / 'r' / 'checkpoints' / 'step-2'}" in capsys.readouterr().out
+    before = (tmp_path / "r" / "config.json").read_text()
+    with pytest.raises(mmupt.cli.UsageError, match="--steps 1: .* is at step 2 already"):
+        run(tmp_path / "r", train_data=path, steps=1, resume=True)
+    write_rows(path, given[:-1])
+    with pytest.raises(ValueError, match="questions.jsonl is not what it was when this run began"):
+        run(tmp_path / "r", train_data=path, steps=3, resume=True)
+    assert (tmp_path / "r" / "config.json").read_text() == before
+    write_rows(path, given)
+    assert run(tmp_path / "r", train_data=path, steps=3, resume=True) == 0
+
+
 def test_a_place_that_nothing_can_be_written_to_is_said_first(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "deep" / "r", tmp_path / ("r" * 300)):
@@ -455,6 +470,8 @@ def test_images_of_odd_kinds_train(tmp_path):
         ({"train_data": "gone.jsonl"}, "gone.jsonl: no such file"),
         ({"model": "/nowhere/at/all"}, "--model /nowhere/at/all: no such folder"),
         ({"preset": "mmupt"}, "--preset mmupt: there is mm-upt"),
+        ({"preset": "mm-upt"}, r"a divisor of --questions 4, but --preset mm-upt sets it \(got 128\)"),
+        ({"lora_alpha": 64}, "--lora_alpha must be given with --lora_rank"),
     ],
 )
 def test_a_users_mistake_names_the_flag(tmp_path, options, message):

@@ -211,6 +211,14 @@ def test_numbered_tags_take_their_pictures_along():
         ("A. 3 cm;B. x = 1; y = 2; C. U.S. dollars", ["3 cm", "x = 1; y = 2", "U.S. dollars"]),
         ("(A) yes\n(B) no", ["yes", "no"]),
         ("A: 145°\nB: 140°", ["145°", "140°"]),
+        ("(A) 3 cm (B) 4 cm (C) 5 cm", ["3 cm", "4 cm", "5 cm"]),
+        ("A. 3, B. 4, C. 5", ["3", "4", "5"]),
+        ("A) 3 B) 4 C) 5", ["3", "4", "5"]),
+        ("A.3cm B.4cm", ["3cm", "4cm"]),
+        ("A. x; A. y; B. see A. above", ["x; A. y", "see A. above"]),
+        ("A. U.S. dollars; B. point A. C. D.", ["U.S. dollars", "point A. C. D."]),
+        ("A. 3 cm; B. 4 cm; D. 5 cm", None),
+        ("A. 3; B.", None),
         ("B. 3; C. 4", None),
         ("[3, 4]", None),
     ],
@@ -225,6 +233,10 @@ def test_one_string_of_options_is_split_at_its_letters(text, choices):
         (["A. 3", "B. 4"], ("3", "4")),
         (["(A) red", "(B)blue"], ("red", "blue")),
         (["A) 3", "B: 4 cm"], ("3", "4 cm")),
+        (["A.3", "B.\\frac12"], ("3", "\\frac12")),
+        (["a. 3", "b. 4"], ("3", "4")),
+        (["(a) 3", "(b) 4"], ("3", "4")),
+        (["a. 3", "B. 4"], ("a. 3", "B. 4")),
         (["A.D.", "B.C."], ("A.D.", "B.C.")),
         (["A:B", "B:C"], ("A:B", "B:C")),
         (["B. 3", "A. 4"], ("B. 3", "A. 4")),
@@ -245,6 +257,69 @@ def test_lettered_choices_are_shown_once_and_graded_by_letter_or_value(tmp_path)
         assert with_choices(example.question, example.choices) == "Which?\nA. 3\nB. 4"
         keys = {option_key(a, example.choices) for a in ("A", "3", "A. 3", "(A)", example.answer)}
         assert len(keys) == 1
+
+
+@pytest.mark.parametrize("cell", ["a.png", ["pics/a.JPG", "b.webp"]])
+def test_pictures_under_another_name_are_not_passed_over(tmp_path, cell):
+    rows = [{"question": "Which?", "img": None}, {"question": "How many?", "img": cell, "answer": "of a.png"}]
+    with pytest.raises(DataError, match="`img` holds pictures; they are read from columns named images, .*: rename it"):
+        load(str(write_rows(tmp_path / "q.jsonl", rows)))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "q.parquet")
+    with pytest.raises(DataError, match="`img` holds pictures"):
+        load(str(tmp_path / "q.parquet"))
+    del rows[1]["img"]
+    assert len(load(str(write_rows(tmp_path / "q.jsonl", rows)))) == 2  # an answer may be the name of a file
+    table = pyarrow.table({"question": ["?"], "pixels": [b"\x89PNG"]})
+    pyarrow.parquet.write_table(table, tmp_path / "q.parquet")
+    with pytest.raises(DataError, match="`pixels` holds pictures"):
+        load(str(tmp_path / "q.parquet"))
+
+
+def test_a_question_that_is_no_text_is_said_to_be_that(tmp_path):
+    rows = [{"problem": [{"role": "user", "content": "Which?"}]}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "q.parquet")
+    with pytest.raises(DataError, match="`problem` is not text, so there is no question"):
+        load(str(tmp_path / "q.parquet"))
+    with pytest.raises(BadRow, match="q.jsonl:1: `problem` is not text"):
+        load(str(write_rows(tmp_path / "q.jsonl", rows)))[0]
+
+
+@pytest.mark.parametrize(
+    "cell", [{"images": ["\ud800.png"]}, {"category": "\ud800"}, {"id": "\udfff"}, {"question": "\ud800"}]
+)
+def test_half_a_surrogate_pair_costs_its_row_wherever_it_stands(tmp_path, cell):
+    source = load(str(write_rows(tmp_path / "q.jsonl", [{"question": "a"}, {"question": "b"} | cell])))
+    assert source[0].question == "a"
+    with pytest.raises(BadRow, match="q.jsonl:2: half a surrogate pair"):
+        source[1]
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_no_matter_where_answers_are_not_read(tmp_path):
+    path = str(
+        write_rows(tmp_path / "q.jsonl", [{"question": "a", "answer": "\ud800 🙂"}, {"question": "\ud83d\ude00"}])
+    )
+    assert load(path)[0].answer is None and load(path)[1].question == "😀"
+    with pytest.raises(BadRow, match="half a surrogate pair"):
+        load(path, labels=True)[0]
+
+
+def test_a_picture_as_base64_text_is_refused_in_a_short_line(tmp_path):
+    source = load(str(write_rows(tmp_path / "q.jsonl", [{"question": "a", "images": ["iVBO/Rw0K" * 40_000]}])))
+    with pytest.raises(BadRow, match="holds 360,000 characters, which is no path; a picture as base64") as error:
+        source[0]
+    assert len(str(error.value)) < 200
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_be_named_by_a_path(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question": "a"}\n', encoding="utf-8-sig")
+    assert load(tmp_path / "q.jsonl")[0].question == "a"
+
+
+def test_rows_are_named_as_their_file_has_them(tmp_path):
+    paths = [write_rows(tmp_path / f"{name}.jsonl", [{"question": f"{name}{i}"} for i in range(3)]) for name in "ab"]
+    both = load(list(map(str, paths)))
+    assert [both.where(i) for i in (0, 2, 3)] == ["a.jsonl:1", "a.jsonl:3", "b.jsonl:1"]
+    assert load("tiny", "test").where(3) == "tiny-test-3"
 
 
 def test_pictures_may_stand_alone_where_no_question_is_needed(tmp_path):
@@ -481,15 +556,15 @@ def test_numbers_are_labels_as_they_are_written(tmp_path, kind, cell, answer):
 
 
 def test_the_number_of_a_choice_is_no_label(tmp_path):
-    rows = [{"question": "?", "choices": ["cat", "dog"], "answer": a} for a in (1, "0", "dog", "B", 2)]
+    rows = [{"question": "?", "choices": ["cat", "dog"], "answer": a} for a in (1, "0", 1.0, "dog", "B", 2)]
     rows += [{"question": "?", "choices": ["2", "1"], "answer": 1}, {"question": "?", "answer": 1}]
     source = load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True)
-    for bad in (0, 1):
+    for bad in (0, 1, 2):
         with pytest.raises(
             BadRow, match="is none of the choices; the number of a choice is not read: write its letter"
         ):
             source[bad]
-    assert [source[i].answer for i in range(2, 7)] == ["dog", "B", "2", "1", "1"]
+    assert [source[i].answer for i in range(3, 8)] == ["dog", "B", "2", "1", "1"]
     assert load(str(tmp_path / "q.jsonl"))[0].choices == ("cat", "dog")  # unlabelled it can be used
 
 
@@ -725,7 +800,8 @@ def test_a_first_look_counts_what_is_unusable(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 questions, 2 unusable rows, of the first 3 rows of 4" in said and "q-2: 'How?'  [3] images: none" in said
     assert (
-        "skipped row 1: question q-1: 1 <image> tags but 0 images" in said and "skipped q.jsonl:3: no question" in said
+        "skipped q.jsonl:1: question q-1: 1 <image> tags but 0 images" in said
+        and "skipped q.jsonl:3: no question" in said
     )
     write_rows(path, rows[:1])
     assert main([str(path)]) == 1
