@@ -102,9 +102,10 @@ class Layout:
         """[P, 1, L, L] bool: what each prompt token reads of its prompt. `window`: of so many tokens, itself the last."""
         place = torch.arange(self.prompts.width, device=self.prompts.lengths.device)
         back = place[:, None] - place
-        mask = ((back >= 0) & (back < (window or self.longest + 1)))[None]
+        mask = (back >= 0)[None]
         if self.blocks is not None:
             mask = mask | (self.blocks[:, :, None] == self.blocks[:, None]) & (self.blocks >= 0)[:, None]
+        mask = mask & (back < (window or self.longest + 1))  # also within an image, as in transformers
         return mask[:, None].expand(len(self.prompts.lengths), -1, -1, -1)
 
     def response_mask(self, window: int | None) -> Tensor:

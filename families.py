@@ -35,11 +35,17 @@ DECODERS = (
 STATIC_ROPE = ("default", "linear", "llama3", "yarn", "mrope", "proportional")  # the same for every length of sequence
 
 
+class ModelError(ValueError):
+    """A model folder or checkpoint that can't be used; the message names the fix."""
+
+
 def refusal(config) -> str | None:
     """Why a checkpoint of this configuration can't be served; None where it can."""
     text = config.get_text_config()
     if config.model_type not in VISION and (config.model_type not in DECODERS or text is not config):
         return f"{config.model_type} is not served; served are {', '.join([*VISION, *DECODERS[:4]])}"
+    if getattr(config, "quantization_config", None):
+        return "quantised weights are not served"
     if text.model_type not in DECODERS:
         return f"its decoder is {text.model_type}, which is not served; served are {', '.join(DECODERS)}"
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and text.model_type != "gemma3_text":
@@ -126,8 +132,13 @@ def embed(model, ids: Tensor, prompts) -> dict:
         return {"inputs_embeds": embeddings}
     with lean_vision(model):
         found = model.model.get_image_features(**inputs)
-    here = ids == model.config.image_token_id
-    embeddings = embeddings.masked_scatter(here[..., None], flat(found.pooler_output).to(embeddings.dtype))
+    here, features = ids == model.config.image_token_id, flat(found.pooler_output)
+    if (tokens := int(here.sum())) != len(features):  # masked_scatter would pass over features too many
+        raise ModelError(
+            f"--model: its processor writes {tokens} image tokens where the model has {len(features)} image features: "
+            "processor_config.json or image_token_id in config.json is of another model"
+        )
+    embeddings = embeddings.masked_scatter(here[..., None], features.to(embeddings.dtype))
     if getattr(found, "deepstack_features", None) is None:
         return {"inputs_embeds": embeddings}
     # features of earlier vision layers, added to what the first decoder layers give

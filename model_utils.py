@@ -24,13 +24,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, current_thread, local, main_thread
 
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -44,7 +45,7 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
@@ -65,6 +66,7 @@ from decoding import (
 )
 from families import (
     VISION,
+    ModelError,
     compose_processor,
     image_blocks,
     per_question,
@@ -80,10 +82,6 @@ transformers_logging.disable_progress_bar()
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
 TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # of what a processor gives, not about images
-
-
-class ModelError(ValueError):
-    """A model folder or checkpoint that can't be used; the message names the fix."""
 
 
 # --- Loading -----------------------------------------------------------------------------------------------------
@@ -105,10 +103,13 @@ def load_model(
     try:
         model, info = cls._model_mapping[type(config)].from_pretrained(
             None, config=config, state_dict=stored_weights(path, dtype), dtype=dtype, attn_implementation=ATTENTION,
-            trust_remote_code=False, output_loading_info=True,
+            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001  transformers raises many kinds for a file that is no good checkpoint
         raise ModelError(f"--model {path}: {first_line(error)}") from None
+    if differing := sorted(info["mismatched_keys"]):
+        name, stored, wanted = differing[0]
+        raise ModelError(f"--model {path}: {name} is {list(stored)} in its file, {list(wanted)} by its config.json")
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"--model {path}: {len(missing)} weights are missing, the first: {missing[0]}")
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
@@ -146,14 +147,12 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
     """By name. Those that are multiplied together are read to where lay_side_by_side would move them, and none is a mapped
     file, transformers' way: its pages would stay in memory beside the copies."""
     find = partial(cached_file, path, _raise_exceptions_for_missing_entries=False)
-    if index := find(SAFE_WEIGHTS_INDEX_NAME):
+    if single := find(SAFE_WEIGHTS_NAME):  # first, as transformers has it: an index beside it is of another save
+        files = [single]
+    elif index := find(SAFE_WEIGHTS_INDEX_NAME):
         files, _ = get_checkpoint_shard_files(path, index)
     else:
-        files = [find(SAFE_WEIGHTS_NAME)]
-        if files[0] is None:
-            raise ModelError(
-                f"--model {path}: no {SAFE_WEIGHTS_NAME}, and no {SAFE_WEIGHTS_INDEX_NAME} of several files"
-            )
+        raise ModelError(f"--model {path}: no {SAFE_WEIGHTS_NAME}, and no {SAFE_WEIGHTS_INDEX_NAME} of several files")
     opened = [safe_open(file, "pt", backend="pread") for file in files]
     turn = Lock()
     found = {name: Stored(file, name, turn) for file in opened for name in file.keys()}
@@ -293,7 +292,7 @@ class Processor:
     model_type: str
     image_token_id: int | None
     eos_ids: tuple[int, ...]
-    vocabulary: int  # width of the head; ids from len(tokenizer) on are padding
+    vocabulary: int  # width of the head; an id without a token is padding
     files: dict[str, str] = field(default_factory=dict)  # of the checkpoint, to be saved again as they are
     copies: object = field(default_factory=local)  # of each thread: a tokenizer serves one at a time
     kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
@@ -386,10 +385,15 @@ class Processor:
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
+    @cached_property
+    def known(self) -> Tensor:
+        """The ids that have a token: there may be gaps between them."""
+        return torch.tensor([i for i in self.tokenizer.get_vocab().values() if i < self.vocabulary])
+
     def banned(self) -> Tensor:
         """[V] bool: special tokens other than the eos tokens, and the padding of the vocabulary. Never sampled."""
-        banned = torch.zeros(self.vocabulary, dtype=torch.bool)
-        banned[len(self.tokenizer) :] = True
+        banned = torch.ones(self.vocabulary, dtype=torch.bool)
+        banned[self.known] = False
         special = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
         special += [] if self.image_token_id is None else [self.image_token_id]
         banned[[i for i in special if i < self.vocabulary]] = True
@@ -407,7 +411,9 @@ class Processor:
 def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Processor:
     """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is missing."""
     config = load_config(path)
-    sees = config.model_type in VISION
+    sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
+    if Path(path).is_dir() and not any(f for f in Path(path).iterdir() if f.name.startswith(("tokenizer", "vocab"))):
+        raise ModelError(f"--model {path}: no tokenizer.json, so no tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         settings = ProcessorMixin.get_processor_dict(path)[0] if sees else {}
@@ -429,15 +435,32 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
             shortest_edge=min_pixels or size["shortest_edge"], longest_edge=max_pixels or size["longest_edge"]
         )
     own = {name: value for name, value in settings.items() if name not in ("image_processor", "chat_template")}
-    return Processor(
+    processor = Processor(
         tokenizer=tokenizer,
         whole=whole,
         model_type=config.model_type,
         image_token_id=config.image_token_id if sees else None,
-        eos_ids=eos_ids(path, config, tokenizer),
-        vocabulary=config.get_text_config().vocab_size,
+        eos_ids=tuple(i for i in eos_ids(path, config, tokenizer) if 0 <= i < vocabulary),
+        vocabulary=vocabulary,
         files={"processor_config.json": json.dumps(own, indent=2)} if own else {},
     )
+    try_out(path, processor)
+    return processor
+
+
+def try_out(path: str, processor: Processor) -> None:
+    """Encodes a question, so that what a checkpoint's processor lacks is said when it is loaded."""
+    image, token = processor.image_token_id, None
+    if image is not None:
+        token = processor.tokenizer.convert_ids_to_tokens(image)
+        if token is None:
+            raise ModelError(f"--model {path}: its tokenizer has no token {image}, its config.json's image_token_id")
+    try:
+        ids = processor.encode(Example("", () if image is None else (Image.new("RGB", (64, 64)),), "?")).ids
+    except Exception as error:  # noqa: BLE001  templates, transformers and missing packages raise many kinds
+        raise ModelError(f"--model {path}: its processor reads no question ({first_line(error)})") from None
+    if image is not None and image not in ids:
+        raise ModelError(f"--model {path}: its processor writes no {token}, its config.json's image_token_id {image}")
 
 
 def chat_template(settings: dict) -> str | None:
@@ -476,17 +499,20 @@ class ByTable:
 
 
 def generation_config(path: str) -> GenerationConfig | None:
+    """Raises ModelError for one that can't be read: it says which ids end a response."""
+    if cached_file(path, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
+        return None
     try:
         return GenerationConfig.from_pretrained(path)
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"--model {path}: {GENERATION_CONFIG_NAME}: {first_line(error)}") from None
 
 
 def eos_ids(path: str, config, tokenizer) -> tuple[int, ...]:
     """Every id that ends a response: generation_config's, else the config's, else the tokenizer's."""
-    generation = generation_config(path)
-    found = generation.eos_token_id if generation else None
-    found = found if found is not None else getattr(config.get_text_config(), "eos_token_id", None)
+    found = None
+    for generation in (generation_config(path), GenerationConfig.from_model_config(config)):
+        found = found if found is not None or generation is None else generation.eos_token_id
     found = found if found is not None else tokenizer.eos_token_id
     if found is None:
         return ()

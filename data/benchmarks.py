@@ -118,7 +118,7 @@ def mathvista_key(example: Example, answer: str | None) -> str | None:
         return key
     if kind == "integer" and value is not None:
         return str(int(float(value)))
-    if kind == "float" and value is not None and precision is not None:
+    if kind == "float" and value is not None and precision is not None and precision == precision:
         return str(round(float(value), int(precision)) + 0.0)  # + 0.0 turns -0.0 into 0.0
     if kind == "list" and key is not None:
         return ", ".join(item.strip() for item in re.split(",| and ", key.strip("()[]")))

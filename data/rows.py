@@ -346,8 +346,11 @@ class Source:
         return self.store.where(index)
 
     def blocks(self) -> list[tuple[range, int]]:
-        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone."""
-        return self.store.blocks() if hasattr(self.store, "blocks") else one_by_one(len(self))
+        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone. Answers are
+        left out of the count, read or not: they decide nothing, not even an order."""
+        if hasattr(self.store, "blocks"):
+            return self.store.blocks(self.columns.unlabelled())
+        return one_by_one(len(self))
 
     def __getitem__(self, index: int) -> Example:
         where = self.store.where(index)

@@ -14,7 +14,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -165,19 +165,27 @@ class ParquetRows:
     def __len__(self):
         return self.length
 
-    def blocks(self) -> list[tuple[range, int]]:
-        """The rows of each group and, about, its bytes in memory: what it has in the file, where a picture that is repeated
-        may stand once, or its rows at the largest size that the first, middle or last group has."""
+    def blocks(self, columns: list[str]) -> list[tuple[range, int]]:
+        """The rows of each group and, about, its bytes in memory, of these columns: what it has in the file, where a
+        picture that is repeated may stand once, or its rows at the largest size that the first, middle or last group has.
+        """
         rows = [range(a, b) for a, b in zip(self.starts, [*self.starts[1:], self.length], strict=True)]
-        stored = [self.files[f].metadata.row_group(g).total_byte_size for f, g in self.groups]
-        return [(r, max(n, int(len(r) * self.row_bytes))) for r, n in zip(rows, stored, strict=True) if r]
+        each = self.row_bytes(tuple(columns))
+        stored = [self.stored_bytes(f, g, columns) for f, g in self.groups]
+        return [(r, max(n, int(len(r) * each))) for r, n in zip(rows, stored, strict=True) if r]
 
-    @cached_property
-    def row_bytes(self) -> float:
+    def stored_bytes(self, file: int, group: int, columns: list[str]) -> int:
+        found = self.files[file].metadata.row_group(group)
+        parts = (found.column(i) for i in range(found.num_columns))  # `images.list.element.bytes` is of `images`
+        prefixes = tuple(f"{name}." for name in columns)
+        return sum(p.total_uncompressed_size for p in parts if f"{p.path_in_schema}.".startswith(prefixes))
+
+    @cache  # noqa: B019  sources live as long as the program
+    def row_bytes(self, columns: tuple[str, ...]) -> float:
         some, found = sorted(set(self.starts)), [0.0]
         for start in {some[0], some[len(some) // 2], some[-1]}:
             try:
-                table = self.group(bisect_right(self.starts, start) - 1)
+                table = self.group(bisect_right(self.starts, start) - 1).select(list(columns))
                 found.append(table.nbytes / max(1, table.num_rows))
             except BadRow:
                 pass

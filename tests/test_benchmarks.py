@@ -91,6 +91,7 @@ def test_mathvista_cuts_an_integer(gold, answer, is_right):
         ("2.68", 2.0, "2.675", False),
         ("0.0", 1.0, "-0.01", True),  # -0.0 is 0.0
         ("1.234", None, "1.234", True),  # no precision: by canonical form
+        ("1.234", float("nan"), "1.234", True),
         ("1.234", None, "1.2341", False),
     ],
 )

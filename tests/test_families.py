@@ -1,7 +1,7 @@
 """Every served family in small, of its true architecture with random weights, against plain transformers."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -419,6 +419,68 @@ def test_bfloat16_in_shards_loads_generates_and_scores(tmp_path, mixed_examples,
         assert (score(model, rollout) - rollout.logprobs).abs().max() < 0.5
         exact = plain_logprobs(plain_model(name, tmp_path), processor, rollout, mixed_examples)
     assert 1e-6 < (exact - rollout.logprobs).abs().mean() < 0.2
+
+
+def test_a_window_shorter_than_an_image_is_transformers_window(tmp_path, mixed_examples):
+    recipe = RECIPES["gemma3"]
+    text = recipe.options["text_config"] | dict(sliding_window=3)
+    make_checkpoint(tmp_path, replace(recipe, options=recipe.options | dict(text_config=text)))
+    processor = load_processor(str(tmp_path))
+    rollout = generate(load_model(str(tmp_path)), processor, mixed_examples, 2, 10)
+    with torch.no_grad():
+        plain = plain_logprobs(plain_model("gemma3", tmp_path), processor, rollout, mixed_examples)
+    assert (plain - rollout.logprobs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("internvl", dict(image_seq_length=2)), ("internvl", dict(image_seq_length=8)), ("idefics3", dict(image_seq_len=2)),
+        ("gemma3", dict(image_seq_length=3)), ("llava_onevision", dict(num_image_tokens=9)),
+    ],
+)  # fmt: skip
+def test_image_tokens_that_are_not_as_many_as_features_are_refused(tmp_path, mixed_examples, name, settings):
+    """Else the features of one question's picture would stand in another's places."""
+    recipe = RECIPES[name]
+    make_checkpoint(tmp_path, replace(recipe, settings=recipe.settings | settings))
+    with pytest.raises(
+        ModelError, match=r"its processor writes \d+ image tokens where the model has \d+ image features"
+    ):
+        generate(load_model(str(tmp_path)), load_processor(str(tmp_path)), mixed_examples, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "message"),
+    [
+        ("internvl", 7, "its processor writes no .*image_token_id 7"),
+        ("qwen2_vl", 570, "no token 570, its config.json's image_token_id"),
+        ("qwen3_vl", 570, "no token 570, its config.json's image_token_id"),
+    ],
+)
+def test_an_image_token_that_the_processor_does_not_write_is_refused(tmp_path, name, token, message):
+    make_checkpoint(tmp_path, RECIPES[name])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"image_token_id": token}))
+    with pytest.raises(ModelError, match=message):
+        load_processor(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["internvl", "qwen2"])
+def test_what_a_tokenizer_lacks_is_said_when_it_is_loaded(tmp_path, name, monkeypatch):
+    make_checkpoint(tmp_path, RECIPES[name])
+    said = "apply_chat_template requires jinja2"
+
+    def lacks(*_, **__):
+        raise ImportError(said)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.tokenization_utils_base.PreTrainedTokenizerBase.apply_chat_template", lacks)
+        with pytest.raises(ModelError, match=f"its processor reads no question .{said}"):
+            load_processor(str(tmp_path))
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="no tokenizer.json, so no tokenizer"):
+        load_processor(str(tmp_path))
 
 
 def refuse(folder: Path, change) -> str:

@@ -531,6 +531,54 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path, random_folder):
         load_model(str(folder))
 
 
+def test_of_two_saves_in_one_folder_the_single_file_is_read_as_transformers_does(tmp_path, random_folder):
+    shutil.copytree(random_folder, tmp_path / "m")
+    model = load_model(str(random_folder))
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    model.save_pretrained(tmp_path / "m", max_shard_size="50KB")
+    assert (tmp_path / "m" / "model.safetensors.index.json").exists()
+    ours, theirs = load_model(str(tmp_path / "m")), AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    next((tmp_path / "m").glob("model-*.safetensors")).unlink()  # of no account
+    assert load_model(str(tmp_path / "m")).lm_head.weight.any()
+
+
+def test_a_weight_of_another_shape_is_named(tmp_path, random_folder):
+    shutil.copytree(random_folder, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 8
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"mlp.\w+.weight is \[.*\] in its file, \[.*\] by its config.json"):
+        load_model(str(tmp_path / "m"))
+
+
+def test_the_ids_that_end_a_response_are_hugging_faces(tmp_path, random_folder):
+    shutil.copytree(random_folder, tmp_path / "m")
+    generation, config = (json.loads((tmp_path / "m" / f"{n}config.json").read_text()) for n in ("generation_", ""))
+    width = config["text_config"]["vocab_size"]
+
+    def found(generation, **top):
+        (tmp_path / "m" / "generation_config.json").unlink(missing_ok=True)
+        if generation is not None:
+            (tmp_path / "m" / "generation_config.json").write_text(generation)
+        (tmp_path / "m" / "config.json").write_text(json.dumps(config | top))
+        return load_processor(str(tmp_path / "m")).eos_ids
+
+    assert found(json.dumps(generation | {"eos_token_id": [7, width, -1, 9]})) == (7, 9)  # those that there are
+    assert found(None, eos_token_id=[5, 6]) == (5, 6)
+    assert found(None) == (config["text_config"]["eos_token_id"],)
+    with pytest.raises(ModelError, match="generation_config.json"):
+        found(json.dumps(generation)[:-9])
+
+
+def test_an_id_between_tokens_is_banned_and_a_token_behind_a_gap_is_not(processor, monkeypatch):
+    words = processor.tokenizer.get_vocab()
+    monkeypatch.setattr(type(processor.tokenizer), "get_vocab", lambda _: words | {"far": processor.vocabulary - 1})
+    banned = replace(processor).banned()  # a processor that has not looked yet
+    assert not banned[-1] and banned[len(words) : -1].all() and not banned[: len(words)].all()
+
+
 def test_bfloat16_products_with_float32_weights_generate_score_and_train(random_folder, processor, mixed_examples):
     model = load_model(str(random_folder), compute=torch.bfloat16)
     rollout = generate(model, processor, mixed_examples, 2, 8)

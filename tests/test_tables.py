@@ -417,6 +417,20 @@ def test_groups_that_are_empty_or_unlike_the_others_are_shuffled_in_windows_too(
     assert sorted(read) == list(range(1, 21, 2))
 
 
+def test_answers_decide_nothing_of_the_order_however_large_they_are(tmp_path, monkeypatch):
+    """Neither the windows of a file nor whether it needs any, with labels or without."""
+    found, sizes = set(), set()
+    for long in (range(0), range(30), range(30, 60), range(60)):
+        rows = [row(f"<image>Question {i}", f"{'long ' * 5000 * (i in long)}{i}", [picture(i)]) for i in range(60)]
+        path = write(tmp_path, "a.parquet", PROBLEMS, rows, row_group_size=4)
+        sizes.add(path.stat().st_size)
+        for labels in (False, True):
+            source = load(str(path), labels=labels)
+            monkeypatch.setattr(tables, "KEEP_BYTES", 4 * source.blocks()[0][1])
+            found.add(tuple(i for _, i in islice(order(source, 5), 60)))
+    assert len(sizes) > 1 and len(found) == 1
+
+
 def test_two_groups_are_kept_however_large(many, monkeypatch):
     path, group = many
     monkeypatch.setattr(tables, "KEEP_BYTES", group // 2)
