@@ -42,6 +42,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     ProcessorMixin,
 )
 from transformers.image_processing_utils import BaseImageProcessor
@@ -440,7 +441,7 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
         whole=whole,
         model_type=config.model_type,
         image_token_id=config.image_token_id if sees else None,
-        eos_ids=tuple(i for i in eos_ids(path, config, tokenizer) if 0 <= i < vocabulary),
+        eos_ids=tuple(i for i in eos_ids(path, tokenizer) if 0 <= i < vocabulary),
         vocabulary=vocabulary,
         files={"processor_config.json": json.dumps(own, indent=2)} if own else {},
     )
@@ -508,10 +509,11 @@ def generation_config(path: str) -> GenerationConfig | None:
         raise ModelError(f"--model {path}: {GENERATION_CONFIG_NAME}: {first_line(error)}") from None
 
 
-def eos_ids(path: str, config, tokenizer) -> tuple[int, ...]:
+def eos_ids(path: str, tokenizer) -> tuple[int, ...]:
     """Every id that ends a response: generation_config's, else the config's, else the tokenizer's."""
     found = None
-    for generation in (generation_config(path), GenerationConfig.from_model_config(config)):
+    stated, _ = PreTrainedConfig.get_config_dict(path)  # config itself may have dropped some of it
+    for generation in (generation_config(path), GenerationConfig.from_model_config(stated)):
         found = found if found is not None or generation is None else generation.eos_token_id
     found = found if found is not None else tokenizer.eos_token_id
     if found is None:

@@ -566,7 +566,9 @@ def test_the_ids_that_end_a_response_are_hugging_faces(tmp_path, random_folder):
         return load_processor(str(tmp_path / "m")).eos_ids
 
     assert found(json.dumps(generation | {"eos_token_id": [7, width, -1, 9]})) == (7, 9)  # those that there are
-    assert found(None, eos_token_id=[5, 6]) == (5, 6)
+    for top in ({"eos_token_id": [5, 6]}, {}):  # beside the text part's own
+        ours, theirs = found(None, **top), AutoModelForImageTextToText.from_pretrained(tmp_path / "m").generation_config
+        assert list(ours) == (theirs.eos_token_id if isinstance(theirs.eos_token_id, list) else [theirs.eos_token_id])
     assert found(None) == (config["text_config"]["eos_token_id"],)
     with pytest.raises(ModelError, match="generation_config.json"):
         found(json.dumps(generation)[:-9])
