@@ -97,6 +97,7 @@ def release() -> None:
 
 
 def one_process(program: str) -> None:
+    """Refuses torchrun: every process would do and write the same."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError(f"{program} runs in one process: start it with python, not with torchrun")
 

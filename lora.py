@@ -132,7 +132,7 @@ class MergeConfig:
 
 
 def merge(adapter: str, base: str = ""):
-    """-> (the base model in float32 with the adapter's part added to its weights, the base's name)"""
+    """-> (the base model in float32 with the adapter's part added to its weights, the base's processor, its name)"""
     peft, folder = need_peft("--adapter"), Path(adapter)
     try:
         said = json.loads((folder / SETTINGS).read_text())
@@ -149,7 +149,7 @@ def merge(adapter: str, base: str = ""):
     if not base:
         raise ModelError(f"--base must be given: {folder / SETTINGS} names none")
     try:
-        model = load_model(base)
+        model, processor = load_model(base), load_processor(base)
     except ModelError as error:
         raise ModelError(str(error).replace("--model", "--base", 1)) from None
     try:
@@ -157,21 +157,19 @@ def merge(adapter: str, base: str = ""):
     except ValueError as error:  # no such linears
         raise ModelError(f"--adapter {adapter}: {first_line(error)}") from None
     fill_adapter(model, folder)
-    return model.merge_and_unload(), base
+    return model.merge_and_unload(), processor, base
 
 
 def main(argv: list[str]) -> int:
     config = cli.parse(MergeConfig, argv)
-    model, base = merge(config.adapter, config.base)
+    model, processor, base = merge(config.adapter, config.base)
     out, unfinished = Path(config.out), Path(config.out + ".partial")
-    processor = load_processor(base)
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         processor.save(unfinished)
-        for (
-            file
-        ) in unfinished.iterdir():  # those of the run, where it saved them: it may have set other sizes of images
+        # the run's own, where it saved them: it may have set other sizes of images
+        for file in unfinished.iterdir():
             if (own := Path(config.adapter) / file.name).is_file():
                 shutil.copy(own, file)
         model.save_pretrained(unfinished)

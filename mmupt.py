@@ -684,7 +684,6 @@ def parse_config(argv: list[str]) -> Config:
     saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own
     config = cli.parse(Config, argv, PRESETS, defaults=saved | {"resume": False})
     if not config.resume:
-        config = cli.parse(Config, argv, PRESETS)
         config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
         return config
     fixed = ("model", "train_data", "seed", "questions")  # these decide which question and draw come next

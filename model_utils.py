@@ -413,7 +413,7 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
     """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is missing."""
     config = load_config(path)
     sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
-    if Path(path).is_dir() and not any(f for f in Path(path).iterdir() if f.name.startswith(("tokenizer", "vocab"))):
+    if Path(path).is_dir() and not any(f.name.startswith(("tokenizer", "vocab")) for f in Path(path).iterdir()):
         raise ModelError(f"--model {path}: no tokenizer.json, so no tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

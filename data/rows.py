@@ -26,8 +26,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 
 from PIL import Image
 
@@ -41,6 +43,9 @@ CHOICES = ("choices", "options", "option")
 IDS = ("id", "pid", "sample_index", "question_id", "idx")
 CATEGORY = "category"
 MOST_CHOICES = 26  # they are lettered
+OWN_LETTER = re.compile(  # `A.D.` and `A:B` have none; `A.3` has
+    r"\s*(?:\(([A-Za-z])\)\s*|([A-Za-z])(?:\)\s*|[．：、]\s*|[.:](?:\s+|(?=[\d$\\]))))(.*\S.*)", re.DOTALL
+)
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LONGEST_PATH = 4096
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a drive
@@ -202,14 +207,9 @@ def unlettered(choices: list[str]) -> list[str]:
     """Choices that bring their own letters, ["A. 3", "B. 4"], without them; others as they are."""
     own = [OWN_LETTER.fullmatch(choice) for choice in choices]
     letters = "".join((m[1] or m[2]) if m else " " for m in own)
-    if letters in ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(own)], "abcdefghijklmnopqrstuvwxyz"[: len(own)]):
+    if letters in (ascii_uppercase[: len(own)], ascii_lowercase[: len(own)]):
         return [m[3].strip() for m in own]
     return choices
-
-
-OWN_LETTER = re.compile(  # `A.D.` and `A:B` have none; `A.3` has
-    r"\s*(?:\(([A-Za-z])\)\s*|([A-Za-z])(?:\)\s*|[．：、]\s*|[.:](?:\s+|(?=[\d$\\]))))(.*\S.*)", re.DOTALL
-)
 
 
 def split_options(text: str) -> list[str] | None:
@@ -306,7 +306,7 @@ class Source:
 
     def unnamed_pictures(self) -> str | None:
         """A column of pictures, or of paths of pictures, that no name says is one."""
-        kinds, known = self.store.kinds, (*self.columns.questions, *self.columns.answers, *self.columns.choices)
+        kinds, known = self.store.kinds, {*self.columns.unlabelled(), *self.columns.answers}
         found = [name for name in kinds if kinds[name] == "image"]
         texts = tuple(name for name in kinds if kinds[name] in ("text", None) and name not in known)
         if not found and texts:
@@ -348,6 +348,10 @@ class Source:
     def blocks(self) -> list[tuple[range, int]]:
         """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone. Answers are
         left out of the count, read or not: they decide nothing, not even an order."""
+        return list(self.measured)
+
+    @cached_property
+    def measured(self) -> list[tuple[range, int]]:
         if hasattr(self.store, "blocks"):
             return self.store.blocks(self.columns.unlabelled())
         return one_by_one(len(self))

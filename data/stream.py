@@ -38,7 +38,7 @@ class Questions:
         self.source, self.examples = " ".join(sources), load(sources, labels=labels)
         self.files = [[name, size] for one in sources for name, size, _ in files_of(one)]
         if files is not None and files != self.files:
-            changed = next(name for name, *_ in [f for f in self.files if f not in files] or files)
+            changed = next(f[0] for f in self.files + files if f not in files or f not in self.files)
             raise DataError(
                 f"--train_data {self.source}: {changed} is not what it was when this run began, so that its order is lost; "
                 "put it back, or begin another --out"
@@ -57,7 +57,7 @@ class Questions:
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict:
         return {"position": self.position, "bad_rows": self.bad_rows, "too_long": self.too_long, "files": self.files}
 
     def next(self, count: int) -> list:

@@ -14,7 +14,6 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +169,7 @@ class ParquetRows:
         picture that is repeated may stand once, or its rows at the largest size that the first, middle or last group has.
         """
         rows = [range(a, b) for a, b in zip(self.starts, [*self.starts[1:], self.length], strict=True)]
-        each = self.row_bytes(tuple(columns))
+        each = self.row_bytes(columns)
         stored = [self.stored_bytes(f, g, columns) for f, g in self.groups]
         return [(r, max(n, int(len(r) * each))) for r, n in zip(rows, stored, strict=True) if r]
 
@@ -180,12 +179,11 @@ class ParquetRows:
         prefixes = tuple(f"{name}." for name in columns)
         return sum(p.total_uncompressed_size for p in parts if f"{p.path_in_schema}.".startswith(prefixes))
 
-    @cache  # noqa: B019  sources live as long as the program
-    def row_bytes(self, columns: tuple[str, ...]) -> float:
+    def row_bytes(self, columns: list[str]) -> float:
         some, found = sorted(set(self.starts)), [0.0]
         for start in {some[0], some[len(some) // 2], some[-1]}:
             try:
-                table = self.group(bisect_right(self.starts, start) - 1).select(list(columns))
+                table = self.group(bisect_right(self.starts, start) - 1).select(columns)
                 found.append(table.nbytes / max(1, table.num_rows))
             except BadRow:
                 pass
