@@ -27,7 +27,7 @@ learn: $(VENV)/installed-dev
 	$(BIN)/python -m bench.learning $(ARGS)
 
 tiny: $(VENV)/installed
-	$(BIN)/python -m data.tiny $(ARGS)
+	$(BIN)/python -m programs.build_tiny $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

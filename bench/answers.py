@@ -1,9 +1,10 @@
 """Answers against the graders of the field: python -m bench.answers
 
-Every grader judges the pairs of tests/golden/answer_pairs.jsonl, whose verdicts are a careful teacher's, and every way of
-calling it that its documentation offers is tried: the best one counts. Then canonical forms per second: each distinct answer
-of the table with nothing remembered, and a stream as a vote sees it, G samples of each question.
-Left out: the extraction of answers from whole responses. Writes bench/results/answers.md.
+Every grader judges the pairs of tests/golden/answer_pairs.jsonl, whose verdicts are a careful
+teacher's, and every way of calling it that its documentation offers is tried: the best one counts.
+Then canonical forms per second: each distinct answer of the table with nothing remembered, and a
+stream as a vote sees it, G samples of each question. Left out: the extraction of answers from whole
+responses. Writes bench/results/answers.md.
 """
 
 import importlib.metadata
@@ -16,9 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cli
+import answers
+import answers.keys
 from bench.machine import describe_machine
-from data import answers
+from common import cli
 
 TABLE = Path(__file__).parent.parent / "tests" / "golden" / "answer_pairs.jsonl"
 RESULTS = Path(__file__).parent / "results" / "answers.md"
@@ -36,7 +38,9 @@ Grader = Callable[[str, str], bool]  # (gold, answer)
 @dataclass
 class Settings:
     out: str = field(default=str(RESULTS), metadata={"help": "Markdown file to write"})
-    repeats: int = field(default=15, metadata={"help": "timings of which the best counts, as others use the machine"})
+    repeats: int = field(
+        default=15, metadata={"help": "timings of which the best counts, as others use the machine"}
+    )
     group_size: int = field(default=8, metadata={"help": "samples of a question in the stream of votes"})
 
 
@@ -44,20 +48,29 @@ def main(argv: list[str]) -> int:
     settings = cli.parse(Settings, argv)
     rows = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
     report = f"# Answers\n\n{verdicts(rows)}\n{speed(rows, settings)}\n{describe_machine()}"
-    report += "".join(f", {name} {importlib.metadata.version(name)}" for name in ("math-verify", "mathruler")) + ".\n"
+    report += (
+        "".join(f", {name} {importlib.metadata.version(name)}" for name in ("math-verify", "mathruler"))
+        + ".\n"
+    )
     Path(settings.out).write_text(report, encoding="utf-8")
     print(report)
     return 0
 
 
-# --- verdicts ---------------------------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def verdicts(rows: list[dict]) -> str:
     kinds = Counter(row["kind"] for row in rows)
     same = sum(row["same"] for row in rows)
-    lines = [f"### {len(rows)} pairs of {len(kinds)} kinds: {same} mean the same, {len(rows) - same} don't", ""]
-    lines += ["| grader | right | share | same, called different | different, called same |", "|---|---|---|---|---|"]
+    lines = [
+        f"### {len(rows)} pairs of {len(kinds)} kinds: {same} mean the same, {len(rows) - same} don't",
+        "",
+    ]
+    lines += [
+        "| grader | right | share | same, called different | different, called same |",
+        "|---|---|---|---|---|",
+    ]
     ours = grade(answers.equivalent, rows)
     best = {"ours": ours}
     lines.append(describe("**ours**, `equivalent`", ours, rows))
@@ -67,16 +80,23 @@ def verdicts(rows: list[dict]) -> str:
         for how, grader in graders:
             result = grade(grader, rows)
             lines.append(describe(f"{peer}, {how}", result, rows))
-            best[peer] = max(best.get(peer, []), result, key=lambda judged: count_right(judged, rows) if judged else -1)
+            best[peer] = max(
+                best.get(peer, []), result, key=lambda judged: count_right(judged, rows) if judged else -1
+            )
     lines += ["", "Right by kind, each peer in its best use:", "", f"| kind | pairs | {' | '.join(best)} |"]
     lines.append("|---|---|" + "---|" * len(best))
     for kind, n in kinds.items():
-        counts = [sum(j == r["same"] for j, r in zip(b, rows, strict=True) if r["kind"] == kind) for b in best.values()]
+        counts = [
+            sum(j == r["same"] for j, r in zip(b, rows, strict=True) if r["kind"] == kind)
+            for b in best.values()
+        ]
         lines.append(f"| {kind} | {n} | {' | '.join(map(str, counts))} |")
     lines += ["", "Pairs on which ours is wrong:", ""]
     for judged, row in zip(ours, rows, strict=True):
         if judged != row["same"]:
-            lines.append(f"- `{row['a']}` and `{row['b']}` ({row['kind']}): {'the same' if judged else 'not the same'}")
+            lines.append(
+                f"- `{row['a']}` and `{row['b']}` ({row['kind']}): {'the same' if judged else 'not the same'}"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -96,11 +116,21 @@ def describe(name: str, judged: list[bool], rows: list[dict]) -> str:
 
 def math_verify_graders() -> Iterator[tuple[str, Grader]]:
     try:
-        from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig, parse, verify
+        from math_verify import (
+            ExprExtractionConfig,
+            LatexExtractionConfig,
+            StringExtractionConfig,
+            parse,
+            verify,
+        )
     except ImportError as error:
         raise cli.UsageError("this needs math-verify: pip install math-verify") from error
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    strings = [LatexExtractionConfig(), ExprExtractionConfig(), StringExtractionConfig(strings=tuple("ABCDE"))]
+    strings = [
+        LatexExtractionConfig(),
+        ExprExtractionConfig(),
+        StringExtractionConfig(strings=tuple("ABCDE")),
+    ]
     for wrapping, wrap in WRAPPINGS.items():
         for configuration in ((), (strings,)):
 
@@ -111,7 +141,8 @@ def math_verify_graders() -> Iterator[tuple[str, Grader]]:
     yield (
         "in $...$, either way round",
         lambda a, b: any(
-            verify(parse(WRAPPINGS["in $...$"](x)), parse(WRAPPINGS["in $...$"](y))) for x, y in ((a, b), (b, a))
+            verify(parse(WRAPPINGS["in $...$"](x)), parse(WRAPPINGS["in $...$"](y)))
+            for x, y in ((a, b), (b, a))
         ),
     )
 
@@ -126,7 +157,7 @@ def mathruler_graders() -> Iterator[tuple[str, Grader]]:
     yield "either way round", lambda a, b: grade_answer(a, b) or grade_answer(b, a)
 
 
-# --- speed ------------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def speed(rows: list[dict], settings: Settings) -> str:
@@ -134,11 +165,13 @@ def speed(rows: list[dict], settings: Settings) -> str:
     rng, G = random.Random(0), settings.group_size
     # a question's samples: a majority for one writing, the rest spread over what models also write
     stream = [
-        a if rng.random() < 0.6 else rng.choice(distinct) for a in rng.choices(distinct, k=4000) for _ in range(G)
+        a if rng.random() < 0.6 else rng.choice(distinct)
+        for a in rng.choices(distinct, k=4000)
+        for _ in range(G)
     ]
     each = {text: per_second([text], settings.repeats, 20) for text in distinct}
     latex = [text for text in distinct if "\\" in text]
-    long_way = [text for text in distinct if not answers._shortcut(text)]
+    long_way = [text for text in distinct if not answers.keys._shortcut(text)]
     below = [text for text in distinct if each[text] < BAR]
     lines = [
         "### Canonical forms",
@@ -166,7 +199,7 @@ def per_second(texts: list[str], repeats: int, rounds: int = 1) -> float:
     for _ in range(repeats):
         spent = 0.0
         for _ in range(rounds):
-            answers._settle.cache_clear()
+            answers.keys._settle.cache_clear()
             start = time.perf_counter()
             for text in texts:
                 answers.canonical(text)

@@ -2,12 +2,12 @@
 
     python -m bench.data_path                       prints a table and writes bench/results/data.md
 
-Two limits, each the libraries alone, from encoded bytes in memory: Pillow's decoding to RGB; and the same with PyTorch's
-resizing to the size that the model takes. The reader is data.load: row groups from a file, pictures decoded with its bounds,
-examples made. The stream is what training waits for: data.stream.Questions, whose threads read, decode, resize and tokenise,
-from its second step on.
-All go over the same one-megapixel pictures, in turns; each figure is the median over the rounds. JPEGs hold a smooth picture
-with grain, PNGs a drawing of lines and circles.
+Two limits, each the libraries alone, from encoded bytes in memory: Pillow's decoding to RGB; and
+the same with PyTorch's resizing to the size that the model takes. The reader is data.load: row
+groups from a file, pictures decoded with its bounds, examples made. The stream is what training
+waits for: data.stream.Questions, whose threads read, decode, resize and tokenise, from its second
+step on. All go over the same one-megapixel pictures, in turns; each figure is the median over the
+rounds. JPEGs hold a smooth picture with grain, PNGs a drawing of lines and circles.
 
 Left out: JPEG's decoding at a reduced size, which would change the pixels that a model sees.
 """
@@ -26,14 +26,13 @@ from statistics import median
 from PIL import Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-import cli
 from bench.machine import describe_machine
-from data import load
+from common import cli
+from data import TINY, load
 from data.stream import THREADS, Questions
 from data.tables import need
-from data.tiny import HOME as TINY
+from model.pixels import resized
 from model_utils import keep_freed_memory, load_processor
-from pixels import resized
 
 STEP = 32  # questions of a step
 PIXELS = (262144, 1204224)  # bounds of a picture, of the paper's training
@@ -47,22 +46,30 @@ class Bench:
     rounds: int = field(default=7, metadata={"help": "rounds; the median is shown"})
     side: list[int] = field(
         default_factory=lambda: [1000, 1008],
-        metadata={"help": "width and height of a picture; one of 1008 needs no resizing by Qwen2.5-VL's rules"},
+        metadata={
+            "help": "width and height of a picture; one of 1008 needs no resizing by Qwen2.5-VL's rules"
+        },
     )
-    out: str = field(default=str(Path(__file__).parent / "results" / "data.md"), metadata={"help": "Markdown to write"})
+    out: str = field(
+        default=str(Path(__file__).parent / "results" / "data.md"), metadata={"help": "Markdown to write"}
+    )
 
 
 def drawn(kind: str, side: int, seed: int) -> bytes:
     rng, file = random.Random(seed), io.BytesIO()
     if kind == "JPEG":
         grain = Image.effect_noise((side, side), 12)
-        picture = Image.merge("RGB", [Image.blend(Image.radial_gradient("L").resize((side, side)), grain, 0.3)] * 3)
+        picture = Image.merge(
+            "RGB", [Image.blend(Image.radial_gradient("L").resize((side, side)), grain, 0.3)] * 3
+        )
         picture.save(file, kind, quality=90)
     else:
         picture = Image.new("RGB", (side, side), "white")
         canvas = ImageDraw.Draw(picture)
         for _ in range(40):
-            box = sorted(rng.randrange(side) for _ in range(2)) + sorted(rng.randrange(side) for _ in range(2))
+            box = sorted(rng.randrange(side) for _ in range(2)) + sorted(
+                rng.randrange(side) for _ in range(2)
+            )
             canvas.ellipse((box[0], box[2], box[1], box[3]), outline=(rng.randrange(200), 20, 90), width=3)
             canvas.line([rng.randrange(side) for _ in range(4)], fill="black", width=4)
         picture.save(file, kind)
@@ -90,7 +97,9 @@ def measure(settings: Bench, kind: str, side: int, folder: Path) -> dict:
 
     encoded = [drawn(kind, side, seed) for seed in range(settings.images)]
     path = folder / f"{kind}-{side}.parquet"
-    rows = [{"images": [{"bytes": e, "path": None}], "problem": "<image>What?", "answer": "1"} for e in encoded]
+    rows = [
+        {"images": [{"bytes": e, "path": None}], "problem": "<image>What?", "answer": "1"} for e in encoded
+    ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=100)
     processor = load_processor(str(TINY), *PIXELS)
     wanted = smart_resize(side, side, 28, *PIXELS)
@@ -101,11 +110,15 @@ def measure(settings: Bench, kind: str, side: int, folder: Path) -> dict:
             rates["decode"].append(rate(pool, decode, encoded))
             rates["resize"].append(rate(pool, lambda e: resized(decode(e), *wanted), encoded))
             source = load(str(path))  # opened anew: its row groups are read from the file
-            rates["reader"].append(rate(pool, lambda i, source=source: source[i].images[0].size, range(len(source))))
+            rates["reader"].append(
+                rate(pool, lambda i, source=source: source[i].images[0].size, range(len(source)))
+            )
             questions, step = Questions(str(path), processor, 0, 4096, ahead=True), min(STEP, settings.images)
             questions.next(step)  # in which the threads start and each copies the tokenizer
             started = time.perf_counter()
-            taken = sum(len(questions.next(step)) for _ in range(settings.images // step))  # an epoch, step by step
+            taken = sum(
+                len(questions.next(step)) for _ in range(settings.images // step)
+            )  # an epoch, step by step
             rates["stream"].append(taken / (time.perf_counter() - started))
             questions.close()
     ratio = lambda a, b: median(x / y for x, y in zip(rates[a], rates[b], strict=True))  # noqa: E731
@@ -141,7 +154,9 @@ def main(argv: list[str]) -> int:
     print(shown)
     if settings.out:
         command = f"python -m bench.data_path {' '.join(argv)}".strip()
-        Path(settings.out).write_text(f"# Reading pictures\n\n`{command}` on {describe_machine()}\n\n{shown}\n")
+        Path(settings.out).write_text(
+            f"# Reading pictures\n\n`{command}` on {describe_machine()}\n\n{shown}\n"
+        )
         print(f"written to {settings.out}", file=sys.stderr)
     return 0
 

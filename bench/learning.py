@@ -1,11 +1,14 @@
-"""Does it learn without labels? Several bases x several training seeds, against controls. `python -m bench.learning`
+"""Does it learn without labels? Several bases x several training seeds, against controls. `python
+-m bench.learning`
 
-Every run has the defaults of mmupt.py, which were chosen on the validation split. The figures come from the test split,
-which chose nothing; the curves are of the validation split. Beside the label-free runs: `--reward gold` (what labels would
-give from the same budget), `--reward random` (what training alone gives), and a learning rate that collapses.
+Every run has the defaults of mmupt.py, which were chosen on the validation split. The figures come
+from the test split, which chose nothing; the curves are of the validation split. Beside the
+label-free runs: `--reward gold` (what labels would give from the same budget), `--reward random`
+(what training alone gives), and a learning rate that collapses.
 
-Bases are warm starts of their own (`python -m data.tiny --seed N`), built where they are missing. Finished runs are kept in
-runs/learning and not run again. Two runs at a time, one thread each. Writes bench/results/learning.{json,md,png}.
+Bases are warm starts of their own (`python -m programs.build_tiny --seed N`), built where they are
+missing. Finished runs are kept in runs/learning and not run again. Two runs at a time, one thread
+each. Writes bench/results/learning.{json,md,png}.
 """
 
 import json
@@ -19,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import cli
 from bench.machine import describe_machine
+from common import cli
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -76,7 +79,7 @@ def base_folder(settings: Learning, base: int) -> Path:
 def build_base(settings: Learning, base: int) -> None:
     folder, work = base_folder(settings, base), Path(settings.work)
     if not (folder / "tokenizer.json").exists():
-        python("-m", "data.tiny", "--seed", base, "--out", folder, log=work / f"base{base}.log")
+        python("-m", "programs.build_tiny", "--seed", base, "--out", folder, log=work / f"base{base}.log")
     measure(folder, work / f"base{base}.json", work / f"base{base}.log")
 
 
@@ -94,7 +97,7 @@ def train(settings: Learning, run: Run) -> None:
             *settings.extra.split(),
         ]
         python(
-            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume", "--eval_split", "validation",
+            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume", "--eval_data", "tiny:validation",
             "--eval_every", 10, "--keep", 1, *flags, log=work / f"{run.name}.log",
         )  # fmt: skip
         (checkpoint,) = last.glob("step-*")
@@ -114,7 +117,9 @@ def read(settings: Learning, name: str) -> dict:
 
 
 def metrics(settings: Learning, name: str) -> list[dict]:
-    return [json.loads(line) for line in (Path(settings.work) / name / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (Path(settings.work) / name / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def per_question(result: dict) -> np.ndarray:
@@ -122,7 +127,8 @@ def per_question(result: dict) -> np.ndarray:
 
 
 def interval(gains: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of gains [seeds, questions]: over seeds and over questions."""
+    """95 % bootstrap interval of the mean of gains [seeds, questions]: over seeds and over
+    questions."""
     rng = np.random.default_rng(0)
     S, Q = gains.shape
     means = [gains[rng.integers(0, S, S)][:, rng.integers(0, Q, Q)].mean() for _ in range(resamples)]
@@ -220,7 +226,9 @@ def plot(settings: Learning, path: Path) -> None:
             steps, values, rows = curve(Run(b, "majority", s).name)
             left.plot(steps, values, color=colour, lw=1.6, label=f"base {b}, label-free" if s == 0 else None)
             if s == 0:
-                left.axhline(rows[0]["eval/maj@8"], color=colour, lw=0.8, ls=(0, (1, 1)), label=f"base {b}: its maj@8")
+                left.axhline(
+                    rows[0]["eval/maj@8"], color=colour, lw=0.8, ls=(0, (1, 1)), label=f"base {b}: its maj@8"
+                )
         steps, values, _ = curve(Run(b, "gold", 0).name)
         left.plot(steps, values, color=colour, lw=1, ls="--", label=f"base {b}, gold labels")
         steps, values, _ = curve(Run(b, "random", 0).name)
@@ -231,7 +239,9 @@ def plot(settings: Learning, path: Path) -> None:
     left.set(xlabel="step", ylabel="pass@1, validation", title="Accuracy of one sample")
     left.legend(fontsize=7, ncols=2, loc="lower left")
     rows = [r for r in metrics(settings, name) if "reward" in r]
-    right.plot([r["step"] for r in rows], [r["reward"] for r in rows], color="tab:orange", label="the vote's reward")
+    right.plot(
+        [r["step"] for r in rows], [r["reward"] for r in rows], color="tab:orange", label="the vote's reward"
+    )
     right.plot(steps, values, color="tab:red", marker="o", ms=3, label="pass@1, validation")
     warned = [r["step"] for r in rows if "warning" in r]
     if warned:

@@ -1,9 +1,10 @@
-"""What loading a checkpoint of real size costs: memory beside its weights, and time. `python -m bench.loading`
+"""What loading a checkpoint of real size costs: memory beside its weights, and time. `python -m
+bench.loading`
 
-Writes a random checkpoint of the shape of Qwen2.5-VL-3B (bfloat16, in shards) shard by shard into a temporary folder, loads
-it by load_model in a process of its own, and deletes it. Memory is the peak of that process's resident set above what it
-was after the imports, pages of mapped files included. Left out: GPUs, and a disk that has to be read (what was just
-written is partly in the page cache).
+Writes a random checkpoint of the shape of Qwen2.5-VL-3B (bfloat16, in shards) shard by shard into a
+temporary folder, loads it by load_model in a process of its own, and deletes it. Memory is the peak
+of that process's resident set above what it was after the imports, pages of mapped files included.
+Left out: GPUs, and a disk that has to be read (what was just written is partly in the page cache).
 """
 
 import json
@@ -20,8 +21,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-import cli
 from bench.machine import describe_machine
+from common import cli
 
 SHARD = 2**30  # bytes
 ALLOWED = 1.15  # of the checkpoint's size
@@ -96,7 +97,9 @@ def main(argv: list[str]) -> int:
         size = write_checkpoint(folder, settings.layers)
         os.sync()  # else the disk is busy writing while the probe reads
         run = [sys.executable, "-m", "bench.loading", "--probe", str(folder)]
-        cost = json.loads(subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        cost = json.loads(
+            subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
     finally:
         shutil.rmtree(folder)
     ratio = cost["peak"] / size

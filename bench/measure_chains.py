@@ -1,10 +1,13 @@
-"""Test-split figures of one checkpoint, with the share of responses that show steps and how often those are right."""
+"""Test-split figures of one checkpoint, with the share of responses that show steps and how often
+those are right."""
 
 from dataclasses import dataclass, field
 
-import cli
+from common import cli
 from data import load
-from eval import evaluate, labelled, report, write_json
+from eval import write_json
+from evaluation.answering import Decoding, evaluate, labelled
+from evaluation.metrics import report
 from mmupt import Config
 from model_utils import load_model, load_processor
 
@@ -21,7 +24,9 @@ def main(argv: list[str]) -> int:
     processor, model = load_processor(settings.model), load_model(settings.model)
     examples, _ = labelled(load("tiny", settings.split, labels=True), processor, config.max_prompt_tokens)
     G = config.eval_samples
-    records = evaluate(model, processor, examples, G, config.max_new_tokens, config.temperature, texts=texts)
+    records = evaluate(
+        model, processor, examples, Decoding(G, config.max_new_tokens, config.temperature), texts=texts
+    )
     right = [verdict for r in records for verdict in r["right"]]
     chain = [not text.lstrip().startswith("\\boxed") for text in texts]
     n = sum(chain)

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-import cli
+from common import cli
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
 
-# hidden, layers, heads, key/value heads, MLP, vocabulary, tied head; vision: hidden, layers, heads, MLP
-# (3b and 7b: config.json of Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct)
+# hidden, layers, heads, key/value heads, MLP, vocabulary, tied head; vision: hidden, layers, heads,
+# MLP (3b and 7b: config.json of Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct)
 SHAPES = {
     "toy": (256, 4, 4, 2, 768, 2048, True, 128, 2, 4, 256),
     "3b": (2048, 36, 16, 2, 11008, 151936, True, 1280, 32, 16, 3420),

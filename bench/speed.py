@@ -1,8 +1,10 @@
-"""How fast, against whom, and how far from what the machine can do. `make bench`, or `python -m bench.speed --parts rollout`
+"""How fast, against whom, and how far from what the machine can do. `make bench`, or `python -m
+bench.speed --parts rollout`
 
-Peers: Hugging Face `generate` (the best of its cache modes) and TRL's GRPOTrainer (bench/trl_peer.py), in one process with
-ours, taking turns: A, B, A, B. Times are medians, with the fastest and the slowest beside them. Greedy tokens (on a CPU),
-the number of tokens, and the gradients of shared and unshared updates are compared before they are timed. Writes
+Peers: Hugging Face `generate` (the best of its cache modes) and TRL's GRPOTrainer
+(bench/trl_peer.py), in one process with ours, taking turns: A, B, A, B. Times are medians, with the
+fastest and the slowest beside them. Greedy tokens (on a CPU), the number of tokens, and the
+gradients of shared and unshared updates are compared before they are timed. Writes
 bench/results/speed.{json,md}; `--device cuda` writes speed-gpu.{json,md}.
 """
 
@@ -24,18 +26,19 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-import cli
-import decoding
-from attention import Layout, Sequences
 from bench.machine import describe_machine
 from bench.shapes import build_shape
+from common import cli
+from common.distributed import World
+from common.run_log import Meter
 from data import Example, load
-from decoding import Cohort, Sampling, bias_against
-from distributed import World
-from families import image_inputs
 from mmupt import Config, LossInputs, accumulate_gradients, apply_gradients, group_advantages, logprobs_before
-from model_utils import Rollout, autocast, generate, load_model, load_processor, score, score_all
-from run_log import METRICS, Meter
+from model.decode import DecodeBatch, MemoryEstimate
+from model.families import image_inputs, text_model
+from model.loading import autocast
+from model.packed_attention import Layout, Sequences
+from model.sampling import Sampling, bias_against
+from model_utils import Rollout, generate, load_model, load_processor, rollout_logprobs, token_logprobs
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -58,13 +61,17 @@ class Speed:
         default=32768, metadata={"help": "of the wider model whose rollout is measured too; 0: none"}
     )
     step_vocabulary: int = field(default=0, metadata={"help": "the same for the step; TRL's takes gigabytes"})
-    out: str = field(default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"})
-    peak: str = field(default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"})
+    out: str = field(
+        default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"}
+    )
+    peak: str = field(
+        default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"}
+    )
     folder: str = field(default="", metadata={"help": "inner use: the model of --peak"})
     micro_batch: int = field(default=0, metadata={"help": "inner use: TRL's, for --peak"})
 
 
-# --- Measuring ---------------------------------------------------------------------------------------------------
+# --- Measuring ------------------------------------------------------------------------------------
 
 
 def clock(work: Callable[[], object], device: str) -> float:
@@ -104,7 +111,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence]) -> list[str]:
     return ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)] + [""]
 
 
-# --- What is measured --------------------------------------------------------------------------------------------
+# --- What is measured -----------------------------------------------------------------------------
 
 
 class Bed:
@@ -149,20 +156,20 @@ class ended_at:
     """Ends row b of ours after lengths[b] tokens."""
 
     def __init__(self, lengths: torch.Tensor | None):
-        self.lengths, self.accept = lengths, Cohort.accept
+        self.lengths, self.accept = lengths, DecodeBatch.accept
 
     def __enter__(self):
         accept, lengths = self.accept, self.lengths
 
-        def accept_and_end(cohort, logits):
-            accept(cohort, logits)
-            cohort.live.logical_and_(cohort.lengths < lengths[cohort.rows])
+        def accept_and_end(batch, logits):
+            accept(batch, logits)
+            batch.live.logical_and_(batch.lengths < lengths[batch.rows])
 
         if lengths is not None:
-            Cohort.accept = accept_and_end
+            DecodeBatch.accept = accept_and_end
 
     def __exit__(self, *_):
-        Cohort.accept = self.accept
+        DecodeBatch.accept = self.accept
 
 
 class Generate:
@@ -171,7 +178,9 @@ class Generate:
     def __init__(self, bed: Bed, cache: str):
         self.bed, self.cache = bed, cache
         dtype = torch.bfloat16 if bed.device.startswith("cuda") else torch.float32
-        self.model = AutoModelForImageTextToText.from_pretrained(bed.folder, dtype=dtype, attn_implementation="sdpa")
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            bed.folder, dtype=dtype, attn_implementation="sdpa"
+        )
         self.model.to(bed.device).eval()
         self.images: dict[int, tuple] = {}
         self.model.generation_config.eos_token_id = None  # generate() would fill it in, and end rows by it
@@ -195,7 +204,9 @@ class Generate:
         ends = None if lengths is None else StoppingCriteriaList([EndAt(width, lengths)])
         with torch.no_grad():
             out = self.model.generate(**inputs, generation_config=settings, stopping_criteria=ends)
-        assert out.shape[1] - width == (T if lengths is None else int(lengths.max())), "generate() ended early"
+        assert out.shape[1] - width == (T if lengths is None else int(lengths.max())), (
+            "generate() ended early"
+        )
         return out[:, width:]
 
 
@@ -204,15 +215,18 @@ def geometric(rows: int, most: int, device: str) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).geometric(4 / most, rows).clip(max=most)).to(device)
 
 
-# --- The parts ---------------------------------------------------------------------------------------------------
+# --- The parts ------------------------------------------------------------------------------------
 
 
 def widened(s: Speed, bed: Bed, vocabulary: int) -> dict[str, Bed]:
-    """The bed, and beside it the same model with a wider vocabulary: real ones have 30,000 to 260,000 entries."""
+    """The bed, and beside it the same model with a wider vocabulary: real ones have 30,000 to
+    260,000 entries."""
     beds = {f"vocabulary {bed.processor.vocabulary}": bed}
     if vocabulary and s.shape == "tiny":
         folder = Path(bed.folder).with_name(f"vocabulary-{vocabulary}")
-        model = AutoModelForImageTextToText.from_pretrained(shutil.copytree(bed.folder, folder, dirs_exist_ok=True))
+        model = AutoModelForImageTextToText.from_pretrained(
+            shutil.copytree(bed.folder, folder, dirs_exist_ok=True)
+        )
         model.resize_token_embeddings(vocabulary, mean_resizing=False)
         model.save_pretrained(folder)
         beds[f"vocabulary {vocabulary}"] = Bed(s, folder)
@@ -259,7 +273,9 @@ def rollout_against_generate(s: Speed, bed: Bed, title: str) -> tuple[dict, list
             label = f"{name} ({int(prompts.lengths.max())} tokens), {shape}"
             found[label] = {"seconds": seconds, "tokens": tokens, "best_peer": best, "ratio": times}
             cells = [spread(seconds[k]) for k in sides]
-            rows.append([label, tokens, *cells, f"{tokens / median(seconds['ours']):.0f}", f"**{times:.2f}**"])
+            rows.append(
+                [label, tokens, *cells, f"{tokens / median(seconds['ours']):.0f}", f"**{times:.2f}**"]
+            )
     text = [f"### Rollout: {s.questions} questions x {G} samples, up to {T} tokens, sampled, {title}", ""]
     head = ["", "tokens", *(f"{k}, s" for k in sides), "ours, tokens/s", "best of theirs / ours"]
     return found, text + table(head, rows)
@@ -298,10 +314,12 @@ class OurStep:
         mark("generate")
         rewards = (rollout.tokens.sum(1) % 2 == 0).float().view(-1, G)
         inputs = LossInputs(
-            rollout, *logprobs_before(config, self.policy, self.reference, rollout), group_advantages(rewards).flatten()
+            rollout,
+            *logprobs_before(config, self.policy, self.reference, rollout),
+            group_advantages(rewards).flatten(),
         )
         mark("score")
-        meter = Meter(METRICS)
+        meter = Meter()
         accumulate_gradients(config, self.world, self.policy, inputs, meter)
         apply_gradients(config, self.world, self.policy, self.optimizer, meter)
         mark("update")
@@ -317,9 +335,13 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
     from bench.trl_peer import TrlPeer
 
     ours = OurStep(bed, bed.with_images)
-    options = dict(num_generations=s.group_size, max_new_tokens=s.max_new_tokens, force_length=True, device=bed.device)
+    options = dict(
+        num_generations=s.group_size, max_new_tokens=s.max_new_tokens, force_length=True, device=bed.device
+    )
     sequences = s.questions * s.group_size
-    sizes = {f"TRL, {n} sequences a forward": n for n in sorted({sequences, max(1, sequences // 4)}, reverse=True)}
+    sizes = {
+        f"TRL, {n} sequences a forward": n for n in sorted({sequences, max(1, sequences // 4)}, reverse=True)
+    }
     peers = {k: TrlPeer(bed.folder, bed.with_images, micro_batch=n, **options) for k, n in sizes.items()}
     stages: dict[str, list[dict]] = {k: [] for k in ("ours", *peers)}
 
@@ -341,11 +363,16 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
     found = {"seconds": seconds, "best_peer": best, "ratio": times, "memory_mb": memory, "stages": {}}
     rows = []
     for k in ("ours", best):
-        by_stage = {n: median(x.get(n, 0.0) for x in stages[k][1:]) for n in ("prompts", "generate", "score", "update")}
+        by_stage = {
+            n: median(x.get(n, 0.0) for x in stages[k][1:])
+            for n in ("prompts", "generate", "score", "update")
+        }
         found["stages"][k] = by_stage
         tokens = sequences * s.max_new_tokens / median(seconds[k])
         side = memory["ours" if k == "ours" else "trl"]
-        rows.append([k, spread(seconds[k]), *(f"{v:.3f}" for v in by_stage.values()), f"{tokens:.0f}", *side.values()])
+        rows.append(
+            [k, spread(seconds[k]), *(f"{v:.3f}" for v in by_stage.values()), f"{tokens:.0f}", *side.values()]
+        )
     rows.append(["ratio", f"**{times:.2f}**", "", "", "", "", ""])
     rows[-1] += [f"**{memory['ours'][k] / max(memory['trl'][k], 1):.2f}**" for k in memory["ours"]]
     head = [
@@ -359,14 +386,13 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
         "peak, MB",
         "of it above the loaded model",
     ]
-    title = (
-        f"### Full step, beta > 0, {s.questions} x {s.group_size} x {s.max_new_tokens} tokens, image prompts, {name}"
-    )
+    title = f"### Full step, beta > 0, {s.questions} x {s.group_size} x {s.max_new_tokens} tokens, image prompts, {name}"
     return found, [title, "", *table(head, rows)]
 
 
 def peak_of(s: Speed, bed: Bed, side: str, micro_batch: int = 0) -> dict[str, int]:
-    """Peak memory of three steps in a process of its own, MB: in all, and above what stands once the models are loaded."""
+    """Peak memory of three steps in a process of its own, MB: in all, and above what stands once
+    the models are loaded."""
     flags = ["--peak", side, "--folder", bed.folder, "--device", s.device, "--micro_batch", str(micro_batch)]
     for name in ("questions", "group_size", "max_new_tokens", "image_side"):
         flags += [f"--{name}", str(getattr(s, name))]
@@ -402,13 +428,15 @@ def print_peak(s: Speed) -> int:
 
 
 def resident(which: str) -> int:
-    """Bytes: VmRSS now, VmHWM at the peak. Not getrusage's: its peak is inherited from the process that started this one."""
+    """Bytes: VmRSS now, VmHWM at the peak. Not getrusage's: its peak is inherited from the process
+    that started this one."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{which}:")[1].split()[0]) * 1024
 
 
 def unshared(rollout: Rollout) -> Rollout:
-    """The same responses, each as a question of its own: the prompt and its images are read G times."""
+    """The same responses, each as a question of its own: the prompt and its images are read G
+    times."""
     G = rollout.num_samples
     return replace(
         rollout,
@@ -420,7 +448,7 @@ def unshared(rollout: Rollout) -> Rollout:
 def update(model, rollout: Rollout) -> None:
     """Forward and backward of one micro-batch."""
     model.zero_grad()
-    score(model, rollout).sum().backward()
+    token_logprobs(model, rollout).sum().backward()
 
 
 def shared_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
@@ -445,14 +473,27 @@ def shared_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
         times = ratio_of(seconds["unshared"], seconds["shared"])
         found[f"G {G}"] = {"seconds": seconds, "ratio": times, "gradient_difference": difference}
         tokens = [s.questions * (L + G * T), s.questions * G * (L + T)]
-        rows.append([G, *tokens, *(spread(x) for x in seconds.values()), f"**{times:.2f}**", f"{difference:.1e}"])
-    draw_curve(found, Path(f"{out_of(s)}-shared.png"), f"prompt {L}, responses of {T}, {s.questions} questions")
-    head = ["G", "P (L + G T)", "P G (L + T)", "shared, s", "unshared, s", "ratio", "relative difference of gradients"]
+        rows.append(
+            [G, *tokens, *(spread(x) for x in seconds.values()), f"**{times:.2f}**", f"{difference:.1e}"]
+        )
+    draw_curve(
+        found, Path(f"{out_of(s)}-shared.png"), f"prompt {L}, responses of {T}, {s.questions} questions"
+    )
+    head = [
+        "G",
+        "P (L + G T)",
+        "P G (L + T)",
+        "shared, s",
+        "unshared, s",
+        "ratio",
+        "relative difference of gradients",
+    ]
     return found, [f"### Update: prompt {L}, responses of {T}", "", *table(head, rows)]
 
 
 def draw_curve(found: dict, path: Path, title: str) -> None:
-    """Seconds of an update as the group grows: seconds follow P (L + G T) where the prompt is shared, else P G (L + T)."""
+    """Seconds of an update as the group grows: seconds follow P (L + G T) where the prompt is
+    shared, else P G (L + T)."""
     try:
         import matplotlib
     except ImportError:
@@ -466,7 +507,9 @@ def draw_curve(found: dict, path: Path, title: str) -> None:
     for side, colour in (("unshared", "tab:gray"), ("shared", "tab:blue")):
         runs = [one["seconds"][side] for one in found.values()]
         axes.plot(sizes, [median(x) for x in runs], "o-", color=colour, label=side)
-        axes.fill_between(sizes, [min(x) for x in runs], [max(x) for x in runs], color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(
+            sizes, [min(x) for x in runs], [max(x) for x in runs], color=colour, alpha=0.2, linewidth=0
+        )
     axes.set(xlabel="samples a question, G", ylabel="seconds of an update", title=title, xticks=sizes, ylim=0)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -485,12 +528,12 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
         def prefill():
             with torch.inference_mode(), autocast(model):
-                Cohort(model, with_positions, G, T, sampling)
+                DecodeBatch(model, with_positions, G, T, sampling)
 
         sides = {
             "prefill": prefill,
             "rollout": lambda: generate(model, never_ends, with_positions, G, T),
-            "score": lambda: score_all(model, rollout, 16384),
+            "score": lambda: rollout_logprobs(model, rollout, 16384),
             "update": lambda: update(model, rollout),
         }
         return {k: median(v) for k, v in in_turns(sides, s.repeats, bed.device, "growth").items()}
@@ -504,8 +547,14 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
         text.extend([f"### Seconds by stage: {title}", "", *table([title, *stages], rows)])
 
     G, T, image = s.group_size, s.max_new_tokens, bed.prompts(bed.with_images)
-    grow("samples G", {g: g for g in (1, 2, 4, 8, 16)}, lambda g: stages_of(model, bed.never_ends, image, g, T))
-    grow("response tokens", {t: t for t in (16, 32, 64, 128)}, lambda t: stages_of(model, bed.never_ends, image, G, t))
+    grow(
+        "samples G", {g: g for g in (1, 2, 4, 8, 16)}, lambda g: stages_of(model, bed.never_ends, image, g, T)
+    )
+    grow(
+        "response tokens",
+        {t: t for t in (16, 32, 64, 128)},
+        lambda t: stages_of(model, bed.never_ends, image, G, t),
+    )
 
     def with_side(side: int):
         processor = load_processor(bed.folder, side**2, side**2)
@@ -521,7 +570,9 @@ def growth_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
                 wide.resize_token_embeddings(V, mean_resizing=False)
                 wide.save_pretrained(folder)
                 processor = replace(bed.never_ends, vocabulary=V)
-                return stages_of(load_model(folder, compute=bed.compute, device=bed.device), processor, image, G, T)
+                return stages_of(
+                    load_model(folder, compute=bed.compute, device=bed.device), processor, image, G, T
+                )
 
         grow("vocabulary", {v: v for v in (512, 8192, 32768, 151936)}, with_vocabulary)
     return found, text
@@ -535,7 +586,7 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
     def prefill(G: int):
         with torch.inference_mode(), autocast(model):
-            Cohort(model, prompts, G, T, sampling)
+            DecodeBatch(model, prompts, G, T, sampling)
 
     seconds = in_turns(
         {f"prefill, {g} samples": lambda g=g: prefill(g) for g in (1, 2, 4, 8, 16)},
@@ -569,7 +620,8 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 
 def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of several."""
+    """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of
+    several."""
     big = torch.zeros(2**28 if device.startswith("cuda") else 2**26, dtype=torch.uint8, device=device)
     other = torch.empty_like(big)
     copy = min(clock(lambda: (other.copy_(big), None)[1], device) for _ in range(10))
@@ -591,8 +643,8 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     with FlopCounterMode(display=False) as counter:
         step()
     flops = counter.get_total_flops() + (0 if bed.device.startswith("cuda") else packed_flops(step))
-    text_model = decoding.text_model(step.policy)
-    weights = sum(p.numel() for p in text_model.parameters()) * bed.compute.itemsize
+    decoder = text_model(step.policy)
+    weights = sum(p.numel() for p in decoder.parameters()) * bed.compute.itemsize
     with profile(activities=[ProfilerActivity.CPU]) as found:
         step()
     events = sorted(found.key_averages(), key=lambda e: -e.self_cpu_time_total)
@@ -602,9 +654,11 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
         for e in events[:16]
     ]
     rest = sum(e.self_cpu_time_total for e in events[16:])
-    rows.append(["everything else", sum(e.count for e in events[16:]), f"{rest / 1e3:.1f}", f"{rest / whole:.1%}"])
+    rows.append(
+        ["everything else", sum(e.count for e in events[16:]), f"{rest / 1e3:.1f}", f"{rest / whole:.1%}"]
+    )
     # each step of decoding reads the weights and every key and value that counts
-    costs = decoding.Costs(step.policy, s.group_size, s.max_new_tokens)
+    costs = MemoryEstimate(step.policy, s.group_size, s.max_new_tokens)
     L, T, B = int(bed.prompts(bed.with_images).lengths.max()), s.max_new_tokens, s.questions * s.group_size
     kv = costs.token * sum(s.questions * L + B * t for t in range(1, T))
     moved = (T - 1) * weights + kv
@@ -635,10 +689,14 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 
 def packed_flops(step: OurStep) -> float:
-    """FLOPs of the decoder's attention over packed rows on a CPU, which the counter can't see: 2 products of d for each
-    score, and 5 backward. Attention in the vision tower and in decoding is not counted."""
+    """FLOPs of the decoder's attention over packed rows on a CPU, which the counter can't see: 2
+    products of d for each score, and 5 backward. Attention in the vision tower and in decoding is
+    not counted."""
     text = step.policy.config.get_text_config()
-    heads, d = text.num_attention_heads, getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads, d = (
+        text.num_attention_heads,
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+    )
     lengths = step.bed.prompts(step.examples).lengths
     G, T = step.config.group_size, step.config.max_new_tokens
     layout = Layout(Sequences(lengths))
@@ -664,7 +722,9 @@ def main(argv: list[str]) -> int:
         bed = Bed(s, build_shape(s.shape, Path(work) / "model"))
         for part in s.parts.split(","):
             numbers, lines = globals()[f"{part}_part"](s, bed)
-            machine = f"{describe_machine()}; {torch.get_num_threads()} threads; {s.shape}; median of {s.repeats}"
+            machine = (
+                f"{describe_machine()}; {torch.get_num_threads()} threads; {s.shape}; median of {s.repeats}"
+            )
             found[part] = {"machine": machine, "numbers": numbers, "text": lines}
             print("\n".join(lines))
             results.write_text(json.dumps(found, indent=1) + "\n")

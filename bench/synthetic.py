@@ -1,15 +1,18 @@
 """Does it learn from questions that the base wrote itself? `python -m bench.synthetic`
 
-The built-in base writes questions about built-in training images (data/synthesize.py), in-context and directly, and is then
-trained on one kind alone, label-free, with the defaults of mmupt.py: no original question is among them. Beside it: the same
-training on original questions, and with gold labels. Several seeds, each with images, questions and training of its own. The
-figures are of the test split, which chose nothing.
+The built-in base writes questions about built-in training images (data/synthesize.py), in-context
+and directly, and is then trained on one kind alone, label-free, with the defaults of mmupt.py: no
+original question is among them. Beside it: the same training on original questions, and with gold
+labels. Several seeds, each with images, questions and training of its own. The figures are of the
+test split, which chose nothing.
 
-An (image, question) pair that is also in the test or validation split is left out of what is trained on: a written question
-may turn a training image into one. The share of valid questions says how many of those trained on may be asked of their
-picture; invalid ones are trained on all the same.
+An (image, question) pair that is also in the test or validation split is left out of what is
+trained on: a written question may turn a training image into one. The share of valid questions says
+how many of those trained on may be asked of their picture; invalid ones are trained on all the
+same.
 
-Finished runs are kept in runs/synthetic and not run again. One run at a time. Writes bench/results/synthetic.{json,md}.
+Finished runs are kept in runs/synthetic and not run again. One run at a time. Writes
+bench/results/synthetic.{json,md}.
 """
 
 import json
@@ -19,13 +22,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import cli
 from bench.learning import RESULTS, ROOT, interval, measure, per_question, python
 from bench.machine import describe_machine
+from common import cli
 from data import HELD_OUT, figures
 
 BASE = ROOT / "data" / "tiny"
-KINDS = {"in-context": 2700, "direct": 4900}  # source rows: direct writes the original question half of the time
+KINDS = {
+    "in-context": 2700,
+    "direct": 4900,
+}  # source rows: direct writes the original question half of the time
 TRAINED = ("original", *KINDS, "gold")
 MEASURES = ("pass@1", "maj@8", "pass@8", "chain_share", "chain_accuracy", "bare_accuracy")
 
@@ -34,7 +40,9 @@ MEASURES = ("pass@1", "maj@8", "pass@8", "chain_share", "chain_accuracy", "bare_
 class Synthetic:
     seeds: int = field(default=3, metadata={"help": "seeds of images, questions and training"})
     work: str = field(default=str(ROOT / "runs" / "synthetic"), metadata={"help": "folder of the runs"})
-    scale: float = field(default=1.0, metadata={"help": "share of the questions that are written; less is for a trial"})
+    scale: float = field(
+        default=1.0, metadata={"help": "share of the questions that are written; less is for a trial"}
+    )
     extra: str = field(default="", metadata={"help": "more flags for every run, in one string"})
 
 
@@ -47,7 +55,8 @@ def picture(row: dict) -> figures.Figure:
 
 
 def fits(row: dict) -> bool:
-    """Whether it is one of the questions that may be asked of the picture, as the writers of the warm start knew them."""
+    """Whether it is one of the questions that may be asked of the picture, as the writers of the
+    warm start knew them."""
     drawn = picture(row)
     extra = ["Which bar is taller?"] if drawn.family == "bars" else []
     return row["question"] in [drawn.question, *figures.other_questions(drawn), *extra]
@@ -121,13 +130,28 @@ def table(result: dict) -> str:
     titles |= {kind: f"{kind} synthetic alone" for kind in KINDS}
     lines = ["| | " + " | ".join(titles[c] for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for key in MEASURES:
-        lines.append(f"| {key.replace('_', ' ')} | " + " | ".join(f"{result[c][key]:.3f}" for c in columns) + " |")
-    gains = [f"**{r['gain']:+.3f}** ({r['low']:+.3f} to {r['high']:+.3f})" for r in (result[c] for c in TRAINED)]
+        lines.append(
+            f"| {key.replace('_', ' ')} | " + " | ".join(f"{result[c][key]:.3f}" for c in columns) + " |"
+        )
+    gains = [
+        f"**{r['gain']:+.3f}** ({r['low']:+.3f} to {r['high']:+.3f})" for r in (result[c] for c in TRAINED)
+    ]
     lines.append("| gain in pass@1 (95 % interval) | | " + " | ".join(gains) + " |")
     by_seed = [", ".join(f"{g:+.3f}" for g in result[c]["gain_by_seed"]) for c in TRAINED]
     lines += ["| by seed | | " + " | ".join(by_seed) + " |", ""]
-    names = ("written", "dropped: copy", "dropped: duplicate", "dropped: near", "held out", "trained on", "texts")
-    lines += ["| questions, mean over seeds | " + " | ".join(names) + " | valid |", "|---" * (len(names) + 2) + "|"]
+    names = (
+        "written",
+        "dropped: copy",
+        "dropped: duplicate",
+        "dropped: near",
+        "held out",
+        "trained on",
+        "texts",
+    )
+    lines += [
+        "| questions, mean over seeds | " + " | ".join(names) + " | valid |",
+        "|---" * (len(names) + 2) + "|",
+    ]
     for kind in KINDS:
         counts = result[kind]["written"]
         cells = [f"{np.mean([c[n] for c in counts]):.0f}" for n in names]

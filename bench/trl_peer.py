@@ -1,26 +1,34 @@
-"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, for a benchmark to compare with.
+"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, for a benchmark to compare
+with.
 
     peer = TrlPeer("data/tiny", questions, num_generations=8, max_new_tokens=64)
     peer.step()                              # seconds of one optimiser step; peer.stages, peer.lengths say more
     python -m bench.trl_peer                 # 8 questions x 8 generations x 64 tokens of the built-in base
 
-Needs `pip install "trl>=1.16"`. A step is what `trainer.train()` does for it: fetch P questions, generate G completions of
-each with plain transformers, reward, reference log-probs where beta is above 0, one update. TRL is at its best of what it
-offers for this: scaled dot-product attention, no gradient checkpointing, no log-probs of the old policy (it skips them where
-one rollout has one update), fused AdamW, nothing logged or saved, images kept in memory and not decoded from PNG each time.
+Needs `pip install "trl>=1.16"`. A step is what `trainer.train()` does for it: fetch P questions,
+generate G completions of each with plain transformers, reward, reference log-probs where beta is
+above 0, one update. TRL is at its best of what it offers for this: scaled dot-product attention, no
+gradient checkpointing, no log-probs of the old policy (it skips them where one rollout has one
+update), fused AdamW, nothing logged or saved, images kept in memory and not decoded from PNG each
+time.
 
-Image prompts go through TRL: transformers' Qwen2_5_VLProcessor wants a video processor and so torchvision, and
-`ImageTextProcessor` is that processor without one. Its ids and pixels are those of mmupt's own processor.
+Image prompts go through TRL: transformers' Qwen2_5_VLProcessor wants a video processor and so
+torchvision, and `ImageTextProcessor` is that processor without one. Its ids and pixels are those of
+mmupt's own processor.
 
 What remains different, and a comparison should say:
-- TRL repeats a question G times: its images are processed G times (twice a step: to generate, and again to score), encoded
+- TRL repeats a question G times: its images are processed G times (twice a step: to generate, and
+  again to score), encoded
   by the vision tower G times, and its prompt is prefilled and scored G times.
-- Without Triton (so on a CPU) TRL's fused head scores the prompt positions too. It always computes the entropy and a dozen
+- Without Triton (so on a CPU) TRL's fused head scores the prompt positions too. It always computes
+  the entropy and a dozen
   means for its metrics; no setting turns them off.
 - TRL bans the image token alone from being sampled, mmupt all special tokens but the eos.
-- TRL's default weighs the KL by the importance ratio, which is off here, so that the objective is mmupt's.
+- TRL's default weighs the KL by the importance ratio, which is off here, so that the objective is
+  mmupt's.
 
-Left out: vLLM and continuous batching (TRL refuses the latter for image models), several processes, LoRA.
+Left out: vLLM and continuous batching (TRL refuses the latter for image models), several processes,
+LoRA.
 """
 
 import tempfile
@@ -33,8 +41,8 @@ from statistics import median
 import torch
 from transformers import PrinterCallback, ProcessorMixin, Qwen2_5_VLProcessor, TrainerCallback
 
-import cli
 from bench.machine import describe_machine
+from common import cli
 from data import Example, load
 from data.prompts import INSTRUCTION, with_choices
 from mmupt import Config
@@ -79,13 +87,16 @@ class Clock:
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
-    """Qwen2_5_VLProcessor for images alone: transformers reads what a processor consists of from these parameters."""
+    """Qwen2_5_VLProcessor for images alone: transformers reads what a processor consists of from
+    these parameters."""
 
     clock: Clock
 
     def __init__(self, image_processor, tokenizer, chat_template=None):
         self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids([self.image_token, self.video_token])
+        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
+            [self.image_token, self.video_token]
+        )
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def __call__(self, *args, **kwargs):
@@ -105,7 +116,8 @@ class Step:
 
 
 class PerStep(TrainerCallback):
-    """From the start of the loop, or the end of the step before, to the end of a step: what train() spends on it."""
+    """From the start of the loop, or the end of the step before, to the end of a step: what train()
+    spends on it."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
@@ -127,11 +139,12 @@ def even_sum(completion_ids: list[list[int]], **_) -> list[float]:
 
 
 class TrlPeer:
-    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist between calls.
+    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist between
+    calls.
 
-    `micro_batch` is in sequences, 0 is all P*G; generation is one batch either way. On "cuda" the weights are float32 under
-    bfloat16 autocast, as TRL has it by default and mmupt too; dtype "bfloat16" makes the weights bfloat16.
-    Building one seeds the global random states (TRL does).
+    `micro_batch` is in sequences, 0 is all P*G; generation is one batch either way. On "cuda" the
+    weights are float32 under bfloat16 autocast, as TRL has it by default and mmupt too; dtype
+    "bfloat16" makes the weights bfloat16. Building one seeds the global random states (TRL does).
     """
 
     def __init__(
@@ -160,12 +173,18 @@ class TrlPeer:
         sequences = len(questions) * num_generations
         micro_batch = micro_batch or sequences
         if sequences % micro_batch:
-            raise cli.UsageError(f"--micro_batch must be 0 or a divisor of {sequences} sequences (got {micro_batch})")
+            raise cli.UsageError(
+                f"--micro_batch must be 0 or a divisor of {sequences} sequences (got {micro_batch})"
+            )
 
         ours = load_processor(model_folder)
-        ours.tokenizer.padding_side = "left"  # TRL pads prompts on the left, and takes the token types from here
+        ours.tokenizer.padding_side = (
+            "left"  # TRL pads prompts on the left, and takes the token types from here
+        )
         self.clock = Clock(device)
-        self.processor = ImageTextProcessor(ours.image_processor, ours.tokenizer, ours.tokenizer.chat_template)
+        self.processor = ImageTextProcessor(
+            ours.image_processor, ours.tokenizer, ours.tokenizer.chat_template
+        )
         self.processor.clock = self.clock
         self.callback = PerStep(self.clock)
         self.folder = tempfile.TemporaryDirectory(
@@ -206,7 +225,8 @@ class TrlPeer:
             callbacks=[self.callback],
         )
         self.trainer.remove_callback(PrinterCallback)
-        # every train() begins by emptying the CUDA cache; a real run calls it once, and pays that once
+        # every train() begins by emptying the CUDA cache; a real run calls it once, and pays that
+        # once
         self.trainer.accelerator.free_memory = lambda *objects: objects
 
     @property
@@ -214,14 +234,16 @@ class TrlPeer:
         return self.trainer.model
 
     def run(self, steps: int = 1) -> list[Step]:
-        """So many full steps, through trainer.train(). What train() does before its first step is not in the times."""
+        """So many full steps, through trainer.train(). What train() does before its first step is
+        not in the times."""
         self.callback.steps = []
         self.trainer.args.max_steps = steps
         self.trainer.train()
         return self.callback.steps
 
     def step(self) -> float:
-        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (tokens of each completion)."""
+        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (tokens of each
+        completion)."""
         (self.last,) = self.run(1)
         return self.last.seconds
 
@@ -235,7 +257,8 @@ class TrlPeer:
 
 
 def as_dataset(questions: Sequence[Example]):
-    """P rows, made when they are fetched: images in a stored column would be decoded from PNG at every step."""
+    """P rows, made when they are fetched: images in a stored column would be decoded from PNG at
+    every step."""
     from datasets import Dataset
 
     def rows(batch):
@@ -250,7 +273,8 @@ def as_dataset(questions: Sequence[Example]):
 
 
 def timed_trainer(clock: Clock, record: PerStep):
-    """GRPOTrainer whose own methods tell the clock which stage they are. Nothing of what they do is changed."""
+    """GRPOTrainer whose own methods tell the clock which stage they are. Nothing of what they do is
+    changed."""
     from trl import GRPOTrainer
 
     class Timed(GRPOTrainer):

@@ -5,11 +5,12 @@
     load("train.parquet")                columns by name (data/rows.py); pictures as the hub stores them
     load("folder", "train")              a folder of parquet files, as the hub lays them out
     load("owner/name", "train")          a data set of the hub, or "owner/name:config"
+    load("tiny:validation")              a split by name: tiny:SPLIT, folder:SPLIT, owner/name:config:SPLIT, owner/name::SPLIT
     load(["one.jsonl", "two.parquet"])   one after the other; each id is preceded by the name of its source
 
-A reader strips answers unless it is asked for them (`labels=True`), so a label can't reach training by accident.
-`python -m data SOURCE` gives a first look at a source.
-Parquet needs pyarrow, the hub datasets; neither is needed for the rest.
+A reader strips answers unless it is asked for them (`labels=True`), so a label can't reach training
+by accident. `python -m data SOURCE` gives a first look at a source. Parquet needs pyarrow, the hub
+datasets; neither is needed for the rest.
 """
 
 import random
@@ -19,12 +20,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.errors import BadRow, DataError
 from data import figures, tables
-from data.rows import BadRow, DataError, Example, JsonlRows, Source, one_by_one
+from data.rows import Example, JsonlRows, Source, one_by_one
 from data.tables import HubRows, ParquetRows, parquet_files
 
-__all__ = ["BadRow", "DataError", "Example", "Several", "Source", "Tiny", "files_of", "load", "order"]
+__all__ = ["BadRow", "DataError", "Example", "Several", "Source", "Tiny", "load", "order"]
 
+TINY = Path(__file__).parent / "tiny"  # the built-in base, see programs/build_tiny.py
 HELD_OUT = {"test": 1024, "validation": 512}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w. -]+)?")
 
@@ -62,7 +65,8 @@ class Tiny:
 
 
 class Several:
-    """Sources one after the other. An id is preceded by its source's name, so that ids of two sources differ."""
+    """Sources one after the other. An id is preceded by its source's name, so that ids of two
+    sources differ."""
 
     def __init__(self, names: Sequence[str], sources: Sequence[Tiny | Source]):
         stems = [Path(name.replace(":", "-")).stem for name in names]
@@ -100,16 +104,19 @@ class Several:
 def load(
     source: str | Sequence[str], split: str | None = None, labels: bool = False, need_question: bool = True
 ) -> Tiny | Source | Several:
-    """A source by name, or several -> examples by index. Raises DataError where there is nothing to read.
+    """A source by name, or several -> examples by index. Raises DataError where there is nothing to
+    read.
 
-    Answers are None in every example unless `labels` is set. `split` is used where a source has several; None is `train`,
-    or the only one. Without `need_question` pictures may stand alone: their question is empty.
+    Answers are None in every example unless `labels` is set. `split` is used where a source has
+    several and names none itself; None is `train`, or the only one. Without `need_question`
+    pictures may stand alone: their question is empty.
     """
     if isinstance(source, Path):
         source = str(source)
     if not isinstance(source, str):
         sources = [load(one, split, labels, need_question) for one in source]
         return sources[0] if len(sources) == 1 else Several(source, sources)
+    source, split = with_split(source, split)
     if source == "tiny":
         return Tiny(split or "train", labels)
     if source.endswith(".jsonl"):
@@ -127,16 +134,19 @@ def load(
     )
 
 
-def files_of(path: str) -> list:
-    """Names, sizes and times of a local file, or of a folder's weights or tables: whether they are still the same."""
-    here = Path(path)
-    files = [here] if here.is_file() else sorted(here.glob("**/*")) if here.is_dir() else []
-    files = [f for f in files if f == here or f.suffix in (".safetensors", ".parquet")]
-    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+def with_split(source: str, split: str | None) -> tuple[str, str | None]:
+    """A source that names its split, SOURCE:SPLIT -> both; of a hub id the split is the second
+    after a colon."""
+    before, colon, after = source.rpartition(":")
+    names_one = before == "tiny" or ":" in before or (Path(before).is_dir() and not Path(source).exists())
+    if not (colon and after and names_one):
+        return source, split
+    return before.rstrip(":"), after
 
 
 def order(examples: Tiny | Source | Several, seed: int, start: int = 0) -> Iterator[tuple[int, int]]:
-    """Endless (position, index) pairs: shuffled by seed, anew each epoch; `start` continues where a run stopped.
+    """Endless (position, index) pairs: shuffled by seed, anew each epoch; `start` continues where a
+    run stopped.
 
     The endless built-in split is not shuffled but entered at a place that the seed chooses.
     """
@@ -155,11 +165,12 @@ def order(examples: Tiny | Source | Several, seed: int, start: int = 0) -> Itera
 
 
 def shuffled(blocks: list[tuple[range, int]], rng: random.Random) -> list[int]:
-    """Blocks (rows that are read together, bytes in memory) -> every row once, in an order that reads no block twice.
+    """Blocks (rows that are read together, bytes in memory) -> every row once, in an order that
+    reads no block twice.
 
-    Where all blocks are kept (a tenth is left for what decoding adds) any order will do. Else the blocks are shuffled and cut
-    into windows of half of what is kept, so that the next one can come in while one is in use, and rows are shuffled within
-    their window.
+    Where all blocks are kept (a tenth is left for what decoding adds) any order will do. Else the
+    blocks are shuffled and cut into windows of half of what is kept, so that the next one can come
+    in while one is in use, and rows are shuffled within their window.
     """
     everything = sum(size for _, size in blocks)
     most = everything if everything <= 0.9 * tables.KEEP_BYTES else tables.KEEP_BYTES // 2

@@ -1,4 +1,5 @@
-"""Drawn questions: five families of small pictures, each with a question, a gold answer and a way to work it out.
+"""Drawn questions: five families of small pictures, each with a question, a gold answer and a way
+to work it out.
 
     bars      two bars on a grid           "What do the two bars add up to?"        an integer
     area      a rectangle of squares       "What is the area of the rectangle?"     an integer
@@ -6,10 +7,12 @@
     ruler     a segment over a ruler       "How long is the segment?"               a decimal
     lines     two lines                    "Which line is longer?  A. .. C. .."     a letter
 
-A question is drawn from its parameters alone, and a question's split is decided by a hash of all its parameters: an
-(image, question) pair of one split can't occur in another. `python -m data tiny --sheet FILE.png` draws a contact sheet.
+A question is drawn from its parameters alone, and a question's split is decided by a hash of all
+its parameters: an (image, question) pair of one split can't occur in another. `python -m data tiny
+--sheet FILE.png` draws a contact sheet.
 
-Left out: anti-aliasing, fonts, clutter. The pictures are 56 x 56 so that a model of a million parameters reads them.
+Left out: anti-aliasing, fonts, clutter. The pictures are 56 x 56 so that a model of a million
+parameters reads them.
 """
 
 import hashlib
@@ -28,7 +31,8 @@ SPLITS = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}  # para
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawn question. `readings` are the numbers a person reads off the picture to answer it."""
+    """One drawn question. `readings` are the numbers a person reads off the picture to answer
+    it."""
 
     family: str
     params: tuple  # everything the picture and the question are made from
@@ -67,7 +71,7 @@ def number(x) -> str:
     return f"{x:g}"
 
 
-# --- bars: params = left height, right height, colour, kind ---------------------------------------------------------
+# --- bars: params = left height, right height, colour, kind ---------------------------------------
 
 
 def pick_bars(rng):
@@ -97,7 +101,7 @@ def work_bars(readings, left, right, colour, other, kind):
     return f"left {x}, right {y}, {x} {sign} {y} = {result}.", str(result)
 
 
-# --- area: params = width, height, colour, left, top, kind ---------------------------------------------------------
+# --- area: params = width, height, colour, left, top, kind ----------------------------------------
 
 
 def pick_area(rng):
@@ -117,7 +121,9 @@ def draw_area(canvas, width, height, colour, left, top, kind):
 
 
 def ask_area(width, height, colour, left, top, kind):
-    text = "What is the area of the rectangle?" if kind == "area" else "How long is the border of the rectangle?"
+    text = (
+        "What is the area of the rectangle?" if kind == "area" else "How long is the border of the rectangle?"
+    )
     return text, (), (width, height)
 
 
@@ -128,7 +134,7 @@ def work_area(readings, width, height, colour, left, top, kind):
     return f"{w} wide, {h} high, {w} + {h} = {w + h}, 2 * {w + h} = {2 * (w + h)}.", str(2 * (w + h))
 
 
-# --- fraction: params = parts, shaded, colour, turn, kind ----------------------------------------------------------
+# --- fraction: params = parts, shaded, colour, turn, kind -----------------------------------------
 
 
 def pick_fraction(rng):
@@ -151,7 +157,9 @@ def draw_fraction(canvas, parts, shaded, colour, turn, kind):
 
 
 def ask_fraction(parts, shaded, colour, turn, kind):
-    text = "What fraction of the disc is shaded?" if kind == "shaded" else "What fraction of the disc is white?"
+    text = (
+        "What fraction of the disc is shaded?" if kind == "shaded" else "What fraction of the disc is white?"
+    )
     return text, (), (shaded if kind == "shaded" else parts - shaded, parts)
 
 
@@ -160,7 +168,7 @@ def work_fraction(readings, parts, shaded, colour, turn, kind):
     return f"{part} of {whole} parts.", f"{part}/{whole}"
 
 
-# --- ruler: params = start, end (in halves), colour, height, kind --------------------------------------------------
+# --- ruler: params = start, end (in halves), colour, height, kind ---------------------------------
 
 
 def pick_ruler(rng):
@@ -191,7 +199,7 @@ def work_ruler(readings, start, end, colour, height, kind):
     return f"from {number(a)} to {number(b)}.", number(b)
 
 
-# --- lines: params = upper length, lower length, colours, kind -------------------------------------------------------
+# --- lines: params = upper length, lower length, colours, kind ------------------------------------
 
 
 def pick_lines(rng):
@@ -286,7 +294,8 @@ def other_questions(drawn: Figure) -> list[str]:
 
 
 def notation(answer: str, rng: random.Random) -> str:
-    """An answer as different writers would put it: 3/8 is also \\frac{3}{8}, and 1/2 is also 0.5."""
+    """An answer as different writers would put it: 3/8 is also \\frac{3}{8}, and 1/2 is also
+    0.5."""
     if "/" not in answer:
         return answer
     top, bottom = answer.split("/")

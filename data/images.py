@@ -19,8 +19,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def open_image(file) -> Image.Image:
-    """A path, binary file or Pillow image -> a fully decoded RGB image, turned as its camera says. Transparency is laid over
-    white. Raises BadImage."""
+    """A path, binary file or Pillow image -> a fully decoded RGB image, turned as its camera says.
+    Transparency is laid over white. Raises BadImage."""
     name = Path(file).name if isinstance(file, (str, Path)) else "image"
     try:
         image = file if isinstance(file, Image.Image) else Image.open(file)  # reads the header only
@@ -40,7 +40,8 @@ def open_image(file) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A camera that is held on its side notes it, and leaves the turning to whoever shows the picture."""
+    """A camera that is held on its side notes it, and leaves the turning to whoever shows the
+    picture."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # noqa: BLE001  a damaged note says nothing
@@ -49,7 +50,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. A plain convert() would turn transparent pixels into whatever colour lies under them."""
+    """Any mode -> RGB. A plain convert() would turn transparent pixels into whatever colour lies
+    under them."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):  # Pillow would cut off all above 255

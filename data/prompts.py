@@ -7,7 +7,8 @@ INSTRUCTION = " Please reason step by step, and put your final answer within \\b
 
 IMAGE_TAG = "<image>"  # in a question: the place of a picture
 
-# Asking for a new question about an image, without and with one that is known: what the built-in base was taught.
+# Asking for a new question about an image, without and with one that is known: what the built-in
+# base was taught.
 WRITE_DIRECT = "Write a new question about this image."
 WRITE_IN_CONTEXT = "A question about this image: {question}\nWrite a different question about this image."
 
@@ -33,12 +34,15 @@ VERIFY = "{question}\nProposed answer: {answer}\nIs this answer true for this im
 def content(example, instruction: str = "") -> list[dict[str, str]]:
     """What the user says, as a chat template takes it: pictures and pieces of text in their order.
 
-    Each `<image>` in the question is the place of a picture, in order; pictures without a tag come first.
+    Each `<image>` in the question is the place of a picture, in order; pictures without a tag come
+    first.
     """
     *before, last = with_choices(example.question, example.choices).split(IMAGE_TAG)
     untagged = len(example.images) - len(before)
     if untagged < 0:
-        raise ValueError(f"question {example.id}: {len(before)} {IMAGE_TAG} tags but {len(example.images)} images")
+        raise ValueError(
+            f"question {example.id}: {len(before)} {IMAGE_TAG} tags but {len(example.images)} images"
+        )
     parts = [{"type": "image"}] * untagged
     for text in before:
         parts += [{"type": "text", "text": text}] * bool(text) + [{"type": "image"}]
@@ -55,8 +59,9 @@ def with_choices(question: str, choices: tuple[str, ...]) -> str:
 def write_question(
     style: str, mode: str, question: str, choices: tuple[str, ...] = (), answer: str | None = None
 ) -> str:
-    """Asks for a new question. Mode "direct" shows the image alone; "in-context" also a known question, and its answer
-    where one is given. Style "brief" is what the built-in base was taught (without choices), "full" is for real models."""
+    """Asks for a new question. Mode "direct" shows the image alone; "in-context" also a known
+    question, and its answer where one is given. Style "brief" is what the built-in base was taught
+    (without choices), "full" is for real models."""
     if style == "full":
         question = with_choices(question, choices)
     if answer is not None:

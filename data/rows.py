@@ -1,7 +1,8 @@
 """One row of any source -> `Example`: which column is what, by its name.
 
-A source is a `Source` over a store of rows: JsonlRows below, ParquetRows and HubRows in data/tables.py. A store says which
-columns there are and gives one row as a dict. Columns are found by name, in any case:
+A source is a `Source` over a store of rows: JsonlRows below, ParquetRows and HubRows in
+data/tables.py. A store says which columns there are and gives one row as a dict. Columns are found
+by name, in any case:
 
     images      images, decoded_image, image, image_path      encoded pictures, or paths beside the file
     question    problem, question, query, query_cot, query_wo      a blank one gives way to the next
@@ -10,13 +11,15 @@ columns there are and gives one row as a dict. Columns are found by name, in any
     choices     choices, options, option      a list of texts, or one text "A. 3; B. 4"
     id          id, pid, sample_index, question_id, idx; id and key together where both are there
 
-Of several with one meaning a row's first is taken, so rows of a .jsonl file may differ in their names; encoded pictures go
-before paths. Without labels only these columns and `category` are read, and never an answer. With labels every other
-column of plain values stands verbatim in `meta`.
+Of several with one meaning a row's first is taken, so rows of a .jsonl file may differ in their
+names; encoded pictures go before paths. Without labels only these columns and `category` are read,
+and never an answer. With labels every other column of plain values stands verbatim in `meta`.
 
-`<image>` in a question stands where a picture belongs, one per picture in order; pictures without a tag come first.
+`<image>` in a question stands where a picture belongs, one per picture in order; pictures without a
+tag come first.
 
-Left out: one column per picture (image_1, image_2, ...), pictures inside choices, base64 text, URLs.
+Left out: one column per picture (image_1, image_2, ...), pictures inside choices, base64 text,
+URLs.
 """
 
 import io
@@ -33,7 +36,8 @@ from string import ascii_lowercase, ascii_uppercase
 
 from PIL import Image
 
-from data.answers import extract_answer, option_key
+from answers import extract_answer, option_key
+from common.errors import BadRow, DataError
 from data.images import BadImage, open_image
 
 IMAGES = ("images", "decoded_image", "image", "image_path")
@@ -51,14 +55,6 @@ LONGEST_PATH = 4096
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a drive
 
 
-class DataError(ValueError):
-    """A source that can't be used at all; the message names the fix."""
-
-
-class BadRow(ValueError):
-    """One row that can't be used: it is skipped, counted and named."""
-
-
 @dataclass(frozen=True)
 class Example:
     id: str
@@ -69,7 +65,7 @@ class Example:
     meta: dict = field(default_factory=dict)  # `category` is used for tables; other columns of labelled rows
 
 
-# --- Columns -----------------------------------------------------------------------------------------------------
+# --- Columns --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,12 @@ class Columns:
         if name in self.ids:
             return "id"
         told = "answer; not read without labels"
-        roles = {"images": self.images, "choices": self.choices, told: self.answers, "category": (self.category,)}
+        roles = {
+            "images": self.images,
+            "choices": self.choices,
+            told: self.answers,
+            "category": (self.category,),
+        }
         for role, names in roles.items():
             if name in names:
                 return role if name == names[0] else f"{role}, where {names[0]} is missing"
@@ -104,7 +105,8 @@ class Columns:
 
 
 def find_columns(kinds: dict[str, str | None]) -> Columns:
-    """Column names with their kinds ("image", "text", "number", "other"; None: any) -> which is what."""
+    """Column names with their kinds ("image", "text", "number", "other"; None: any) -> which is
+    what."""
     names = {name.lower(): name for name in reversed(kinds)}
 
     def called(wanted: Iterable[str], *allowed: str | None) -> tuple[str, ...]:
@@ -115,7 +117,8 @@ def find_columns(kinds: dict[str, str | None]) -> Columns:
     if answers and {"id", "key"} <= names.keys():  # where nothing else is the answer, `key` may be
         ids = (names["id"], names["key"])
     return Columns(
-        images=called(IMAGES, "image") or called(IMAGES, "text", None),  # a picture before the path of a picture
+        images=called(IMAGES, "image")
+        or called(IMAGES, "text", None),  # a picture before the path of a picture
         questions=called(QUESTIONS, "text", None),
         answers=answers,
         choices=called(CHOICES),
@@ -129,17 +132,19 @@ def first_of(names: tuple[str, ...], row: dict) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)
 
 
-# --- Cells -------------------------------------------------------------------------------------------------------
+# --- Cells ----------------------------------------------------------------------------------------
 
 
 def read_images(value, column: str, folder: Path) -> tuple[Image.Image, ...]:
-    """A cell -> decoded pictures. A picture is {bytes, path}, bytes, a Pillow image or a path beside the file."""
+    """A cell -> decoded pictures. A picture is {bytes, path}, bytes, a Pillow image or a path
+    beside the file."""
     if value is None:
         return ()
     if isinstance(value, str) and column == "images":
         raise BadRow("`images` is a list of paths")
     return tuple(
-        open_image(image_file(item, column, folder)) for item in (value if isinstance(value, list) else [value])
+        open_image(image_file(item, column, folder))
+        for item in (value if isinstance(value, list) else [value])
     )
 
 
@@ -159,21 +164,26 @@ def image_file(item, column: str, folder: Path):
             f"`{column}` holds {len(item):,} characters, which is no path; a picture as base64 text is not read"
         )
     if URL.match(item):
-        raise BadRow(f"an image is the URL {item[:60]}: nothing is fetched while training; download it, give its path")
+        raise BadRow(
+            f"an image is the URL {item[:60]}: nothing is fetched while training; download it, give its path"
+        )
     return folder / item
 
 
 def names_pictures(value) -> bool:
     """Whether a cell is the path of a picture, or a list of some."""
     items = value if isinstance(value, list) else [value]
-    return bool(items) and all(isinstance(i, str) and Path(i[-300:]).suffix.lower() in PICTURE_FILES for i in items)
+    return bool(items) and all(
+        isinstance(i, str) and Path(i[-300:]).suffix.lower() in PICTURE_FILES for i in items
+    )
 
 
 def place_images(question: str, images: tuple) -> tuple[str, tuple]:
-    """Numbered tags `<image2>` -> `<image>`, and the pictures in the order of their tags, untagged ones first.
+    """Numbered tags `<image2>` -> `<image>`, and the pictures in the order of their tags, untagged
+    ones first.
 
-    A number is used once and only where there is such a picture; any other numbered tag stays as text: in MathVision one
-    picture shows all that `<image1>` to `<image5>` name.
+    A number is used once and only where there is such a picture; any other numbered tag stays as
+    text: in MathVision one picture shows all that `<image1>` to `<image5>` name.
     """
     numbered = [n for n in map(int, re.findall(r"<image(\d{1,3})>", question)) if 1 <= n <= len(images)]
     if not numbered:
@@ -213,9 +223,11 @@ def unlettered(choices: list[str]) -> list[str]:
 
 
 def split_options(text: str) -> list[str] | None:
-    """`A. 3; B. 4; C. No correct answer` -> its choices; None where it isn't a list lettered from A on without a gap.
+    """`A. 3; B. 4; C. No correct answer` -> its choices; None where it isn't a list lettered from A
+    on without a gap.
 
-    Choices stand behind semicolons or line breaks; where there are none, also behind commas and spaces.
+    Choices stand behind semicolons or line breaks; where there are none, also behind commas and
+    spaces.
     """
     apart = lettered_parts(text, r"[;；\n]")
     return (lettered_parts(text, r"[\s,，]") or apart) if apart and len(apart) == 1 else apart
@@ -224,7 +236,9 @@ def split_options(text: str) -> list[str] | None:
 def lettered_parts(text: str, before: str) -> list[str] | None:
     starts, others = [], []
     for match in re.finditer(rf"(?:^|{before})\s*\(?([A-Z])\s*[.:)．：、]\s*", text):
-        (starts if match[1] == chr(65 + len(starts)) else others).append(match)  # another letter is part of a choice
+        (starts if match[1] == chr(65 + len(starts)) else others).append(
+            match
+        )  # another letter is part of a choice
     if any(0 <= ord(match[1]) - 65 - len(starts) < 4 for match in others):  # A, B, D
         return None
     ends = [*(match.start() for match in starts[1:]), len(text)]
@@ -250,8 +264,14 @@ def read_answer(value, column: str) -> str | None:
 
 def check_choice(answer: str, choices: tuple[str, ...], column: str) -> None:
     """Refuses the number of a choice, which would be taken for a value: nobody could be right."""
-    number = re.fullmatch(r"(\d{1,2})(?:\.0*)?", answer)  # integers beside a missing one may have become floats
-    if number and int(number[1]) < len(choices) and option_key(answer, choices) == number[1].lstrip("0").zfill(1):
+    number = re.fullmatch(
+        r"(\d{1,2})(?:\.0*)?", answer
+    )  # integers beside a missing one may have become floats
+    if (
+        number
+        and int(number[1]) < len(choices)
+        and option_key(answer, choices) == number[1].lstrip("0").zfill(1)
+    ):
         raise BadRow(
             f"`{column}` {answer} is none of the choices; the number of a choice is not read: write its letter"
         )
@@ -265,11 +285,12 @@ def is_plain(value) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-# --- Sources -----------------------------------------------------------------------------------------------------
+# --- Sources --------------------------------------------------------------------------------------
 
 
 class Source:
-    """The examples of a store of rows, by index. Rows are checked when they are used: a bad row costs one row.
+    """The examples of a store of rows, by index. Rows are checked when they are used: a bad row
+    costs one row.
 
     Two rows of one id: the first is kept.
     """
@@ -311,7 +332,9 @@ class Source:
         texts = tuple(name for name in kinds if kinds[name] in ("text", None) and name not in known)
         if not found and texts:
             first = list(islice(self.store.cells(texts), 8))
-            found = [name for name, *cells in zip(texts, *first, strict=True) if any(map(names_pictures, cells))]
+            found = [
+                name for name, *cells in zip(texts, *first, strict=True) if any(map(names_pictures, cells))
+            ]
         return found[0] if found else None
 
     def refuse_urls(self) -> None:
@@ -346,8 +369,9 @@ class Source:
         return self.store.where(index)
 
     def blocks(self) -> list[tuple[range, int]]:
-        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone. Answers are
-        left out of the count, read or not: they decide nothing, not even an order."""
+        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row
+        comes alone. Answers are left out of the count, read or not: they decide nothing, not even
+        an order."""
         return list(self.measured)
 
     @cached_property
@@ -368,7 +392,9 @@ class Source:
             wrong = [n for n in columns.questions if row.get(n) is not None and not isinstance(row[n], str)]
             raise BadRow(f"{where}: `{wrong[0]}` is not text" if wrong else f"{where}: no question")
         shown, options = first_of(columns.images, row), first_of(columns.choices, row)
-        told = next((name for name in columns.answers if name in row), None)  # no solution where the answer is blank
+        told = next(
+            (name for name in columns.answers if name in row), None
+        )  # no solution where the answer is blank
         try:
             choices = read_choices(row.get(options), options)
             answer = read_answer(row.get(told), told) if self.labels else None
@@ -408,7 +434,8 @@ class JsonlRows:
             raise DataError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a readable UTF-8 file ({error})") from None
-        # split on newlines only: str.splitlines would also break on characters that JSON allows inside strings
+        # split on newlines only: str.splitlines would also break on characters that JSON allows
+        # inside strings
         self.lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         self.kept: set[str] | None = None
         self.kinds: dict[str, str | None] = {}

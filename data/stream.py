@@ -1,7 +1,9 @@
-"""The training questions: endless, shuffled, without their answers. Unusable rows are skipped, counted and named once.
+"""The training questions: endless, shuffled, without their answers. Unusable rows are skipped,
+counted and named once.
 
-Threads read and encode the rows of the next step while the model works on this one, unless the model has every core.
-Several processes share the reading: of the rows that a step tries each reads every size-th, and all hear what became of it.
+Threads read and encode the rows of the next step while the model works on this one, unless the
+model has every core. Several processes share the reading: of the rows that a step tries each reads
+every size-th, and all hear what became of it.
 """
 
 import os
@@ -12,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
-from data import BadRow, DataError, files_of, load, order
-from data.answers import option_key
+from answers import option_key
+from common.distributed import World, cores
+from common.errors import BadRow, DataError
+from common.files import files_of
+from data import load, order
 from data.prompts import INSTRUCTION
-from distributed import World, cores
 
 THREADS = min(8, cores())
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
@@ -23,21 +27,24 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Questions:
-    """`next(n)` gives this process's part of n different encoded questions. `state()` is all that a resumed stream needs.
+    """`next(n)` gives this process's part of n different encoded questions. `state()` is all that a
+    resumed stream needs.
 
-    `labels` fills `gold` {question id: canonical answer}, for the control `--reward gold` alone; otherwise answers are
-    stripped by the reader and `gold` stays empty.
+    `labels` fills `gold` {question id: canonical answer}, for the control `--reward gold` alone;
+    otherwise answers are stripped by the reader and `gold` stays empty.
     """
 
     def __init__(
         self, source: str | list[str], processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
-        labels: bool = False, ahead: bool = True, world: World = ALONE, position: int = 0, bad_rows: int = 0,
-        too_long: int = 0, files: list | None = None,
+        labels: bool = False, ahead: bool | None = None, world: World = ALONE, state: dict | None = None,
     ):  # fmt: skip
+        """`ahead`: whether threads read the next step's questions; None: where the model leaves
+        them a core. `state`: of the stream to be continued."""
         sources = [source] if isinstance(source, str) else source
         self.source, self.examples = " ".join(sources), load(sources, labels=labels)
         self.files = [[name, size] for one in sources for name, size, _ in files_of(one)]
-        if files is not None and files != self.files:
+        position, files = (state or {}).get("position", 0), (state or {}).get("files", self.files)
+        if files != self.files:
             changed = next(f[0] for f in self.files + files if f not in files or f not in self.files)
             raise DataError(
                 f"--train_data {self.source}: {changed} is not what it was when this run began, so that its order is lost; "
@@ -46,19 +53,29 @@ class Questions:
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
         self.world, self.first = world, position  # of the rows of this step
-        self.position, self.bad_rows, self.too_long = position, bad_rows, too_long
+        self.position = position
+        self.bad_rows, self.too_long = ((state or {}).get(name, 0) for name in ("bad_rows", "too_long"))
         self.most_tries = MAX_TRIES if sources == ["tiny"] else len(self.examples)
         self.size = None if sources == ["tiny"] else len(self.examples)
         self.order = order(self.examples, seed, position)
+        if ahead is None:
+            ahead = world.device.type != "cpu" or torch.get_num_threads() < cores()
         self.threads = ThreadPoolExecutor(THREADS, "questions") if ahead else None
-        if ahead:  # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
+        if (
+            ahead
+        ):  # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.ahead = deque()  # (position, index, future or None)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
 
     def state(self) -> dict:
-        return {"position": self.position, "bad_rows": self.bad_rows, "too_long": self.too_long, "files": self.files}
+        return {
+            "position": self.position,
+            "bad_rows": self.bad_rows,
+            "too_long": self.too_long,
+            "files": self.files,
+        }
 
     def next(self, count: int) -> list:
         taken, tried, encoded = {}, set(), {}  # {id: row}, rows, {row: what was read here}
@@ -86,19 +103,25 @@ class Questions:
                     if self.labels:
                         self.gold[key] = gold
         mine = self.world.my_part(list(taken.values()))
-        moved = {index: self.start(index) for index in mine if index not in encoded}  # by a bad row before them
+        moved = {
+            index: self.start(index) for index in mine if index not in encoded
+        }  # by a bad row before them
         for index, reading in moved.items():
             encoded[index], _, problem = self.result(index, reading)
             if problem:
-                raise DataError(f"--train_data {self.source}: {problem}, though another process could read it")
+                raise DataError(
+                    f"--train_data {self.source}: {problem}, though another process could read it"
+                )
         if self.threads:  # what was already tried in this step may be asked for in the next
             self.ahead = deque(
-                (p, i, r or (self.start(i) if self.is_mine(n) else None)) for n, (p, i, r) in enumerate(self.ahead)
+                (p, i, r or (self.start(i) if self.is_mine(n) else None))
+                for n, (p, i, r) in enumerate(self.ahead)
             )
         return [encoded[index] for index in mine]
 
     def untried(self, most: int, count: int, tried: set[int]) -> list[tuple]:
-        """The next (row, future or None) that this step has not tried, up to `most`, or all that the source has left."""
+        """The next (row, future or None) that this step has not tried, up to `most`, or all that
+        the source has left."""
         rows = []
         while len(rows) < most and len(tried) != self.size:
             self.read_ahead(count if self.threads else 1, tried)  # the threads go on with the next step's
@@ -110,8 +133,13 @@ class Questions:
         return rows
 
     def read_together(self, rows: list[tuple], encoded: dict) -> list[list]:
-        """[place, id, tokens, gold, what is wrong] of each row; the questions that this process has read go to `encoded`."""
-        here = [(n, index, reading or self.start(index)) for n, (index, reading) in enumerate(rows) if self.is_mine(n)]
+        """[place, id, tokens, gold, what is wrong] of each row; the questions that this process has
+        read go to `encoded`."""
+        here = [
+            (n, index, reading or self.start(index))
+            for n, (index, reading) in enumerate(rows)
+            if self.is_mine(n)
+        ]
         told = []
         for n, index, reading in here:
             found, gold, problem = self.result(index, reading)
@@ -135,17 +163,24 @@ class Questions:
             self.threads.shutdown(wait=False, cancel_futures=True)
 
     def read_ahead(self, count: int, tried: set[int]) -> None:
-        """Has threads read the next `count` rows, a row once however often it comes in them, and none tried in this step.
-        Where several processes share the reading, they guess that no bad row will move those of the next step."""
+        """Has threads read the next `count` rows, a row once however often it comes in them, and
+        none tried in this step. Where several processes share the reading, they guess that no bad
+        row will move those of the next step."""
         reading = {index: future for _, index, future in self.ahead}
         while len(self.ahead) < count:
             position, index = next(self.order)
-            if self.threads and index not in reading and index not in tried and self.is_mine(position - self.first):
+            if (
+                self.threads
+                and index not in reading
+                and index not in tried
+                and self.is_mine(position - self.first)
+            ):
                 reading[index] = self.threads.submit(self.read, index)
             self.ahead.append((position, index, reading.get(index)))
 
     def read(self, index: int) -> tuple:
-        """(encoded question, its gold key, None) or, where the row can't be used, (None, None, what is wrong)."""
+        """(encoded question, its gold key, None) or, where the row can't be used, (None, None, what
+        is wrong)."""
         try:
             example = self.examples[index]
             gold = option_key(example.answer, example.choices) if self.labels else None

@@ -4,7 +4,8 @@
                                                  latest are kept, up to KEEP_BYTES or two groups
     HubRows("owner/name:config", "train")        datasets; rows of its memory-mapped cache. Only this downloads anything
 
-Pictures stay encoded here: data/images.py decodes them, with its bounds. Both packages are optional.
+Pictures stay encoded here: data/images.py decodes them, with its bounds. Both packages are
+optional.
 
 Left out: streaming from the hub, other file formats on a disk.
 """
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.rows import BadRow, DataError
+from common.errors import BadRow, DataError, first_line
 
 KEEP_BYTES = 2**28  # of row groups, as they stand in memory
-SHARD = re.compile(r"(?P<split>.+?)-(?P<n>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")  # the hub's names for files of a split
+SHARD = re.compile(
+    r"(?P<split>.+?)-(?P<n>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?"
+)  # the hub's names for files of a split
 LISTS = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
 BYTES = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
 TEXTS = ("is_string", "is_large_string", "is_string_view", "is_null")
@@ -59,7 +62,9 @@ def narrow(schema) -> dict[str, type]:
     from pyarrow import types
 
     found = {f.name: (types.is_float32(f.type), types.is_float16(f.type)) for f in schema}
-    return {name: np.float32 if single else np.float16 for name, (single, half) in found.items() if single or half}
+    return {
+        name: np.float32 if single else np.float16 for name, (single, half) in found.items() if single or half
+    }
 
 
 def as_written(row: dict, narrow: dict[str, type]) -> dict:
@@ -70,11 +75,12 @@ def as_written(row: dict, narrow: dict[str, type]) -> dict:
     return row
 
 
-# --- Parquet files -----------------------------------------------------------------------------------------------
+# --- Parquet files --------------------------------------------------------------------------------
 
 
 def parquet_files(folder: Path, split: str | None) -> tuple[str, list[Path]]:
-    """The split's name and its files: `train-00000-of-00002.parquet` is of train, `testmini.parquet` of testmini."""
+    """The split's name and its files: `train-00000-of-00002.parquet` is of train,
+    `testmini.parquet` of testmini."""
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise DataError(f"{folder}: no .parquet file in this folder")
@@ -134,7 +140,9 @@ class ParquetRows:
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.ParquetFile(path)  # not mapped: a file cut meanwhile is an error, not a crash
+            return pyarrow.parquet.ParquetFile(
+                path
+            )  # not mapped: a file cut meanwhile is an error, not a crash
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except (pyarrow.ArrowException, OSError) as error:
@@ -165,8 +173,9 @@ class ParquetRows:
         return self.length
 
     def blocks(self, columns: list[str]) -> list[tuple[range, int]]:
-        """The rows of each group and, about, its bytes in memory, of these columns: what it has in the file, where a
-        picture that is repeated may stand once, or its rows at the largest size that the first, middle or last group has.
+        """The rows of each group and, about, its bytes in memory, of these columns: what it has in
+        the file, where a picture that is repeated may stand once, or its rows at the largest size
+        that the first, middle or last group has.
         """
         rows = [range(a, b) for a, b in zip(self.starts, [*self.starts[1:], self.length], strict=True)]
         each = self.row_bytes(columns)
@@ -175,7 +184,9 @@ class ParquetRows:
 
     def stored_bytes(self, file: int, group: int, columns: list[str]) -> int:
         found = self.files[file].metadata.row_group(group)
-        parts = (found.column(i) for i in range(found.num_columns))  # `images.list.element.bytes` is of `images`
+        parts = (
+            found.column(i) for i in range(found.num_columns)
+        )  # `images.list.element.bytes` is of `images`
         prefixes = tuple(f"{name}." for name in columns)
         return sum(p.total_uncompressed_size for p in parts if f"{p.path_in_schema}.".startswith(prefixes))
 
@@ -223,11 +234,12 @@ class ParquetRows:
             ) from None
 
 
-# --- The hub -----------------------------------------------------------------------------------------------------
+# --- The hub --------------------------------------------------------------------------------------
 
 
 class HubRows:
-    """A split of a data set of the hub, or of one already in its cache: datasets downloads it once."""
+    """A split of a data set of the hub, or of one already in its cache: datasets downloads it
+    once."""
 
     def __init__(self, source: str, split: str | None):
         datasets = need("datasets", source)
@@ -241,7 +253,9 @@ class HubRows:
         try:
             self.data = datasets.load_dataset(path, config or None, split=split)
         except Exception as error:  # noqa: BLE001  datasets and the hub raise many kinds
-            raise DataError(f"{source}: not a data set that can be loaded from the hub ({first_line(error)})") from None
+            raise DataError(
+                f"{source}: not a data set that can be loaded from the hub ({first_line(error)})"
+            ) from None
         self.name = f"{path.split('/')[-1]}-{split}"
         # arrow rows hold pictures as they were stored: nothing is decoded here
         self.data = self.data.with_format("arrow")
@@ -255,7 +269,9 @@ class HubRows:
     def cells(self, names: tuple[str, ...]) -> Iterable[list]:
         rows = self.data.select_columns(list(names))
         return (
-            list(row.values()) for start in range(0, len(self), 1000) for row in rows[start : start + 1000].to_pylist()
+            list(row.values())
+            for start in range(0, len(self), 1000)
+            for row in rows[start : start + 1000].to_pylist()
         )
 
     def where(self, index: int) -> str:
@@ -272,7 +288,3 @@ class HubRows:
 
     def __getitem__(self, index: int) -> dict:
         return as_written(self.data[index].to_pylist()[0], self.narrow)
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,14 +4,15 @@ With l the logits of a row [V], t its target and T the temperature:
 
     log p_t = l_t / T - log sum_j exp(l_j / T)          d log p_t / d l_j = (1[j = t] - p_j) / T
 
-Arithmetic and results are float32 whatever the dtype of the logits (float64 for float64 logits, so that gradients can
-be checked). The forward keeps three numbers per row: the maximum m, others = sum_{j != t} exp((l_j - m) / T), and
-total = others + exp((l_t - m) / T). The backward needs no more, and others / total gives 1 - p_t at full relative
-accuracy where p_t is close to 1 and the plain difference would have cancelled.
+Arithmetic and results are float32 whatever the dtype of the logits (float64 for float64 logits, so
+that gradients can be checked). The forward keeps three numbers per row: the maximum m, others =
+sum_{j != t} exp((l_j - m) / T), and total = others + exp((l_t - m) / T). The backward needs no
+more, and others / total gives 1 - p_t at full relative accuracy where p_t is close to 1 and the
+plain difference would have cancelled.
 
-Two paths compute the same: the Triton kernels of `triton_rows.py` (on CUDA, and in Triton's interpreter), and plain
-torch in blocks of rows (elsewhere, or where Triton is missing). Left out: bias, label smoothing, double backward,
-vocabulary sharded over devices.
+Two paths compute the same: the Triton kernels of `logprob_triton.py` (on CUDA, and in Triton's
+interpreter), and plain torch in blocks of rows (elsewhere, or where Triton is missing). Left out:
+bias, label smoothing, double backward, vocabulary sharded over devices.
 """
 
 import math
@@ -21,9 +22,9 @@ import torch
 from torch.autograd.function import once_differentiable
 
 try:
-    from . import triton_rows
+    from . import logprob_triton
 except ImportError:  # Triton ships for Linux only
-    triton_rows = None
+    logprob_triton = None
 
 BLOCK_BYTES = 16 << 20  # plain torch: float32 logits held at a time, about a cache's worth
 CHUNK_BYTES_CPU = 16 << 20  # linear_logprobs: the logits buffer
@@ -35,15 +36,16 @@ def selective_log_softmax(logits, targets, temperature=1.0, return_entropy=False
     """log softmax(logits / temperature) at the targets, in nats.
 
     logits   [..., V], floating. Any strides with a dense last axis are read in place (`logits[:, :-1]`,
-             `logits[..., :V_real]`); other layouts, and slices of more than three axes that don't merge, are copied.
-             -inf forbids a token: its p and its gradient are 0. A row of nothing but -inf gives NaN.
+             `logits[..., :V_real]`); other layouts, and slices of more than three axes that don't
+             merge, are copied. -inf forbids a token: its p and its gradient are 0. A row of nothing
+             but -inf gives NaN.
     targets  [...], integer, 0 <= target < V. Out of range: an error on a CPU, a NaN log-prob on a GPU, where looking
              would stall. Give positions that don't count any valid id.
-    Returns log-probs [...] float32, differentiable in logits, whose gradient is computed in float32 and rounded once to
-    their dtype. A row whose incoming gradient is 0 gets gradient 0, even where its logits are NaN.
-    With return_entropy: (log-probs, entropy); the entropy, -sum_j p_j log p_j, [...] float32, is a diagnostic without
-    gradient.
-    Errors: ValueError or TypeError naming the shape, dtype, device or value that is wrong.
+    Returns log-probs [...] float32, differentiable in logits, whose gradient is computed in float32
+    and rounded once to their dtype. A row whose incoming gradient is 0 gets gradient 0, even where
+    its logits are NaN. With return_entropy: (log-probs, entropy); the entropy, -sum_j p_j log p_j,
+    [...] float32, is a diagnostic without gradient. Errors: ValueError or TypeError naming the
+    shape, dtype, device or value that is wrong.
     """
     _check_floating("logits", logits)
     if logits.dim() == 0 or logits.shape[-1] == 0:
@@ -55,19 +57,20 @@ def selective_log_softmax(logits, targets, temperature=1.0, return_entropy=False
 
 
 def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return_entropy=False):
-    """selective_log_softmax(hidden @ weight.T, targets, temperature), of which only `chunk` rows stand at a time.
+    """selective_log_softmax(hidden @ weight.T, targets, temperature), of which only `chunk` rows
+    stand at a time.
 
     hidden   [N, D] and
     weight   [V, D], as in nn.Linear without bias, both of one floating dtype. Under autocast they may differ, and the
              product runs in autocast's dtype.
     targets  [N], as in `selective_log_softmax`.
     chunk    rows at a time; None fits the buffer into about 256 MB on a GPU, 16 MB on a CPU, but takes at least 64.
-    Returns log-probs [N] float32 in nats, differentiable in hidden and weight; with return_entropy, (log-probs,
-    entropy).
-    The logits are rounded to the dtype of the product, as the model's own head would round them; everything after them
-    is float32. The backward makes each chunk of logits again and turns it into its gradient in place. The gradient of
-    a bf16 weight is summed over the chunks in float32.
-    Errors: ValueError or TypeError naming the shape, dtype, device or value that is wrong.
+    Returns log-probs [N] float32 in nats, differentiable in hidden and weight; with return_entropy,
+    (log-probs, entropy). The logits are rounded to the dtype of the product, as the model's own
+    head would round them; everything after them is float32. The backward makes each chunk of logits
+    again and turns it into its gradient in place. The gradient of a bf16 weight is summed over the
+    chunks in float32. Errors: ValueError or TypeError naming the shape, dtype, device or value that
+    is wrong.
     """
     _check_floating("hidden", hidden)
     _check_floating("weight", weight)
@@ -83,12 +86,16 @@ def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return
     elif hidden.dtype == weight.dtype:
         dtype = hidden.dtype
     else:
-        raise TypeError(f"hidden is {hidden.dtype} but weight {weight.dtype}: cast one, or use torch.autocast")
+        raise TypeError(
+            f"hidden is {hidden.dtype} but weight {weight.dtype}: cast one, or use torch.autocast"
+        )
     if chunk is None:
         chunk = _automatic_chunk(weight.shape[0], dtype, hidden.device)
     elif chunk < 1:
         raise ValueError(f"chunk must be at least 1 row (got {chunk}); None chooses by memory")
-    logprobs, entropy = _LinearLogprobs.apply(hidden, weight, targets, float(temperature), chunk, return_entropy, dtype)
+    logprobs, entropy = _LinearLogprobs.apply(
+        hidden, weight, targets, float(temperature), chunk, return_entropy, dtype
+    )
     return (logprobs, entropy) if return_entropy else logprobs
 
 
@@ -128,7 +135,9 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         stats = RowStats(None, *kept, None)
         grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         out = grad_logits.view(targets.numel(), logits.shape[-1])
-        row_backward(_as_rows(logits), targets, ctx.temperature, stats, _flat(grad_logprobs, stats.totals.dtype), out)
+        row_backward(
+            _as_rows(logits), targets, ctx.temperature, stats, _flat(grad_logprobs, stats.totals.dtype), out
+        )
         return grad_logits, None, None, None
 
 
@@ -154,7 +163,9 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden, dtype=ctx.dtype) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=stats.totals.dtype) if wants_weight else None
         for rows, hidden_rows, logits in _logits_in_chunks(hidden, weight_cast, ctx.chunk):
-            row_backward(logits[None], targets[rows], ctx.temperature, stats.part(rows), grad[rows], out=logits)
+            row_backward(
+                logits[None], targets[rows], ctx.temperature, stats.part(rows), grad[rows], out=logits
+            )
             grad_logits = logits  # turned into it in place
             if wants_hidden:
                 torch.mm(grad_logits, weight_cast, out=grad_hidden[rows])
@@ -166,18 +177,20 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 def row_forward(logits, targets, temperature, stats):
-    """Fills `stats` [N] from logits [A, B, V] (last axis dense, A * B = N) and targets [N] int64."""
+    """Fills `stats` [N] from logits [A, B, V] (last axis dense, A * B = N) and targets [N]
+    int64."""
     if targets.numel() == 0:
         return
-    rows_of = triton_rows.row_forward if _use_triton(logits) else _row_forward_torch
+    rows_of = logprob_triton.row_forward if _use_triton(logits) else _row_forward_torch
     rows_of(logits, targets, temperature, stats)
 
 
 def row_backward(logits, targets, temperature, stats, grad, out):
-    """out [N, V] = grad [N] * (1[j = t] - p) / temperature, rounded once to out's dtype; out may be the logits."""
+    """out [N, V] = grad [N] * (1[j = t] - p) / temperature, rounded once to out's dtype; out may be
+    the logits."""
     if targets.numel() == 0:
         return
-    rows_of = triton_rows.row_backward if _use_triton(logits) else _row_backward_torch
+    rows_of = logprob_triton.row_backward if _use_triton(logits) else _row_backward_torch
     rows_of(logits, targets, temperature, stats, grad, out)
 
 
@@ -208,14 +221,17 @@ def _row_backward_torch(logits, targets, temperature, stats, grad, out):
     for rows, block in _blocks(logits):
         total = stats.totals[rows, None]
         scale = grad[rows, None] / temperature  # [n, 1]
-        d = (block.to(total.dtype) - stats.maxima[rows, None]).div_(temperature).exp_().mul_(-scale / total)  # [n, V]
+        d = (
+            (block.to(total.dtype) - stats.maxima[rows, None]).div_(temperature).exp_().mul_(-scale / total)
+        )  # [n, V]
         d.scatter_(-1, targets[rows, None], scale * stats.others[rows, None] / total)
         d.masked_fill_(scale == 0, 0.0)  # a row without gradient gets none, whatever it holds
         out[rows] = d
 
 
 def _blocks(logits):
-    """Walks [A, B, V] in blocks of rows of about BLOCK_BYTES as float32: (slice of the N rows, [n, V])."""
+    """Walks [A, B, V] in blocks of rows of about BLOCK_BYTES as float32: (slice of the N rows, [n,
+    V])."""
     outer, inner, vocabulary = logits.shape
     most = max(1, BLOCK_BYTES // (4 * vocabulary))
     outer_step, inner_step = max(1, most // inner), min(inner, most)
@@ -227,7 +243,8 @@ def _blocks(logits):
 
 
 def _logits_in_chunks(hidden, weight, chunk):
-    """Yields (rows, hidden[rows], their logits [n, V]); every chunk of logits overwrites the one before."""
+    """Yields (rows, hidden[rows], their logits [n, V]); every chunk of logits overwrites the one
+    before."""
     count, dtype = hidden.shape[0], weight.dtype
     buffer = torch.empty(min(chunk, count), weight.shape[0], dtype=dtype, device=weight.device)
     for first in range(0, count, chunk):
@@ -241,19 +258,22 @@ def _add_product(total, a, b):
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     elif total.is_cuda:
-        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)  # CUDA only; no [V, D] product stands beside total
+        torch.addmm(
+            total, a, b, out_dtype=total.dtype, out=total
+        )  # CUDA only; no [V, D] product stands beside total
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
 def _use_triton(logits):
-    if triton_rows is None or logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if logprob_triton is None or logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
-    return logits.is_cuda or triton_rows.INTERPRETED
+    return logits.is_cuda or logprob_triton.INTERPRETED
 
 
 def _as_rows(logits):
-    """[..., V] as [A, B, V] with a dense last axis; a view wherever two strides can address the rows."""
+    """[..., V] as [A, B, V] with a dense last axis; a view wherever two strides can address the
+    rows."""
     vocabulary = logits.shape[-1]
     if vocabulary > 1 and logits.stride(-1) != 1:
         logits = logits.contiguous()

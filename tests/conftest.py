@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy OpenMP programs slow each other; one thread each is safe
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two busy OpenMP programs slow each other; one thread each is safe
 
 import json
 import subprocess
@@ -19,10 +21,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_random_checkpoint(folder: Path, seed: int = 0) -> None:
-    """Qwen2.5-VL of two small layers with random weights: sharp enough that its samples differ, and they seldom end."""
+    """Qwen2.5-VL of two small layers with random weights: sharp enough that its samples differ, and
+    they seldom end."""
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
-    from data.tiny import build_config, build_image_processor, build_tokenizer
+    from programs.build_tiny import build_config, build_image_processor, build_tokenizer
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -69,7 +72,8 @@ def model(random_folder):
 
 @pytest.fixture
 def mixed_examples():
-    """Prompts of mixed length: pictures of two sizes, two pictures in one prompt, no picture at all."""
+    """Prompts of mixed length: pictures of two sizes, two pictures in one prompt, no picture at
+    all."""
     from data import Example, load
 
     drawn = load("tiny", "validation")
@@ -97,7 +101,9 @@ def questions_file(tmp_path):
     drawn, rows = load("tiny", "train", labels=True), []
     for i in range(24):
         drawn[i].images[0].save(tmp_path / f"{i}.png")
-        rows.append({"id": f"q{i}", "question": drawn[i].question, "images": [f"{i}.png"], "answer": drawn[i].answer})
+        rows.append(
+            {"id": f"q{i}", "question": drawn[i].question, "images": [f"{i}.png"], "answer": drawn[i].answer}
+        )
     return write_rows(tmp_path / "questions.jsonl", rows), rows
 
 

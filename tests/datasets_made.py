@@ -1,4 +1,5 @@
-"""Small parquet files in the schemas of published data sets: true columns and types, drawn pictures.
+"""Small parquet files in the schemas of published data sets: true columns and types, drawn
+pictures.
 
     path = write_mathvista(folder)      a file of a few rows; `WRITERS` has them all by name
 
@@ -15,7 +16,13 @@ from PIL import Image, ImageDraw
 TEXT, NUMBER, WHOLE = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
 TEXTS = pyarrow.list_(TEXT)
 PICTURE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", TEXT)])
-VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")  # of MathVerse
+VERSIONS = (
+    "Text Dominant",
+    "Text Lite",
+    "Vision Intensive",
+    "Vision Dominant",
+    "Vision Only",
+)  # of MathVerse
 
 
 def picture(n: int, kind: str = "PNG", size: tuple[int, int] = (72, 60), mode: str = "RGB") -> dict:
@@ -44,7 +51,11 @@ def write_geometry3k(folder: Path) -> Path:
     """hiyouga/geometry3k"""
     answers = ["48731", r"\frac{739}{2}", r"6 \sqrt { 7193 }", "91.37", "5501", "6607"]
     rows = [
-        {"images": [picture(n)], "problem": f"<image>Find side {'abcdef'[n]} of the triangle.", "answer": answer}
+        {
+            "images": [picture(n)],
+            "problem": f"<image>Find side {'abcdef'[n]} of the triangle.",
+            "answer": answer,
+        }
         for n, answer in enumerate(answers)
     ]
     return write(folder, "geometry3k.parquet", PROBLEMS, rows)
@@ -53,7 +64,11 @@ def write_geometry3k(folder: Path) -> Path:
 def write_geoqa(folder: Path) -> Path:
     """WaltonFuture/GEOQA_R1V_Train_8K"""
     rows = [
-        {"images": [picture(n, "JPEG")], "problem": f"In the figure, what is angle {n}?", "answer": f"{1411 + n}°"}
+        {
+            "images": [picture(n, "JPEG")],
+            "problem": f"In the figure, what is angle {n}?",
+            "answer": f"{1411 + n}°",
+        }
         for n in range(6)
     ]
     return write(folder, "geoqa.parquet", PROBLEMS, rows)
@@ -65,7 +80,9 @@ def write_geoqa_r1v(folder: Path) -> Path:
         {"image": picture(n), "problem": f"Measure angle {n}.", "solution": f"<answer> {1511 + n}° </answer>"}
         for n in range(6)
     ]
-    return write(folder, "geoqa_r1v.parquet", [("image", PICTURE), ("problem", TEXT), ("solution", TEXT)], rows)
+    return write(
+        folder, "geoqa_r1v.parquet", [("image", PICTURE), ("problem", TEXT), ("solution", TEXT)], rows
+    )
 
 
 def write_mmr1(folder: Path) -> Path:
@@ -78,14 +95,17 @@ def write_mmr1(folder: Path) -> Path:
         }
         for n in range(4)
     ]
-    rows.append({"images": [picture(7)], "problem": "Look at <image> and count its corners.", "answer": "9973"})
+    rows.append(
+        {"images": [picture(7)], "problem": "Look at <image> and count its corners.", "answer": "9973"}
+    )
     both = "First <image> then <image>: how do their areas differ?"
     rows.append({"images": [picture(8), picture(9, size=(120, 60))], "problem": both, "answer": "8887"})
     return write(folder, "mmr1.parquet", PROBLEMS, rows)
 
 
 def write_synthetic(folder: Path) -> Path:
-    """WaltonFuture/geometry3k-in-context-synthesizing and its five siblings: the answers are pseudo-labels"""
+    """WaltonFuture/geometry3k-in-context-synthesizing and its five siblings: the answers are
+    pseudo-labels"""
     rows = [
         {"images": [picture(n)], "problem": f"<image>What is the area of shape {n}?", "answer": f"{3301 + n}"}
         for n in range(5)
@@ -94,7 +114,8 @@ def write_synthetic(folder: Path) -> Path:
 
 
 def write_mathvista(folder: Path) -> Path:
-    """AI4Math/MathVista: options of a choice question, a whole number, a decimal with its precision, a list"""
+    """AI4Math/MathVista: options of a choice question, a whole number, a decimal with its
+    precision, a list"""
     metadata = pyarrow.struct(
         [("category", TEXT), ("context", TEXT), ("grade", TEXT), ("img_height", WHOLE), ("img_width", WHOLE)]
         + [("language", TEXT), ("skills", TEXTS), ("source", TEXT), ("split", TEXT), ("task", TEXT)]
@@ -105,7 +126,15 @@ def write_mathvista(folder: Path) -> Path:
         ("query", TEXT),
     ]  # fmt: skip
     asked = [
-        ("Which shape is it?", ["square", "triangle", "circle"], None, None, "triangle", "multi_choice", "text"),
+        (
+            "Which shape is it?",
+            ["square", "triangle", "circle"],
+            None,
+            None,
+            "triangle",
+            "multi_choice",
+            "text",
+        ),
         ("How many corners are there?", None, None, None, "7333", "free_form", "integer"),
         ("How long is the left side?", None, "cm", 1.0, "41.7", "free_form", "float"),
         ("How high is it?", None, None, 2.0, "38.57", "free_form", "float"),
@@ -115,7 +144,9 @@ def write_mathvista(folder: Path) -> Path:
     rows = []
     for n, (question, choices, unit, precision, answer, question_type, answer_type) in enumerate(asked, 1):
         letters = "\n".join(f"({chr(65 + i)}) {choice}" for i, choice in enumerate(choices or ()))
-        hint = "Please answer the question and provide the " + ("correct option letter" if choices else "final value")
+        hint = "Please answer the question and provide the " + (
+            "correct option letter" if choices else "final value"
+        )
         rows.append(
             {
                 "pid": str(n), "question": question, "image": f"images/{n}.jpg", "decoded_image": picture(n, "JPEG"),
@@ -133,7 +164,8 @@ def write_mathvista(folder: Path) -> Path:
 
 
 def write_mathverse(folder: Path) -> Path:
-    """AI4Math/MathVerse: two problems in five versions; in the last the question is in the picture alone"""
+    """AI4Math/MathVerse: two problems in five versions; in the last the question is in the picture
+    alone"""
     metadata = pyarrow.struct([("split", TEXT), ("source", TEXT), ("subject", TEXT), ("subfield", TEXT)])
     schema = [
         ("sample_index", TEXT), ("problem_index", TEXT), ("problem_version", TEXT), ("question", TEXT),
@@ -175,8 +207,22 @@ def write_mathvision(folder: Path) -> Path:
         ("answer", TEXT), ("solution", TEXT), ("level", WHOLE), ("subject", TEXT),
     ]  # fmt: skip
     asked = [
-        ("Which of the pieces fits?\n<image1>", ["A", "B", "C", "D", "E"], "B", None, 1, "transformation geometry"),
-        ("<image1>\nHow long is the path?", [], "2749", "It is the sum, 2749.", 3, "metric geometry - length"),
+        (
+            "Which of the pieces fits?\n<image1>",
+            ["A", "B", "C", "D", "E"],
+            "B",
+            None,
+            1,
+            "transformation geometry",
+        ),
+        (
+            "<image1>\nHow long is the path?",
+            [],
+            "2749",
+            "It is the sum, 2749.",
+            3,
+            "metric geometry - length",
+        ),
         ("What are <image1> and <image2> together?", ["3", "4", "5"], "C", None, 2, "arithmetic"),
         ("How many triangles does <image1> hold? Count <image1> twice.", [], "3169", "", 5, "counting"),
         ("<image1> What is x?", [], "4567", None, 4, "algebra"),
@@ -193,7 +239,8 @@ def write_mathvision(folder: Path) -> Path:
 
 
 def write_wemath(folder: Path) -> Path:
-    """We-Math/We-Math: composites of two and of three steps; the parts of a composite share its ID"""
+    """We-Math/We-Math: composites of two and of three steps; the parts of a composite share its
+    ID"""
     schema = [
         ("ID", TEXT), ("split", TEXT), ("knowledge concept", TEXT), ("question", TEXT), ("option", TEXT),
         ("answer", TEXT), ("image_path", PICTURE), ("key", TEXT), ("question number", WHOLE),

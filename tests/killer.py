@@ -1,7 +1,8 @@
 """Runs mmupt again and again and kills it: `python tests/killer.py SEED KILLS OUT FLAGS...`
 
-Each run is a fork of a process that has only imported, so that a kill costs a second and not the import of torch. A run
-is killed by SIGKILL at a random moment, mostly within a step or while a checkpoint is being written; the last one ends.
+Each run is a fork of a process that has only imported, so that a kill costs a second and not the
+import of torch. A run is killed by SIGKILL at a random moment, mostly within a step or while a
+checkpoint is being written; the last one ends.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Boxes are found, answers that mean the same share a key, others don't, and no text costs more than milliseconds."""
+"""Boxes are found, answers that mean the same share a key, others don't, and no text costs more
+than milliseconds."""
 
 import json
 import random
@@ -8,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data import answers, equivalence
-from data.answers import canonical, equivalent, extract_answer, option_key
+from answers import canonical, equivalence, equivalent, extract_answer, keys, option_key
 
 # Within a line all mean the same; no two lines mean the same.
 CLASSES = [
@@ -200,14 +200,17 @@ def soup(rng: random.Random) -> str:
     tokens = SOUP.split() + [" "] * 5
     if rng.random() < 0.5:
         return "".join(rng.choice(tokens) for _ in range(rng.randint(1, 20)))
-    return "".join(chr(rng.randrange(rng.choice([0x80, 0x2500, 0x110000]))) for _ in range(rng.randint(1, 30)))
+    return "".join(
+        chr(rng.randrange(rng.choice([0x80, 0x2500, 0x110000]))) for _ in range(rng.randint(1, 30))
+    )
 
 
 def seconds(function, *arguments) -> float:
-    """The best of three, so that a busy machine doesn't look like a slow function; nothing is remembered between."""
+    """The best of three, so that a busy machine doesn't look like a slow function; nothing is
+    remembered between."""
     best = float("inf")
     for _ in range(3):
-        answers._settle.cache_clear()
+        keys._settle.cache_clear()
         equivalence._at_points.cache_clear()
         start = time.perf_counter()
         function(*arguments)
@@ -290,7 +293,8 @@ def test_an_empty_answer_has_no_key(answer):
 
 
 PAIRS = [
-    json.loads(line) for line in (Path(__file__).parent / "golden/answer_pairs.jsonl").read_text("utf-8").splitlines()
+    json.loads(line)
+    for line in (Path(__file__).parent / "golden/answer_pairs.jsonl").read_text("utf-8").splitlines()
 ]
 WRITTEN = list(dict.fromkeys(text for row in PAIRS for text in (row["a"], row["b"])))
 # Keys drop the unit and the name, so that `5 cm` and `x = 5` vote with `5`; these are the price.
@@ -319,7 +323,9 @@ def test_no_two_answers_that_differ_share_a_key_but_for_units_and_names():
 def test_equivalence_is_reflexive_and_symmetric_and_holds_where_keys_agree():
     assert [text for text in WRITTEN if not equivalent(text, text)] == []
     rng = random.Random(4)
-    pairs = [(r["a"], r["b"]) for r in PAIRS] + [(rng.choice(WRITTEN), rng.choice(WRITTEN)) for _ in range(3000)]
+    pairs = [(r["a"], r["b"]) for r in PAIRS] + [
+        (rng.choice(WRITTEN), rng.choice(WRITTEN)) for _ in range(3000)
+    ]
     assert [(a, b) for a, b in pairs if equivalent(a, b) != equivalent(b, a)] == []
     by_key: dict = {}
     for text in WRITTEN:
@@ -411,16 +417,18 @@ def test_the_shortcut_gives_what_the_long_way_gives():
     rng = random.Random(2)
     plain = [f"{sign}{n}{rest}" for sign in ("", "-") for n in (0, 7, 120, "007", rng.randrange(10**15))
              for rest in ("", ".0", ".50", ".125", "/7", "/120", f".{rng.randrange(10**14)}")]  # fmt: skip
-    plain += [rf"{sign}\{frac}{{{n}}}{{15}}" for sign in ("", "-") for frac in ("frac", "dfrac") for n in (0, 5, 4)]
-    shortened = [answer for answer in plain if answers._shortcut(answer)]
+    plain += [
+        rf"{sign}\{frac}{{{n}}}{{15}}" for sign in ("", "-") for frac in ("frac", "dfrac") for n in (0, 5, 4)
+    ]
+    shortened = [answer for answer in plain if keys._shortcut(answer)]
     assert len(shortened) > 60
     for answer in shortened:
-        assert answers._shortcut(answer) == answers._rewrite(answer)[0], answer
+        assert keys._shortcut(answer) == keys._rewrite(answer)[0], answer
 
 
 def test_a_key_does_not_depend_on_what_was_asked_before():
     first = [canonical(answer) for answer in ALL]
-    answers._settle.cache_clear()
+    keys._settle.cache_clear()
     assert [canonical(answer) for answer in reversed(ALL)] == first[::-1]
 
 
@@ -521,7 +529,7 @@ def test_nested_answers_leave_room_on_the_stack(answer):
         return called_from(depth - 1) if depth else canonical(answer)
 
     expected = canonical(answer)
-    answers._settle.cache_clear()
+    keys._settle.cache_clear()
     assert called_from(650) == expected
 
 
@@ -574,7 +582,9 @@ def test_an_option_is_found_by_equivalence():
 def test_an_ambiguous_value_is_no_letter():
     assert option_key("0.5", ("1/2", "0.50", "3")) == "1/2"
     assert option_key("5", ("5 cm", "5 m", "7 m")) == "5"
-    assert option_key("5 m", ("5 cm", "5 m", "7 m")) == option_key(r"5\text{ m}", ("5 cm", "5 m", "7 m")) == "B"
+    assert (
+        option_key("5 m", ("5 cm", "5 m", "7 m")) == option_key(r"5\text{ m}", ("5 cm", "5 m", "7 m")) == "B"
+    )
     assert option_key("50%", ("50", "0.5", "7")) == "A"  # the key comes before what is merely accepted
     for square in ("6 cm²", "6 cm^2", r"6\text{ cm}^{2}"):
         assert option_key(square, ("6 cm", "6 cm^2")) == "B"

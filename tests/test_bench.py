@@ -1,15 +1,27 @@
-"""The speed bench at toy size: that it runs, compares what both sides compute, and writes what it says it writes."""
+"""The speed bench at toy size: that it runs, compares what both sides compute, and writes what it
+says it writes."""
 
 import json
 
 import pytest
 
-import cli
 from bench.shapes import build_shape
 from bench.speed import Speed, main
+from common import cli
 from model_utils import load_model, load_processor
 
-SMALL = ["--questions", "2", "--group_size", "2", "--max_new_tokens", "6", "--image_side", "56", "--repeats", "1"]
+SMALL = [
+    "--questions",
+    "2",
+    "--group_size",
+    "2",
+    "--max_new_tokens",
+    "6",
+    "--image_side",
+    "56",
+    "--repeats",
+    "1",
+]
 
 
 def test_the_bench_runs_and_writes_its_tables(tmp_path):
@@ -33,7 +45,10 @@ def test_a_full_step_against_trl(tmp_path):
 def test_shapes_are_checkpoints_that_load(tmp_path):
     folder = build_shape("toy", tmp_path / "toy")
     model, processor = load_model(str(folder)), load_processor(str(folder))
-    assert model.usual_decoder and processor.vocabulary == model.get_output_embeddings().weight.shape[0] == 2048
+    assert (
+        model.standard_decoder
+        and processor.vocabulary == model.get_output_embeddings().weight.shape[0] == 2048
+    )
 
 
 def test_unknown_parts_and_shapes_are_named(tmp_path):

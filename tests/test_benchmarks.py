@@ -9,12 +9,12 @@ from importlib import metadata
 import pytest
 from conftest import ROOT, write_rows
 
-import cli
-import data.grader
+import evaluation.grader
+from common.errors import GraderError
 from data import Example
-from data.benchmarks import BENCHMARKS, PLAIN, four_way, recognise, relaxed
 from eval import main
-from scores import compare, record, report
+from evaluation.benchmarks import BENCHMARKS, PLAIN, four_way, recognise, relaxed
+from evaluation.metrics import compare, record, report
 
 
 def box(answer):
@@ -41,7 +41,7 @@ def test_a_benchmark_is_recognised_by_its_columns(columns, name):
     assert recognise(dict.fromkeys(columns)).name == name
 
 
-# --- MathVista ---------------------------------------------------------------------------------------------------
+# --- MathVista ------------------------------------------------------------------------------------
 
 
 def vista(gold, answer_type, precision=None, choices=()):
@@ -113,7 +113,9 @@ def test_mathvista_takes_an_option_by_letter_or_value_whatever_the_answer_type()
         assert right(question, answer), answer
     assert not right(question, "A") and not right(question, "C. circle")
     numbers = vista("3", "integer", None, ("5", "3"))
-    assert right(numbers, "3") and right(numbers, "B") and not right(numbers, "3.4")  # an option is not cut off
+    assert (
+        right(numbers, "3") and right(numbers, "B") and not right(numbers, "3.4")
+    )  # an option is not cut off
 
 
 def test_votes_on_a_rounded_answer_are_votes_for_one_answer():
@@ -137,7 +139,7 @@ def test_a_question_counts_for_each_of_its_skills():
     assert by["task"]["x"]["pass@1"] == 0.5 and by["answer_type"]["integer"]["questions"] == 3
 
 
-# --- MathVerse, MathVision, ChartQA ------------------------------------------------------------------------------
+# --- MathVerse, MathVision, ChartQA ---------------------------------------------------------------
 
 
 def verse(number, version, problem="1", **meta):
@@ -146,7 +148,8 @@ def verse(number, version, problem="1", **meta):
 
 
 def test_mathverses_mean_is_over_versions_without_text_only():
-    # Text Lite: 1 of 2; Vision Only: 1 of 1; Text Only: 0 of 1. Mean of versions (1/2 + 1)/2 = 3/4; of rows 2/4
+    # Text Lite: 1 of 2; Vision Only: 1 of 1; Text Only: 0 of 1. Mean of versions (1/2 + 1)/2 = 3/4;
+    # of rows 2/4
     rows = [
         record(verse(i, version, str(i)), [box(answer)])
         for i, (version, answer) in enumerate(
@@ -155,13 +158,18 @@ def test_mathverses_mean_is_over_versions_without_text_only():
     ]
     result = report(rows, 1, BENCHMARKS["mathverse"])
     assert result["scores"] == {"mean_of_versions": 0.75} and result["pass@1"] == 0.5
-    assert result["by_category"]["Text Only"]["pass@1"] == 0 and result["by_category"]["Text Lite"]["pass@1"] == 0.5
+    assert (
+        result["by_category"]["Text Only"]["pass@1"] == 0
+        and result["by_category"]["Text Lite"]["pass@1"] == 0.5
+    )
 
 
 def test_mathverses_options_are_read_from_the_question():
     text = "Find angle C. ( )\nChoices:\nA:145°\nB:140°\nC:135°\nD:130°"
     shown = Example("1", (), text, "B", (), {"problem_version": "Text Lite"})
-    hidden = Example("1", (), "See the image.", "B", (), {"problem_version": "Vision Only", "question_for_eval": text})
+    hidden = Example(
+        "1", (), "See the image.", "B", (), {"problem_version": "Vision Only", "question_for_eval": text}
+    )
     for question in (shown, hidden):
         for answer in ("B", "140", r"140^\circ", "B. 140°", "(B)"):
             assert right(question, answer), answer
@@ -171,17 +179,24 @@ def test_mathverses_options_are_read_from_the_question():
 def test_a_mathverse_problem_is_drawn_with_all_its_versions():
     versions = ("Text Lite", "Vision Only")
     results = []
-    for answers in (["2"] * 8, ["1"] * 4 + ["2"] * 4):  # of four problems the first two become right, in both versions
+    for answers in (
+        ["2"] * 8,
+        ["1"] * 4 + ["2"] * 4,
+    ):  # of four problems the first two become right, in both versions
         rows = [record(verse(i, versions[i % 2], str(i // 2)), [box(a)]) for i, a in enumerate(answers)]
         results.append({"benchmark": "mathverse", "grader": "ours", "records": rows})
     change = compare(*results)["scores"]["mean_of_versions"]
-    # draws of 4 problems of which each is right with 1/2: P(none right) = 1/16 > 2.5 %, so the interval is [0, 1]
+    # draws of 4 problems of which each is right with 1/2: P(none right) = 1/16 > 2.5 %, so the
+    # interval is [0, 1]
     assert (change["difference"], change["low"], change["high"]) == (0.5, 0, 1)
 
 
 def test_mathvision_takes_letter_or_value():
     meta = {"level": 3, "subject": "algebra"}
-    choice, open_one = Example("1", (), "?", "C", ("3", "4", "5"), meta), Example("2", (), "?", "2749", (), meta)
+    choice, open_one = (
+        Example("1", (), "?", "C", ("3", "4", "5"), meta),
+        Example("2", (), "?", "2749", (), meta),
+    )
     assert right(choice, "C") and right(choice, "5") and right(choice, "(C)") and not right(choice, "3")
     assert right(open_one, "2749") and not right(open_one, "2750")
     row = record(choice, [box("C")])
@@ -210,11 +225,13 @@ def test_chartqa_tolerates_five_percent_of_a_number_and_case(gold, answer, is_ri
 
 
 def test_a_tolerant_rule_lets_two_answers_be_right_in_a_tie():
-    row = record(Example("1", (), "?", "100", (), {"human_or_machine": 1}), [box(a) for a in ("99", "101", "7")])
+    row = record(
+        Example("1", (), "?", "100", (), {"human_or_machine": 1}), [box(a) for a in ("99", "101", "7")]
+    )
     assert row["majority"] == pytest.approx(2 / 3) and row["correct"] == 2
 
 
-# --- We-Math -----------------------------------------------------------------------------------------------------
+# --- We-Math --------------------------------------------------------------------------------------
 
 # (sub-questions, multi-step question) and its kind, strict and loose (arXiv 2407.01284)
 TWO_STEPS = [
@@ -255,16 +272,17 @@ def wemath_rows(composites, steps):
 def test_wemaths_four_way_score_worked_out_by_hand():
     rows = wemath_rows(TWO_STEPS, 2) + wemath_rows(THREE_STEPS, 3)
     result = report(rows, 1, BENCHMARKS["wemath"])
-    # 11 composites. strict: CM 1+1, RM 2+2, IG 1+1, IK 2+1. loose: CM 2+2, RM 1+1, IG and IK as before
+    # 11 composites. strict: CM 1+1, RM 2+2, IG 1+1, IK 2+1. loose: CM 2+2, RM 1+1, IG and IK as
+    # before
     assert result["composites"] == 11 and result["incomplete"] == 0
     assert result["strict"] == {"IK": 3, "IG": 2, "CM": 2, "RM": 4, "RM_of_solved": 4 / 6}
     assert result["loose"] == {"IK": 3, "IG": 2, "CM": 4, "RM": 2, "RM_of_solved": 2 / 6}
     # score = (CM + IG/2) / composites
     assert result["scores"]["score_strict"] == pytest.approx((2 + 1) / 11)
     assert result["scores"]["score_loose"] == pytest.approx((4 + 1) / 11)
-    assert result["scores"]["IK_strict"] == pytest.approx(3 / 11) and result["scores"]["RM_loose"] == pytest.approx(
-        2 / 11
-    )
+    assert result["scores"]["IK_strict"] == pytest.approx(3 / 11) and result["scores"][
+        "RM_loose"
+    ] == pytest.approx(2 / 11)
     # plain accuracy: 3+2+1+2+1+0 of 18 rows and 4+3+1+3+2 of 20
     assert result["pass@1"] == pytest.approx((9 + 13) / 38)
 
@@ -318,13 +336,13 @@ def test_a_comparison_draws_whole_composites():
     assert loose == pytest.approx({"difference": 0.5, "low": 0.5, "high": 0.5, "questions": 20})
 
 
-# --- math-verify -------------------------------------------------------------------------------------------------
+# --- math-verify ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def grader():
     pytest.importorskip("math_verify", reason="pip install 'math-verify[antlr4_13_2]'")
-    with data.grader.MathVerify(seconds=2) as grader:
+    with evaluation.grader.MathVerify(seconds=2) as grader:
         yield grader
 
 
@@ -361,13 +379,20 @@ def test_a_grader_judges_free_form_answers_only():
 
     choice = Example("1", (), "?", "B", ("1", r"\sqrt{3}"))
     assert not right(choice, "A", PLAIN, grader) and right(choice, "B", PLAIN, grader) and asked == []
-    assert right(choice, "1.732", PLAIN, grader) and asked == [(r"\sqrt{3}", "1.732")]  # against the option's value
+    assert right(choice, "1.732", PLAIN, grader) and asked == [
+        (r"\sqrt{3}", "1.732")
+    ]  # against the option's value
     assert right(vista("14", "integer"), "14.7", None, grader) and len(asked) == 1  # MathVista's own rule
-    assert right(Example("2", (), "?", "(x+1)^2"), "x^2+2x+1", PLAIN, grader) and asked[-1] == ("(x+1)^2", "x^2+2x+1")
+    assert right(Example("2", (), "?", "(x+1)^2"), "x^2+2x+1", PLAIN, grader) and asked[-1] == (
+        "(x+1)^2",
+        "x^2+2x+1",
+    )
 
 
 def test_our_grader_may_accept_more_than_equal_keys_but_votes_are_by_key(monkeypatch):
-    monkeypatch.setattr("data.benchmarks.equivalent", lambda gold, answer: answer in ("apples", "pears", gold))
+    monkeypatch.setattr(
+        "evaluation.benchmarks.equivalent", lambda gold, answer: answer in ("apples", "pears", gold)
+    )
     row = record(Example("1", (), "?", "1"), [box(a) for a in ("apples", "pears", "3", "3")])
     assert row["right"] == [True, True, False, False] and row["majority"] == 0
 
@@ -376,19 +401,19 @@ def test_a_missing_grader_is_one_line_with_the_install_line(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(data.grader.metadata, "version", missing)
-    with pytest.raises(cli.UsageError, match="pip install 'math-verify") as error:
+    monkeypatch.setattr(evaluation.grader.metadata, "version", missing)
+    with pytest.raises(GraderError, match="pip install 'math-verify") as error:
         main(["--grader", "math-verify"])
     assert "\n" not in str(error.value)
 
 
 def test_the_graders_worker_imports_nothing_of_ours():
-    code = "import runpy, sys; runpy.run_path('data/grader.py'); print('torch' in sys.modules or 'cli' in sys.modules)"
+    code = "import runpy, sys; runpy.run_path('evaluation/math_verify_worker.py'); print('torch' in sys.modules or 'common' in sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
 
-# --- From a file to a result -------------------------------------------------------------------------------------
+# --- From a file to a result ----------------------------------------------------------------------
 
 SCHEMAS = {  # writer of tests/datasets_made.py: (benchmark, categorisations)
     "geometry3k": ("plain", set()),
@@ -434,7 +459,9 @@ def test_each_schema_goes_through_the_program(schema, tmp_path, random_folder, c
     ]
     result = run(tmp_path, *argv)
     assert result["benchmark"] == name and result["grader"] == "ours" and result["skipped"] == []
-    assert result["questions"] == len(result["records"]) >= 5 and set(result.get("by", {})) - {"category"} == by
+    assert (
+        result["questions"] == len(result["records"]) >= 5 and set(result.get("by", {})) - {"category"} == by
+    )
     assert {"pass@1", "maj@2", "pass@2", "parsed"} <= result.keys()
     if name == "chartqa":
         assert set(result["by"]["human_or_machine"]) == {"human", "machine"}
@@ -447,14 +474,16 @@ def test_each_schema_goes_through_the_program(schema, tmp_path, random_folder, c
 def answering(monkeypatch, answer):
     """Lets the program's model write what answer(question id) says."""
 
-    def answers(model, processor, encoded, num_samples, *settings):
-        return [[answer(e.id)] * num_samples for e in encoded]
+    def answers(model, processor, encoded, decoding):
+        return [[answer(e.id)] * decoding.num_samples for e in encoded]
 
-    monkeypatch.setattr("eval.answers", answers)
+    monkeypatch.setattr("evaluation.answering.answers", answers)
 
 
 @pytest.mark.parametrize("with_grader", [False, True])
-def test_whoever_writes_the_gold_answer_is_always_right(schema, with_grader, tmp_path, random_folder, monkeypatch):
+def test_whoever_writes_the_gold_answer_is_always_right(
+    schema, with_grader, tmp_path, random_folder, monkeypatch
+):
     from data import load
 
     path, name, _ = schema
@@ -468,7 +497,10 @@ def test_whoever_writes_the_gold_answer_is_always_right(schema, with_grader, tmp
     assert result["pass@1"] == result["maj@1"] == 1 and result["timed_out"] == 0
     assert result["grader"].startswith("math-verify" if with_grader else "ours")
     if name == "wemath":
-        assert result["scores"]["score_strict"] == 1 and (result["composites"], result["incomplete"]) == (3, 0)
+        assert result["scores"]["score_strict"] == 1 and (result["composites"], result["incomplete"]) == (
+            3,
+            0,
+        )
     if name == "mathverse":
         assert result["scores"]["mean_of_versions"] == 1
 

@@ -11,12 +11,12 @@ import torch
 from conftest import run_program, write_rows
 from PIL import Image
 
+from answers import canonical
+from common.distributed import World
 from data import BadRow, DataError, figures, load, order
-from data.answers import canonical
 from data.images import BadImage, open_image
 from data.stream import Questions
-from data.tiny import demonstration
-from distributed import World
+from programs.build_tiny import demonstration
 
 # --- drawn questions
 
@@ -54,15 +54,39 @@ def test_there_are_five_families_and_several_kinds_of_answer():
 @pytest.mark.parametrize(
     ("family", "params", "question", "answer", "steps"),
     [
-        ("bars", (4, 3, "red", "blue", "sum"), "What do the two bars add up to?", "7", "left 4, right 3, 4 + 3 = 7."),
+        (
+            "bars",
+            (4, 3, "red", "blue", "sum"),
+            "What do the two bars add up to?",
+            "7",
+            "left 4, right 3, 4 + 3 = 7.",
+        ),
         ("bars", (9, 4, "red", "blue", "difference"), "How much taller is the left bar?", "5", None),
         ("area", (3, 5, "red", 0, 0, "area"), "What is the area of the rectangle?", "15", None),
         ("area", (3, 5, "red", 0, 0, "border"), "How long is the border of the rectangle?", "16", None),
         ("fraction", (8, 3, "red", 0, "white"), "What fraction of the disc is white?", "5/8", None),
-        ("ruler", (3, 8, "red", 0, "length"), "How long is the segment?", "2.5", "from 1.5 to 4, 4 - 1.5 = 2.5."),
-        ("lines", (4, 9, "red", "blue", "shorter"), "Which line is shorter?", "A", "upper 4, lower 9, so upper."),
+        (
+            "ruler",
+            (3, 8, "red", 0, "length"),
+            "How long is the segment?",
+            "2.5",
+            "from 1.5 to 4, 4 - 1.5 = 2.5.",
+        ),
+        (
+            "lines",
+            (4, 9, "red", "blue", "shorter"),
+            "Which line is shorter?",
+            "A",
+            "upper 4, lower 9, so upper.",
+        ),
         ("lines", (4, 9, "red", "blue", "longer"), "Which line is longer?", "B", None),
-        ("lines", (5, 5, "red", "blue", "longer"), "Which line is longer?", "C", "upper 5, lower 5, so the same."),
+        (
+            "lines",
+            (5, 5, "red", "blue", "longer"),
+            "Which line is longer?",
+            "C",
+            "upper 5, lower 5, so the same.",
+        ),
     ],
 )
 def test_questions_worked_out_by_hand(family, params, question, answer, steps):
@@ -126,7 +150,11 @@ def test_labels_are_stripped_unless_asked_for(questions_file):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere.jsonl", "no such file"), ("words", "a source is"), ("tiny:x", "a source is")],
+    [
+        ("nowhere.jsonl", "no such file"),
+        ("words", "a source is"),
+        ("tiny:x", "tiny has the splits test, train, validation, not 'x'"),
+    ],
 )
 def test_a_source_that_is_none_is_named(source, message):
     with pytest.raises(DataError, match=message):
@@ -306,7 +334,9 @@ def test_a_second_row_of_one_id_is_skipped_and_named(tmp_path, processor, capsys
     assert "the id same is already taken" in capsys.readouterr().err
 
 
-def test_reading_ahead_changes_neither_questions_nor_state_and_reads_no_row_twice_in_a_step(tmp_path, processor):
+def test_reading_ahead_changes_neither_questions_nor_state_and_reads_no_row_twice_in_a_step(
+    tmp_path, processor
+):
     rows = [{"id": f"q{i}", "question": f"What is {i}?"} for i in range(23)]
     rows[5] = {"id": "q5"}  # no question: unusable
     path = str(write_rows(tmp_path / "q.jsonl", rows))
@@ -329,7 +359,7 @@ def test_reading_ahead_changes_neither_questions_nor_state_and_reads_no_row_twic
         if resumed is not None:
             assert [e.id for e in resumed.next(8)] == want and resumed.state() == stream.state()
         if step == 3:
-            resumed = Questions(path, processor, 3, 500, **stream.state())
+            resumed = Questions(path, processor, 3, 500, state=stream.state())
     assert len(read) <= position + 1 + 8  # no row more often than its place came up
 
 
@@ -346,7 +376,8 @@ class Together(World):
 
 
 def step_by_step(size: int, steps: int, count: int, *args, **options) -> tuple[list, list]:
-    """Questions of each step put together from `size` processes, and the rows that each has read."""
+    """Questions of each step put together from `size` processes, and the rows that each has
+    read."""
     board, reads = ([None] * size, threading.Barrier(size)), [[] for _ in range(size)]
 
     def process(rank: int) -> list:
@@ -390,7 +421,9 @@ def test_a_row_that_one_process_can_read_and_another_can_not_is_an_error(tmp_pat
     rows = [{"id": f"q{i}", "question": f"What is {i}?"} for i in range(9)]
     stream = Questions(str(write_rows(tmp_path / "q.jsonl", rows)), processor, 3, 500, ahead=False)
     read = stream.read
-    stream.read_together = lambda rows, encoded: [[n, f"q{i}", 9, None, None] for n, (i, _) in enumerate(rows)]
+    stream.read_together = lambda rows, encoded: [
+        [n, f"q{i}", 9, None, None] for n, (i, _) in enumerate(rows)
+    ]
     assert len(stream.next(4)) == 4  # all of them moved here
     stream.read = lambda index: (None, None, "row 1: gone") if index else read(index)
     with pytest.raises(DataError, match="row 1: gone, though another process could read it"):
@@ -398,13 +431,16 @@ def test_a_row_that_one_process_can_read_and_another_can_not_is_an_error(tmp_pat
 
 
 def test_rows_that_a_step_has_tried_are_read_by_threads_for_the_next(processor, tmp_path, monkeypatch):
-    """A source of as many rows as a step has questions: each step's rows were all tried in the step before."""
+    """A source of as many rows as a step has questions: each step's rows were all tried in the step
+    before."""
     rows = [{"id": f"q{i}", "question": f"What is {i}?", "images": []} for i in range(6)]
     path = tmp_path / "few.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     stream, here = Questions(str(path), processor, 0, 500), []
     read = stream.read
-    monkeypatch.setattr(stream, "read", lambda index: here.append(threading.current_thread().name) or read(index))
+    monkeypatch.setattr(
+        stream, "read", lambda index: here.append(threading.current_thread().name) or read(index)
+    )
     for _ in range(3):
         assert len(stream.next(6)) == 6
     stream.close()

@@ -9,10 +9,11 @@ import pytest
 from conftest import ROOT, run_program, write_rows
 from PIL import Image
 
-import cli
+from common import cli, files
 from data import Example
-from eval import PRESETS, EvalConfig, Partial, answers, batches, blind, labelled, main, usable
-from scores import compare, majority_at_n, pass_at_k, record, report, summary, table
+from eval import PRESETS, EvalConfig, Partial, main
+from evaluation.answering import answers, batches, labelled, usable, without_images
+from evaluation.metrics import compare, majority_at_n, pass_at_k, record, report, summary, table
 
 
 @pytest.mark.parametrize("n", [1, 4, 6])
@@ -36,7 +37,8 @@ def test_the_majority_is_right_wrong_or_shares_a_tie():
 
 
 def test_votes_group_by_canonical_key_whatever_the_grader_holds_equal():
-    # the grader takes both "a" and "b" for right, but they are two candidates beside three votes for "c"
+    # the grader takes both "a" and "b" for right, but they are two candidates beside three votes
+    # for "c"
     assert majority_at_n(["a", "a", "b", "b", "c", "c", "c"], [True] * 4 + [False] * 3) == 0
     assert majority_at_n(["a", "a", "b", "b", "c", "c"], [True] * 4 + [False] * 2) == pytest.approx(2 / 3)
     assert majority_at_n(["a", "a"], [True, False]) == 0.5  # one key, spelled so that the grader differs
@@ -158,7 +160,9 @@ def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, proces
     ]
     good, skipped = labelled(load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True), processor, 120)
     assert [e.question for e in good] == ["a", "c"]
-    for problem, message in zip(skipped, ("no answer", "no question", "image token", "prompt tokens"), strict=True):
+    for problem, message in zip(
+        skipped, ("no answer", "no question", "image token", "prompt tokens"), strict=True
+    ):
         assert message in problem
 
 
@@ -173,8 +177,8 @@ def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, proces
         ({"out": "README.md/r.json"}, "README.md is a file"),
         ({"top_p": 0.0}, "--top_p"),
         ({"compare": ["a.json"]}, "two files"),
-        ({"benchmark": "mathvista2"}, "--benchmark mathvista2: there is auto, mathvista"),
-        ({"grader": "gpt"}, "--grader gpt: there is ours, math-verify"),
+        ({"benchmark": "mathvista2"}, "--benchmark must be one of auto, mathvista"),
+        ({"grader": "gpt"}, "--grader must be one of ours, math-verify"),
         ({"min_pixels": 9, "max_pixels": 8}, "--min_pixels"),
         ({"grader_seconds": 0.0}, "--grader_seconds"),
     ],
@@ -219,7 +223,7 @@ def test_a_users_mistake_is_one_line_and_status_2(argv, message):
     assert done.stderr.count("\n") == 1 and message in done.stderr and done.stderr.startswith("error: ")
 
 
-# --- Memory and resuming -----------------------------------------------------------------------------------------
+# --- Memory and resuming --------------------------------------------------------------------------
 
 
 class Rows(list):
@@ -254,7 +258,7 @@ def test_the_pictures_of_a_benchmark_are_not_all_held(processor):
     good, _ = labelled(source, processor, 2048)
     assert len(good) == 40 and [e.id for e in good[3:7][1:]] == ["q4", "q5", "q6"]
     assert source.most <= 3
-    for part in batches((blind(e), processor.encode(e)) for e in good):
+    for part in batches((without_images(e), processor.encode(e)) for e in good):
         assert len(part) == 40
     assert source.most <= 3
 
@@ -269,7 +273,7 @@ def test_small_pictures_stay_with_their_encodings(processor):
 def test_batches_end_at_their_number_or_their_bytes(processor, monkeypatch):
     items = [(e, processor.encode(e)) for e in Pictures(7, 56)]
     assert [len(part) for part in batches(items, 3)] == [3, 3, 1]
-    monkeypatch.setattr("eval.BATCH_BYTES", 2 * items[0][1].bytes())
+    monkeypatch.setattr("evaluation.answering.BATCH_BYTES", 2 * items[0][1].bytes())
     assert [len(part) for part in batches(items, 3)] == [2, 2, 2, 1]
 
 
@@ -297,13 +301,15 @@ def test_a_partial_file_gives_back_what_it_was_given_and_drops_a_torn_line(tmp_p
         Partial(out, {"seed": 1, "model": "n"})
 
 
-def test_a_killed_evaluation_continues_to_the_same_result(tmp_path, random_folder, questions_file, monkeypatch):
+def test_a_killed_evaluation_continues_to_the_same_result(
+    tmp_path, random_folder, questions_file, monkeypatch
+):
     path, rows = questions_file
     rows.insert(5, {"question": "no answer"})
     rows.append({"question": "none either"})
     write_rows(path, rows)
     argv = ["--model", str(random_folder), "--data", str(path), "--num_samples", "2", "--max_new_tokens", "5"]
-    monkeypatch.setattr("eval.batches", lambda items: batches(items, 4))
+    monkeypatch.setattr("evaluation.answering.batches", lambda items, most: batches(items, 4))
     assert main([*argv, "--out", str(tmp_path / "whole.json")]) == 0
     calls = []
 
@@ -316,7 +322,7 @@ def test_a_killed_evaluation_continues_to_the_same_result(tmp_path, random_folde
     def dies_at_the_end(*a):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eval.answers", dies)
+    monkeypatch.setattr("evaluation.answering.answers", dies)
     argv += ["--out", str(tmp_path / "r.json")]
     assert main(argv) == 130 and not (tmp_path / "r.json").exists()
     assert len((tmp_path / "r.json.partial.jsonl").read_text().splitlines()) == 1 + 3
@@ -335,13 +341,24 @@ def test_a_killed_evaluation_continues_to_the_same_result(tmp_path, random_folde
 
 def test_one_process_at_a_time_writes_a_result(tmp_path, random_folder, questions_file, monkeypatch):
     out = tmp_path / "r.json"
-    flags = ["--model", random_folder, "--data", questions_file[0], "--limit", 2, "--max_new_tokens", 5, "--out", out]
+    flags = [
+        "--model",
+        random_folder,
+        "--data",
+        questions_file[0],
+        "--limit",
+        2,
+        "--max_new_tokens",
+        5,
+        "--out",
+        out,
+    ]
     partial = Path(f"{out}.partial.jsonl")
     partial.touch()
-    cli.hold(partial)
+    files.hold(partial)
     done = run_program("eval.py", *flags)
     assert done.returncode == 2 and f"another process is writing {partial}" in done.stderr
-    cli.release()
+    files.release()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(cli.UsageError, match="start it with python, not with torchrun"):
         main([str(f) for f in flags])

@@ -1,4 +1,5 @@
-"""Every served family in small, of its true architecture with random weights, against plain transformers."""
+"""Every served family in small, of its true architecture with random weights, against plain
+transformers."""
 
 import json
 from dataclasses import dataclass, replace
@@ -10,10 +11,11 @@ import transformers
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 
-import attention
 from data import Example
 from data.prompts import INSTRUCTION, with_choices
-from families import image_inputs, text_model, vision_parameters
+from model import kv_cache
+from model.families import image_inputs, text_model, vision_parameters
+from model.pixels import resize, resized, supports
 from model_utils import (
     ModelError,
     freeze_vision,
@@ -21,11 +23,10 @@ from model_utils import (
     load_checkpoint,
     load_model,
     load_processor,
+    rollout_logprobs,
     save_checkpoint,
-    score,
-    score_all,
+    token_logprobs,
 )
-from pixels import fit, fits, resized
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
 TURNS = (
@@ -184,7 +185,9 @@ def make_checkpoint(folder: Path, recipe: Recipe, **saving) -> None:
         try:
             getattr(transformers, recipe.image_processor)(**recipe.pictures).save_pretrained(folder)
         except ImportError:
-            pytest.skip(f"{recipe.image_processor} wants torchvision before transformers 5.23: pip install torchvision")
+            pytest.skip(
+                f"{recipe.image_processor} wants torchvision before transformers 5.23: pip install torchvision"
+            )
         if recipe.settings:
             (folder / "processor_config.json").write_text(json.dumps(recipe.settings))
     for one in (config, config.get_text_config()):
@@ -202,7 +205,9 @@ def make_checkpoint(folder: Path, recipe: Recipe, **saving) -> None:
     model.tie_weights()
     with torch.no_grad():
         model.get_output_embeddings().weight *= 1.5
-        if recipe.template == GEMMA:  # a tied head that scales what it reads would repeat the last token for ever
+        if (
+            recipe.template == GEMMA
+        ):  # a tied head that scales what it reads would repeat the last token for ever
             model.get_output_embeddings().weight /= 8
             text_model(model).norm.weight += 7
     model.generation_config = GenerationConfig(
@@ -243,9 +248,9 @@ def examples(family, mixed_examples):
 
 def at_its_size(processor, image):
     """The picture as the processor would resize it, where that is ours."""
-    if not fits(processor.image_processor):
+    if not supports(processor.image_processor):
         return image
-    _, h, w = fit(processor.image_processor, [image])["image_grid_thw"][0].tolist()
+    _, h, w = resize(processor.image_processor, [image])["image_grid_thw"][0].tolist()
     side = processor.image_processor.patch_size
     return Image.fromarray(resized(image, h * side, w * side)[..., :3].copy())
 
@@ -255,11 +260,15 @@ def plain_inputs(processor, example, response=()) -> dict:
     asked = with_choices(example.question, example.choices) + INSTRUCTION
     if processor.whole is None:
         ids = processor.tokenizer.apply_chat_template(
-            [{"role": "user", "content": asked}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            [{"role": "user", "content": asked}],
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
         )["input_ids"]
         made = {"input_ids": ids}
     else:
-        # pixels.py resizes as transformers' default image processors do, and not as the Pillow ones: see test_pixels.py
+        # pixels.py resizes as transformers' default image processors do, and not as the Pillow
+        # ones: see test_pixels.py
         images = [at_its_size(processor, image) for image in example.images]
         content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": asked}]
         made = processor.whole.apply_chat_template(
@@ -282,7 +291,9 @@ def plain_logprobs(model, processor, rollout, examples):
     for b, (row, n) in enumerate(zip(rollout.tokens, rollout.lengths.tolist(), strict=True)):
         inputs = plain_inputs(processor, examples[b // rollout.num_samples], row[:n].tolist())
         logits = model(**inputs, use_cache=False).logits[0, -n - 1 : -1]
-        picked = (logits.double() / (rollout.temperature or 1.0)).log_softmax(-1).gather(-1, row[:n, None])[:, 0]
+        picked = (
+            (logits.double() / (rollout.temperature or 1.0)).log_softmax(-1).gather(-1, row[:n, None])[:, 0]
+        )
         rows.append(torch.cat([picked, picked.new_zeros(len(row) - n)]))
     return torch.stack(rows)
 
@@ -318,20 +329,23 @@ def test_greedy_generation_is_hugging_faces_token_for_token(family, loaded, exam
 
 
 def test_logprobs_and_gradients_are_those_of_plain_forwards(family, loaded, examples):
-    """The sampler's, the scorer's, and the gradient of every weight, those of the vision tower included."""
+    """The sampler's, the scorer's, and the gradient of every weight, those of the vision tower
+    included."""
     model, processor = loaded
     rollout = generate(model, processor, examples, 3, 14, temperature=0.8, seed=1)
     assert len(set(rollout.lengths.tolist())) > 1
     plain = plain_logprobs(family[2], processor, rollout, examples)
     assert (plain - rollout.logprobs).abs().max() < 1e-4
-    assert (plain - score_all(model, rollout, 300)).abs().max() < 1e-4
-    scored = score(model, rollout)
+    assert (plain - rollout_logprobs(model, rollout, 300)).abs().max() < 1e-4
+    scored = token_logprobs(model, rollout)
     mask = rollout.mask
     assert ((plain - scored).abs() / plain.abs().clamp(min=1))[mask].max() < 1e-5
     weights = torch.randn(scored.shape, generator=torch.Generator().manual_seed(0))
     ours, theirs = gradients(model, (scored * weights).sum()), gradients(family[2], (plain * weights).sum())
     assert ours.keys() == theirs.keys()
-    noise = 1e-7 * torch.cat([g.flatten() for g in theirs.values()]).norm()  # the bias of keys has no gradient but that
+    noise = (
+        1e-7 * torch.cat([g.flatten() for g in theirs.values()]).norm()
+    )  # the bias of keys has no gradient but that
     for name, expected in theirs.items():
         assert (ours[name] - expected).norm() < 1e-4 * expected.norm() + noise, name
     seen = {name for name, p in model.named_parameters() if any(p is v for v in vision_parameters(model))}
@@ -343,8 +357,8 @@ def test_logprobs_and_gradients_are_those_of_plain_forwards(family, loaded, exam
 def test_a_window_is_the_same_for_every_way_of_decoding(family, loaded, examples, monkeypatch, way):
     model, processor = loaded
     options = dict(num_samples=4, max_new_tokens=40, seed=2)
-    monkeypatch.setattr(attention, "BY_KERNEL", way == "kernel")
-    monkeypatch.setattr(attention, "COPY_UP_TO", 0 if way == "shared" else 10**6)
+    monkeypatch.setattr(kv_cache, "BY_KERNEL", way == "kernel")
+    monkeypatch.setattr(kv_cache, "COPY_UP_TO", 0 if way == "shared" else 10**6)
     rollout = generate(model, processor, examples, **options)
     assert rollout.lengths.max() > 30  # the window is past the prompt's end
     with torch.no_grad():
@@ -357,12 +371,14 @@ def test_a_frozen_vision_tower_has_neither_gradient_nor_optimiser_state(family, 
     freeze_vision(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
-    score(model, generate(model, processor, examples, 2, 6)).sum().backward()
+    token_logprobs(model, generate(model, processor, examples, 2, 6)).sum().backward()
     optimizer.step()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name, p in model.named_parameters() if p.requires_grad}
     frozen = before.keys() - changed
-    assert frozen and all("language_model" not in n and "text_model" not in n and "lm_head" not in n for n in frozen)
+    assert frozen and all(
+        "language_model" not in n and "text_model" not in n and "lm_head" not in n for n in frozen
+    )
     save_checkpoint(tmp_path / "step-1", model, processor, optimizer, {"step": 1})
     again = load_model(str(tmp_path / "step-1"))
     freeze_vision(again)
@@ -380,14 +396,14 @@ def test_no_mask_is_built_for_packed_rows(family, loaded, examples, monkeypatch)
         raise AssertionError("a mask was asked for")
 
     monkeypatch.setattr(transformers.masking_utils, "find_packed_sequence_indices", fail)
-    assert torch.isfinite(score(model, generate(model, processor, examples[2:3], 2, 4))).all()
+    assert torch.isfinite(token_logprobs(model, generate(model, processor, examples[2:3], 2, 4))).all()
 
 
 def test_a_trained_step_is_saved_and_loads_in_plain_transformers(family, loaded, examples, tmp_path):
     name, folder, _ = family
     model, processor = loaded
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    score(model, generate(model, processor, examples, 2, 6)).sum().backward()
+    token_logprobs(model, generate(model, processor, examples, 2, 6)).sum().backward()
     optimizer.step()
     save_checkpoint(tmp_path / "step-1", model, processor, optimizer, {"step": 1})
     plain, again = plain_model(name, tmp_path / "step-1"), load_processor(str(tmp_path / "step-1"))
@@ -416,7 +432,7 @@ def test_bfloat16_in_shards_loads_generates_and_scores(tmp_path, mixed_examples,
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     rollout = generate(model, processor, mixed_examples, 2, 8)
     with torch.no_grad():
-        assert (score(model, rollout) - rollout.logprobs).abs().max() < 0.5
+        assert (token_logprobs(model, rollout) - rollout.logprobs).abs().max() < 0.5
         exact = plain_logprobs(plain_model(name, tmp_path), processor, rollout, mixed_examples)
     assert 1e-6 < (exact - rollout.logprobs).abs().mean() < 0.2
 
@@ -474,7 +490,9 @@ def test_what_a_tokenizer_lacks_is_said_when_it_is_loaded(tmp_path, name, monkey
         raise ImportError(said)
 
     with monkeypatch.context() as patch:
-        patch.setattr("transformers.tokenization_utils_base.PreTrainedTokenizerBase.apply_chat_template", lacks)
+        patch.setattr(
+            "transformers.tokenization_utils_base.PreTrainedTokenizerBase.apply_chat_template", lacks
+        )
         with pytest.raises(ModelError, match=f"its processor reads no question .{said}"):
             load_processor(str(tmp_path))
     for file in tmp_path.glob("tokenizer*"):
@@ -498,12 +516,18 @@ def test_what_is_not_served_is_refused_in_one_line(tmp_path):
     assert "pixels" in str(pytest.raises(ModelError, load_processor, str(tmp_path), max_pixels=10_000).value)
     # each change on top of those before: the first that is found is named
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-    assert "rotary embeddings of type dynamic" in refuse(tmp_path, lambda c, t: t.update(rope_parameters=rope))
+    assert "rotary embeddings of type dynamic" in refuse(
+        tmp_path, lambda c, t: t.update(rope_parameters=rope)
+    )
     windows = ["full_attention", "full_attention", "sliding_attention"]
     change = dict(layer_types=windows, use_sliding_window=True, sliding_window=8)
     assert "qwen2 with sliding windows is not served" in refuse(tmp_path, lambda c, t: t.update(change))
-    assert "its decoder is mistral" in refuse(tmp_path, lambda c, t: t.update(model_type="mistral", head_dim=16))
-    assert "mllama is not served" in refuse(tmp_path, lambda c, t: c.update(model_type="mllama", text_config=None))
+    assert "its decoder is mistral" in refuse(
+        tmp_path, lambda c, t: t.update(model_type="mistral", head_dim=16)
+    )
+    assert "mllama is not served" in refuse(
+        tmp_path, lambda c, t: c.update(model_type="mllama", text_config=None)
+    )
 
 
 def test_a_model_without_eyes_says_so_of_a_question_with_images(tmp_path, mixed_examples):

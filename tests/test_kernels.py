@@ -1,7 +1,8 @@
 """Tests of kernels/: every value and gradient against float64.
 
-Run plainly, they exercise the plain-torch path on the CPU and the Triton kernels on the GPU, where there is one; one
-test then runs this file again in Triton's interpreter (a fresh process: Triton decides at import whether to interpret).
+Run plainly, they exercise the plain-torch path on the CPU and the Triton kernels on the GPU, where
+there is one; one test then runs this file again in Triton's interpreter (a fresh process: Triton
+decides at import whether to interpret).
 """
 
 import math
@@ -20,13 +21,16 @@ from kernels import linear_logprobs, logprob, selective_log_softmax
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-needs_triton = pytest.mark.skipif(logprob.triton_rows is None, reason="needs Triton (Linux): pip install triton")
+needs_triton = pytest.mark.skipif(
+    logprob.logprob_triton is None, reason="needs Triton (Linux): pip install triton"
+)
 devices = pytest.mark.parametrize("device", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
 VOCABULARIES = [1, 17, 1000, 151936]
 
 
 def make_rows(shape, vocabulary, dtype, seed=0):
-    """Logits [*shape, V] and targets [*shape] whose p is, in turn, as it falls, 0.5, 0.99 and 0.9999."""
+    """Logits [*shape, V] and targets [*shape] whose p is, in turn, as it falls, 0.5, 0.99 and
+    0.9999."""
     draw = torch.Generator().manual_seed(seed)
     logits = torch.randn(*shape, vocabulary, generator=draw, dtype=torch.float64) * 3
     targets = torch.randint(vocabulary, shape, generator=draw)
@@ -56,13 +60,16 @@ def assert_relative(got, want, tolerance):
 
 
 class Allocations(TorchDispatchMode):
-    """Records the size of the largest tensor an operation makes; views and in-place results are not made."""
+    """Records the size of the largest tensor an operation makes; views and in-place results are not
+    made."""
 
     largest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        storages = [x.untyped_storage().data_ptr() for x in [*args, *(kwargs or {}).values()] if torch.is_tensor(x)]
+        storages = [
+            x.untyped_storage().data_ptr() for x in [*args, *(kwargs or {}).values()] if torch.is_tensor(x)
+        ]
         if torch.is_tensor(result) and result.untyped_storage().data_ptr() not in storages:
             self.largest = max(self.largest, result.numel())
         return result
@@ -88,7 +95,8 @@ def test_logprobs_entropy_and_gradient_agree_with_float64(vocabulary, dtype, tem
     assert (logprobs - want).abs().max() <= 1e-5
     assert (entropy - want_entropy).abs().max() <= 1e-5
     assert got.dtype == dtype and got.shape == logits.shape
-    # bf16: one rounding, to 8 bits. (Triton's interpreter cuts where the GPU rounds: a whole unit rather than half.)
+    # bf16: one rounding, to 8 bits. (Triton's interpreter cuts where the GPU rounds: a whole unit
+    # rather than half.)
     tolerance = 1e-5 if dtype == torch.float32 else 2**-7 if INTERPRETED else 2**-8
     assert_relative(got, reference_gradient(logits, targets, grad, temperature), tolerance)
 
@@ -131,7 +139,19 @@ def test_one_minus_p_keeps_its_accuracy_as_p_nears_one(device):
         lambda x: x.view(3, 5, 4, 10)[:, :-1],
         lambda x: x.transpose(1, 2),
     ],
-    ids=["shifted", "both", "vocabulary", "row", "swapped", "expanded", "plane", "vector", "empty", "four", "strided"],
+    ids=[
+        "shifted",
+        "both",
+        "vocabulary",
+        "row",
+        "swapped",
+        "expanded",
+        "plane",
+        "vector",
+        "empty",
+        "four",
+        "strided",
+    ],
 )
 def test_any_strides_give_what_a_copy_gives(cut, device):
     whole, _ = make_rows((3, 5), 40, torch.float32)
@@ -243,19 +263,27 @@ def test_every_row_is_reached_when_rows_outnumber_a_block(device, monkeypatch):
     monkeypatch.setattr(logprob, "BLOCK_BYTES", 4 * 17 * 5)  # plain torch: five rows at a time
     logits, targets = make_rows((3, 7), 17, torch.float32)
     logits, targets = logits.to(device), targets.to(device)
-    for part, chosen in [(logits, targets), (logits[:, :-1], targets[:, :-1]), (logits[:, :2], targets[:, :2])]:
+    for part, chosen in [
+        (logits, targets),
+        (logits[:, :-1], targets[:, :-1]),
+        (logits[:, :2], targets[:, :2]),
+    ]:
         part = part.detach().requires_grad_()
         logprobs = selective_log_softmax(part, chosen)
         assert (logprobs - reference(part, chosen)[0]).abs().max() <= 1e-5
         ones = torch.ones_like(logprobs)
-        assert_relative(torch.autograd.grad(logprobs, part, ones)[0], reference_gradient(part, chosen, ones), 1e-5)
+        assert_relative(
+            torch.autograd.grad(logprobs, part, ones)[0], reference_gradient(part, chosen, ones), 1e-5
+        )
 
 
 @devices
 def test_rows_lie_further_apart_than_32_bits_reach(device):
     stride, vocabulary = 2**30, 40  # the third row starts at element 2**31, though row and stride fit 32 bits
     try:
-        storage = torch.empty(2 * stride + vocabulary, dtype=torch.bfloat16, device=device)  # only touched pages cost
+        storage = torch.empty(
+            2 * stride + vocabulary, dtype=torch.bfloat16, device=device
+        )  # only touched pages cost
     except RuntimeError:
         pytest.skip("needs 4.3 GB of address space")
     logits = storage.as_strided((3, vocabulary), (stride, 1))
@@ -266,7 +294,9 @@ def test_rows_lie_further_apart_than_32_bits_reach(device):
     stats = logprob.RowStats.empty(3, logits.dtype, logits.device, with_entropy=False)
     grad = torch.ones(3, device=device)
     logprob.row_forward(logits[None], targets, 1.0, stats)
-    logprob.row_backward(logits[None], targets, 1.0, stats, grad, out=logits)  # in place, as linear_logprobs does
+    logprob.row_backward(
+        logits[None], targets, 1.0, stats, grad, out=logits
+    )  # in place, as linear_logprobs does
     assert_relative(logits, reference_gradient(values, targets, grad), 2**-7)
 
 
@@ -293,7 +323,8 @@ def test_wrong_arguments_are_named():
 
 
 def make_linear(count, width, vocabulary, dtype, device, seed=0):
-    """hidden, weight, targets. Quarters, so that every order of summing them gives the same logits, rounded or not."""
+    """hidden, weight, targets. Quarters, so that every order of summing them gives the same logits,
+    rounded or not."""
     draw = torch.Generator().manual_seed(seed)
     hidden = torch.randn(count, width, generator=draw).mul(4).round().div(4).to(device, dtype)
     weight = torch.randn(vocabulary, width, generator=draw).mul(4).round().div(4).to(device, dtype)
@@ -432,9 +463,13 @@ def test_a_strided_hidden_and_weight_are_taken_as_they_are(device):
 def test_gradcheck_passes_in_float64():
     hidden, weight, targets = make_linear(5, 3, 7, torch.float64, "cpu")
     hidden.requires_grad_(), weight.requires_grad_()
-    assert torch.autograd.gradcheck(lambda h, w: linear_logprobs(h, w, targets, 0.7, chunk=2), (hidden, weight))
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_logprobs(h, w, targets, 0.7, chunk=2), (hidden, weight)
+    )
     logits = torch.randn(2, 4, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: selective_log_softmax(x[:, :-1], torch.ones(2, 3).long(), 1.3), logits)
+    assert torch.autograd.gradcheck(
+        lambda x: selective_log_softmax(x[:, :-1], torch.ones(2, 3).long(), 1.3), logits
+    )
 
 
 def test_wrong_arguments_of_the_linear_head_are_named():
@@ -569,14 +604,20 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(dtype, tmp_path, monkeyp
 
     kinds = {"logits": f"*{dtype}", "out": f"*{dtype}", "targets": "*i64", "inverse_temperature": "fp32"}
     kinds |= {"inner": "i32", "outer_stride": "i64", "inner_stride": "i32", "out_stride": "i32"}
-    rows = logprob.triton_rows
-    for kernel, entropy in [(rows._forward_kernel, False), (rows._forward_kernel, True), (rows._backward_kernel, None)]:
+    rows = logprob.logprob_triton
+    for kernel, entropy in [
+        (rows._forward_kernel, False),
+        (rows._forward_kernel, True),
+        (rows._backward_kernel, None),
+    ]:
         constants = {"VOCABULARY": 151936, "BLOCK": rows.BLOCK}
         if entropy is not None:
             constants["ENTROPY"] = entropy
         if entropy is False:
             constants["entropies"] = None
-        signature = {name: "constexpr" if name in constants else kinds.get(name, "*fp32") for name in kernel.arg_names}
+        signature = {
+            name: "constexpr" if name in constants else kinds.get(name, "*fp32") for name in kernel.arg_names
+        }
         places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
         source = ASTSource(fn=kernel, signature=signature, constexprs=places)
         assert triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}).asm["cubin"]
@@ -601,7 +642,9 @@ def test_more_rows_than_a_grid_axis_holds():
 @needs_cuda
 def test_more_logits_than_32_bits_count():
     vocabulary = 151936
-    logits = torch.randn(2**31 // vocabulary + 2, vocabulary, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    logits = torch.randn(
+        2**31 // vocabulary + 2, vocabulary, device="cuda", dtype=torch.bfloat16
+    ).requires_grad_()
     targets = torch.randint(vocabulary, logits.shape[:1], device="cuda")
     logprobs = selective_log_softmax(logits, targets)
     logprobs.sum().backward()
@@ -617,5 +660,7 @@ def test_the_linear_head_of_a_large_vocabulary_stays_within_its_budget():
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     linear_logprobs(hidden, weight, targets).sum().backward()
-    held = weight.numel() * (4 + 2) + 2 * hidden.numel() * 2  # the weight's gradient in float32 and bf16, hidden's
+    held = (
+        weight.numel() * (4 + 2) + 2 * hidden.numel() * 2
+    )  # the weight's gradient in float32 and bf16, hidden's
     assert torch.cuda.max_memory_allocated() - before <= held + logprob.CHUNK_BYTES_GPU + (128 << 20)

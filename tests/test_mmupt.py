@@ -9,14 +9,13 @@ import torch
 from mmupt import (
     Config,
     Encoded,
-    bnpo_divisors,
+    compute_rewards,
     group_advantages,
     grpo_loss,
-    judge,
     kl_penalty,
-    loss_denominator,
     majority_vote,
     published_vote,
+    sequence_divisors,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -103,7 +102,9 @@ def test_the_expected_gradient_of_each_kl_estimator(kind):
     theta = torch.tensor(KL["theta"], dtype=torch.float64, requires_grad=True)
     logprobs = theta.log_softmax(0)
     ref = torch.tensor(KL["ref_logits"], dtype=torch.float64).log_softmax(0)
-    expected = (logprobs.detach().exp() * kl_penalty(logprobs, ref, kind)).sum()  # over tokens drawn from the policy
+    expected = (
+        logprobs.detach().exp() * kl_penalty(logprobs, ref, kind)
+    ).sum()  # over tokens drawn from the policy
     (gradient,) = torch.autograd.grad(expected, theta)
     torch.testing.assert_close(gradient, torch.tensor(KL[kind], dtype=torch.float64), rtol=0, atol=1e-7)
     if kind != "k2":
@@ -181,7 +182,7 @@ def test_bnpo_is_a_mean_of_micro_batch_means():
 
 @pytest.mark.parametrize("split", [[4], [1, 3], [1, 1, 1, 1]])
 def test_bnpo_with_fixed_micro_batches_does_not_depend_on_the_split(split):
-    divisors = bnpo_divisors(MASK.sum(1), 2)
+    divisors = sequence_divisors(MASK.sum(1), "bnpo", block=2)
     assert divisors.tolist() == [14, 14, 6, 6]  # 7 and 3 tokens, times two micro-batches
     first, total = 0, 0.0
     for size in split:
@@ -191,7 +192,7 @@ def test_bnpo_with_fixed_micro_batches_does_not_depend_on_the_split(split):
 
 
 def test_a_last_micro_batch_may_be_smaller():
-    assert bnpo_divisors(torch.tensor([1, 2, 3, 4, 5]), 2).tolist() == [9, 9, 21, 21, 15]
+    assert sequence_divisors(torch.tensor([1, 2, 3, 4, 5]), "bnpo", block=2).tolist() == [9, 9, 21, 21, 15]
 
 
 def test_an_extreme_token_gives_finite_gradients():
@@ -204,13 +205,17 @@ def test_an_extreme_token_gives_finite_gradients():
 
 def test_the_gradient_is_the_golden_one():
     _, gradient, metrics = loss_of(aggregate="grpo")
-    torch.testing.assert_close(gradient, torch.tensor(LOSS["grad_grpo_beta0"], dtype=torch.float64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        gradient, torch.tensor(LOSS["grad_grpo_beta0"], dtype=torch.float64), rtol=0, atol=1e-8
+    )
     assert metrics["clipped_low"] == pytest.approx(LOSS["clip_fraction"]["low"])
     assert metrics["clipped_high"] == pytest.approx(LOSS["clip_fraction"]["high"])
     assert metrics["clipfrac"] == pytest.approx(0.4)
 
 
-def plain_loss(logprobs, old, ref, A, mask, *, low=0.2, high=0.2, dual=None, beta=0.0, kl="k3", aggregate, sequence):
+def plain_loss(
+    logprobs, old, ref, A, mask, *, low=0.2, high=0.2, dual=None, beta=0.0, kl="k3", aggregate, sequence
+):
     """The same objective as loops over single tokens in float64: an independent path."""
     constant = lambda x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
     per_sequence = []
@@ -246,22 +251,33 @@ def test_every_variant_equals_a_loop_over_tokens_in_value_and_gradient(aggregate
     value, gradient, _ = loss_of(**options)
     logprobs, old, ref, A = fixture()
     expected = plain_loss(
-        logprobs, old, ref, A, MASK, beta=beta, kl=kl, dual=dual, aggregate=aggregate, sequence=ratio == "sequence"
+        logprobs,
+        old,
+        ref,
+        A,
+        MASK,
+        beta=beta,
+        kl=kl,
+        dual=dual,
+        aggregate=aggregate,
+        sequence=ratio == "sequence",
     )
     expected.backward()
     assert value == pytest.approx(expected.item(), abs=1e-10)
     torch.testing.assert_close(gradient, logprobs.grad, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("aggregate", ["grpo", "dapo", "dr_grpo"])
+@pytest.mark.parametrize("aggregate", ["grpo", "dapo", "bnpo", "dr_grpo"])
 @pytest.mark.parametrize("split", [[1, 3], [2, 2], [1, 1, 1, 1]])
 def test_any_split_of_a_batch_sums_to_the_same_loss_and_gradient(aggregate, split):
     options = dict(aggregate=aggregate, beta=0.04, max_new_tokens=8)
     whole, gradient, _ = loss_of(**options)
-    denominator = loss_denominator(aggregate, 4, int(MASK.sum()), 8)
+    divisors = sequence_divisors(MASK.sum(1), aggregate, 8, block=4)
     first, total, gradients = 0, 0.0, torch.zeros_like(gradient)
     for size in split:
-        value, g, _ = loss_of(slice(first, first + size), denominator=denominator, **options)
+        value, g, _ = loss_of(
+            slice(first, first + size), denominator=divisors[first : first + size], **options
+        )
         total, gradients, first = total + value, gradients + g, first + size
     assert total == pytest.approx(whole, abs=1e-12)
     torch.testing.assert_close(gradients, gradient, rtol=0, atol=1e-12)
@@ -318,7 +334,7 @@ TEXTS = [r"\boxed{1/2}", r"\boxed{0.5}", "no box", r"\boxed{2}"]
 
 
 def rewards_of(texts=TEXTS, gold=None, **options):
-    judged = judge(texts, QUESTION, Config(group_size=len(texts), **options), gold or {}, step=0)
+    judged = compute_rewards(texts, QUESTION, Config(group_size=len(texts), **options), gold or {}, step=0)
     return judged.rewards[0].tolist()
 
 
@@ -329,7 +345,7 @@ def test_the_majority_reward_goes_to_every_notation_of_the_winner():
 def test_an_options_value_votes_as_its_letter():
     question = [Encoded("q", [1], choices=("red", "green"))]
     texts = [r"\boxed{B}", r"\boxed{green}", r"\boxed{A}", r"\boxed{red?}"]
-    assert judge(texts, question, Config(group_size=4), {}, 0).rewards[0].tolist() == [1, 1, 0, 0]
+    assert compute_rewards(texts, question, Config(group_size=4), {}, 0).rewards[0].tolist() == [1, 1, 0, 0]
 
 
 def test_an_abstaining_group_earns_nothing():

@@ -1,4 +1,5 @@
-"""Generation, scoring and checkpoints against Hugging Face's own generate, plain forwards and exact distributions."""
+"""Generation, scoring and checkpoints against Hugging Face's own generate, plain forwards and exact
+distributions."""
 
 import json
 import shutil
@@ -10,24 +11,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-import attention
-import decoding
-from attention import Layout, Sequences, packed_attention, packed_attention_by_rows
-from decoding import bias_against, inverse_cdf, nucleus, sample_tokens
-from families import image_inputs
+from model import decode, kv_cache, layers, sampling
+from model.checkpoint import is_whole
+from model.families import image_inputs
+from model.packed_attention import Layout, Sequences, packed_attention, packed_attention_by_rows
+from model.sampling import bias_against, inverse_cdf, nucleus, sample_tokens
 from model_utils import (
     ModelError,
     generate,
-    is_whole,
     latest_checkpoint,
     load_checkpoint,
     load_model,
     load_processor,
     micro_batches,
     recompute_activations,
+    rollout_logprobs,
     save_checkpoint,
-    score,
-    score_all,
+    token_logprobs,
     uniforms,
 )
 
@@ -66,7 +66,10 @@ def test_greedy_generation_is_hugging_faces_token_for_token_run_twice(model, pro
         for p, example in enumerate(mixed_examples):
             encoded = processor.encode(example)
             theirs = model.generate(
-                **plain_inputs(model, processor, encoded), max_new_tokens=24, do_sample=False, suppress_tokens=banned
+                **plain_inputs(model, processor, encoded),
+                max_new_tokens=24,
+                do_sample=False,
+                suppress_tokens=banned,
             )[0, len(encoded.ids) :]
             for b in (2 * p, 2 * p + 1):
                 n = int(rollout.lengths[b])
@@ -76,26 +79,27 @@ def test_greedy_generation_is_hugging_faces_token_for_token_run_twice(model, pro
 
 @pytest.mark.parametrize("way", ["kernel", "own forward", "shared", "copied", "refilled"])
 def test_every_way_of_decoding_gives_the_same_tokens(model, processor, mixed_examples, monkeypatch, way):
-    """As on a GPU; through a decoder of unknown parts; with prompts shared or copied into rows; with questions that join."""
+    """As on a GPU; through a decoder of unknown parts; with prompts shared or copied into rows;
+    with questions that join."""
     options = dict(num_samples=8, max_new_tokens=40, temperature=1.5, seed=2)
     expected = generate(model, processor, mixed_examples, **options)
     assert len(set(expected.lengths.tolist())) > 4  # rows leave at different times
     if way == "kernel":
-        monkeypatch.setattr(attention, "BY_KERNEL", True)
+        monkeypatch.setattr(kv_cache, "BY_KERNEL", True)
     elif way == "own forward":
-        assert model.usual_decoder
-        monkeypatch.setattr(model, "usual_decoder", False)
+        assert model.standard_decoder
+        monkeypatch.setattr(model, "standard_decoder", False)
     elif way == "refilled":
-        monkeypatch.setattr(decoding, "REFILL_BELOW", 0.9)
-        monkeypatch.setattr(attention, "COPY_UP_TO", 0)
+        monkeypatch.setattr(decode, "REFILL_BELOW", 0.9)
+        monkeypatch.setattr(kv_cache, "COPY_UP_TO", 0)
         options["memory"] = 1_100_000
     else:
-        monkeypatch.setattr(attention, "COPY_UP_TO", 0 if way == "shared" else 10**6)
-    cohorts = count_calls(monkeypatch, decoding.Cohort, "__init__")
-    together = count_calls(monkeypatch, decoding.Stepper, "__call__", lambda self, cohorts: len(cohorts))
+        monkeypatch.setattr(kv_cache, "COPY_UP_TO", 0 if way == "shared" else 10**6)
+    batches = count_calls(monkeypatch, decode.DecodeBatch, "__init__")
+    together = count_calls(monkeypatch, decode.DecodeStep, "__call__", lambda self, batches: len(batches))
     found = generate(model, processor, mixed_examples, **options)
     if way == "refilled":
-        assert len(cohorts) > 2 and max(together) > 1
+        assert len(batches) > 2 and max(together) > 1
     assert torch.equal(found.lengths, expected.lengths) and torch.equal(found.finished, expected.finished)
     assert torch.equal(found.tokens, expected.tokens)
     assert (found.logprobs - expected.logprobs).abs().max() < 1e-5
@@ -115,23 +119,23 @@ def count_calls(monkeypatch, cls, name, what=lambda *args: 1) -> list:
 
 def test_a_decoder_that_steps_differently_is_found_out(random_folder, processor, mixed_examples, monkeypatch):
     """Its own forward is then what decodes."""
-    monkeypatch.setattr(decoding, "rms_norm", lambda module: lambda x: 1.1 * module(x))
+    monkeypatch.setattr(layers, "rms_norm", lambda module: lambda x: 1.1 * module(x))
     model = load_model(str(random_folder))
-    assert not model.usual_decoder
+    assert not model.standard_decoder
     monkeypatch.undo()
-    assert load_model(str(random_folder)).usual_decoder
+    assert load_model(str(random_folder)).standard_decoder
     rollout = generate(model, processor, mixed_examples, 2, 12)
     with torch.no_grad():
-        assert (rollout.logprobs - score(model, rollout)).abs().max() < 1e-4
+        assert (rollout.logprobs - token_logprobs(model, rollout)).abs().max() < 1e-4
 
 
 def test_weights_that_are_multiplied_together_are_one_matrix_without_a_copy(random_folder):
     model = load_model(str(random_folder))
     for part in model.model.language_model.layers:  # already read to where they are wanted
-        for linears in decoding.together(part):
-            assert decoding.view_of([linear.weight for linear in linears]) is not None
+        for linears in layers.together(part):
+            assert layers.view_of([linear.weight for linear in linears]) is not None
             assert len({linear.weight.untyped_storage().nbytes() for linear in linears}) == 1
-    layer, part = decoding.usual_layers(model)[0], model.model.language_model.layers[0]
+    layer, part = layers.fused_layers(model)[0], model.model.language_model.layers[0]
     assert layer.qkv[0].data_ptr() == part.self_attn.q_proj.weight.data_ptr()
     with torch.no_grad():
         part.self_attn.v_proj.weight.add_(1)  # training in place trains the view
@@ -164,7 +168,7 @@ def test_the_samplers_logprobs_are_a_plain_forwards(model, processor, mixed_exam
     with torch.no_grad():
         plain = plain_logprobs(model, processor, rollout, mixed_examples)
     assert (plain - rollout.logprobs).abs().max() < 1e-4
-    assert (plain - score_all(model, rollout, 4096)).abs().max() < 1e-4
+    assert (plain - rollout_logprobs(model, rollout, 4096)).abs().max() < 1e-4
 
 
 def test_draws_depend_on_seed_step_question_and_sample_and_on_nothing_else(model, processor, mixed_examples):
@@ -205,7 +209,9 @@ def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> tuple[float, float]
 
 
 @pytest.mark.parametrize("V", [200, 3000])  # on either side of SMALL_VOCABULARY
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.8), (0.7, 0.5)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.8), (0.7, 0.5)]
+)
 def test_frequencies_pass_a_chi_square_test_against_the_exact_distribution(temperature, top_p, V):
     torch.manual_seed(3)
     N = 100_000
@@ -235,7 +241,8 @@ def test_frequencies_pass_a_chi_square_test_against_the_exact_distribution(tempe
 
 
 def test_generated_first_tokens_pass_a_chi_square_test(model, processor, mixed_examples):
-    """The same through the whole of generate: 4,000 samples of one question against a plain forward."""
+    """The same through the whole of generate: 4,000 samples of one question against a plain
+    forward."""
     example = mixed_examples[0]
     rollout = generate(model, processor, [example], 4000, 1, temperature=1.3)
     encoded = processor.encode(example)
@@ -258,13 +265,14 @@ def test_both_ways_of_inverting_a_cdf_choose_the_same_tokens(monkeypatch):
     torch.manual_seed(0)
     weights, u = torch.rand(2000, 300), torch.rand(2000, dtype=torch.float64)
     small = inverse_cdf(weights, u)
-    monkeypatch.setattr(decoding, "SMALL_VOCABULARY", 0)
+    monkeypatch.setattr(sampling, "SMALL_VOCABULARY", 0)
     assert torch.equal(small, inverse_cdf(weights, u))
 
 
 @pytest.mark.parametrize("V", [300, 3000])
 def test_a_banned_token_with_all_the_mass_leaves_the_others_their_shares(V):
-    """At a low temperature the others' probabilities underflow; NaN logits give some token, not an index error."""
+    """At a low temperature the others' probabilities underflow; NaN logits give some token, not an
+    index error."""
     logits = torch.zeros(4000, V)
     logits[:, 7] = 50.0
     logits[:, 3] = 0.1
@@ -296,7 +304,9 @@ def test_special_tokens_other_than_eos_are_never_sampled(model, processor, mixed
 def test_responses_end_with_their_first_eos_or_at_the_limit(model, processor, mixed_examples):
     rollout = generate(model, processor, mixed_examples, 40, 40, temperature=2.0)
     eos = torch.tensor(processor.eos_ids)
-    for row, n, finished in zip(rollout.tokens, rollout.lengths.tolist(), rollout.finished.tolist(), strict=True):
+    for row, n, finished in zip(
+        rollout.tokens, rollout.lengths.tolist(), rollout.finished.tolist(), strict=True
+    ):
         ends = torch.isin(row[:n], eos).nonzero()[:, 0].tolist()
         assert ends == ([n - 1] if finished else []) and (finished or n == 40)
     assert rollout.finished.any() and not rollout.finished.all()
@@ -335,7 +345,10 @@ def test_packed_scoring_equals_plain_forwards_in_value_and_gradient(model, proce
     rollout = generate(model, processor, mixed_examples, 3, 12, temperature=0.9)
     weights = torch.randn(rollout.tokens.shape, generator=torch.Generator().manual_seed(0))
     gradients = []
-    for logprobs in (score(model, rollout), plain_logprobs(model, processor, rollout, mixed_examples)):
+    for logprobs in (
+        token_logprobs(model, rollout),
+        plain_logprobs(model, processor, rollout, mixed_examples),
+    ):
         model.zero_grad()
         (logprobs * weights).sum().backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -370,7 +383,9 @@ def test_packed_attention_equals_a_loop_over_sequences_in_value_and_gradient(att
     expected = torch.zeros_like(weight)
     for p in range(P):
         own = [range(int(ends[p] - prompts[p]), int(ends[p]))]
-        own += [[*own[0], *range(int(starts[b]), int(starts[b] + responses[b]))] for b in range(p * G, p * G + G)]
+        own += [
+            [*own[0], *range(int(starts[b]), int(starts[b] + responses[b]))] for b in range(p * G, p * G + G)
+        ]
         for tokens in own:
             for i, t in enumerate(tokens):
                 read = list(tokens[: i + 1])
@@ -389,13 +404,13 @@ def test_responses_of_one_token_and_single_samples_are_scored(model, processor, 
         rollout = generate(model, processor, mixed_examples, G, T, temperature=0.9)
         with torch.no_grad():
             plain = plain_logprobs(model, processor, rollout, mixed_examples)
-            assert (score(model, rollout) - plain).abs().max() < 1e-4
+            assert (token_logprobs(model, rollout) - plain).abs().max() < 1e-4
 
 
 def test_entropy_is_that_of_the_whole_distribution(model, processor, mixed_examples):
     rollout = generate(model, processor, mixed_examples[:1], 2, 6, temperature=0.7)
     with torch.no_grad():
-        _, entropy = score(model, rollout, with_entropy=True)
+        _, entropy = token_logprobs(model, rollout, with_entropy=True)
         encoded = processor.encode(mixed_examples[0])
         n = int(rollout.lengths[0])
         logits = model(**plain_inputs(model, processor, encoded, rollout.tokens[0, :n].tolist())).logits
@@ -418,7 +433,7 @@ def test_micro_batches_hold_every_question_once_within_the_budget(model, process
 def trained(model, processor, mixed_examples):
     """A model and optimiser after one step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    score(model, generate(model, processor, mixed_examples, 2, 6)).sum().backward()
+    token_logprobs(model, generate(model, processor, mixed_examples, 2, 6)).sum().backward()
     optimizer.step()
     return model, optimizer
 
@@ -463,7 +478,9 @@ def test_a_broken_checkpoint_of_a_later_step_never_pushes_out_a_good_one(tmp_pat
     save(tmp_path, processor, trained, 30)
     (tmp_path / "step-30" / "model.safetensors").unlink()
     save(tmp_path, processor, trained, 21, keep=1)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-21"] and latest_checkpoint(tmp_path).name == "step-21"
+    assert [p.name for p in tmp_path.iterdir()] == ["step-21"] and latest_checkpoint(
+        tmp_path
+    ).name == "step-21"
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "no list", "empty list", "partial", "header"])
@@ -506,10 +523,16 @@ def test_nothing_in_a_checkpoint_is_pickled(tmp_path, processor, trained):
     [
         (lambda f: shutil.rmtree(f), "no such folder"),
         (lambda f: (f / "model.safetensors").unlink(), r"no \*.safetensors, so no weights"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled .bin weights are never loaded"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "pickled .bin weights are never loaded",
+        ),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "model.safetensors").write_bytes(b"short"), "--model"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 8}'), "gpt2 is not served"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 8}'),
+            "gpt2 is not served",
+        ),
     ],
 )
 def test_a_folder_that_is_no_checkpoint_is_named_in_one_line(tmp_path, random_folder, break_it, message):
@@ -538,7 +561,10 @@ def test_of_two_saves_in_one_folder_the_single_file_is_read_as_transformers_does
         model.lm_head.weight.zero_()
     model.save_pretrained(tmp_path / "m", max_shard_size="50KB")
     assert (tmp_path / "m" / "model.safetensors.index.json").exists()
-    ours, theirs = load_model(str(tmp_path / "m")), AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
+    ours, theirs = (
+        load_model(str(tmp_path / "m")),
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "m"),
+    )
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     next((tmp_path / "m").glob("model-*.safetensors")).unlink()  # of no account
     assert load_model(str(tmp_path / "m")).lm_head.weight.any()
@@ -555,7 +581,9 @@ def test_a_weight_of_another_shape_is_named(tmp_path, random_folder):
 
 def test_the_ids_that_end_a_response_are_hugging_faces(tmp_path, random_folder):
     shutil.copytree(random_folder, tmp_path / "m")
-    generation, config = (json.loads((tmp_path / "m" / f"{n}config.json").read_text()) for n in ("generation_", ""))
+    generation, config = (
+        json.loads((tmp_path / "m" / f"{n}config.json").read_text()) for n in ("generation_", "")
+    )
     width = config["text_config"]["vocab_size"]
 
     def found(generation, **top):
@@ -565,10 +593,18 @@ def test_the_ids_that_end_a_response_are_hugging_faces(tmp_path, random_folder):
         (tmp_path / "m" / "config.json").write_text(json.dumps(config | top))
         return load_processor(str(tmp_path / "m")).eos_ids
 
-    assert found(json.dumps(generation | {"eos_token_id": [7, width, -1, 9]})) == (7, 9)  # those that there are
+    assert found(json.dumps(generation | {"eos_token_id": [7, width, -1, 9]})) == (
+        7,
+        9,
+    )  # those that there are
     for top in ({"eos_token_id": [5, 6]}, {}):  # beside the text part's own
-        ours, theirs = found(None, **top), AutoModelForImageTextToText.from_pretrained(tmp_path / "m").generation_config
-        assert list(ours) == (theirs.eos_token_id if isinstance(theirs.eos_token_id, list) else [theirs.eos_token_id])
+        ours, theirs = (
+            found(None, **top),
+            AutoModelForImageTextToText.from_pretrained(tmp_path / "m").generation_config,
+        )
+        assert list(ours) == (
+            theirs.eos_token_id if isinstance(theirs.eos_token_id, list) else [theirs.eos_token_id]
+        )
     assert found(None) == (config["text_config"]["eos_token_id"],)
     with pytest.raises(ModelError, match="generation_config.json"):
         found(json.dumps(generation)[:-9])
@@ -576,30 +612,36 @@ def test_the_ids_that_end_a_response_are_hugging_faces(tmp_path, random_folder):
 
 def test_an_id_between_tokens_is_banned_and_a_token_behind_a_gap_is_not(processor, monkeypatch):
     words = processor.tokenizer.get_vocab()
-    monkeypatch.setattr(type(processor.tokenizer), "get_vocab", lambda _: words | {"far": processor.vocabulary - 1})
+    monkeypatch.setattr(
+        type(processor.tokenizer), "get_vocab", lambda _: words | {"far": processor.vocabulary - 1}
+    )
     banned = replace(processor).banned()  # a processor that has not looked yet
     assert not banned[-1] and banned[len(words) : -1].all() and not banned[: len(words)].all()
 
 
-def test_bfloat16_products_with_float32_weights_generate_score_and_train(random_folder, processor, mixed_examples):
+def test_bfloat16_products_with_float32_weights_generate_score_and_train(
+    random_folder, processor, mixed_examples
+):
     model = load_model(str(random_folder), compute=torch.bfloat16)
     rollout = generate(model, processor, mixed_examples, 2, 8)
-    logprobs = score(model, rollout)
+    logprobs = token_logprobs(model, rollout)
     assert logprobs.dtype == torch.float32 and (logprobs - rollout.logprobs).abs().max() < 0.5
-    exact = score(load_model(str(random_folder)), rollout)
+    exact = token_logprobs(load_model(str(random_folder)), rollout)
     assert 1e-6 < (logprobs - exact).abs().mean() < 0.1
     logprobs.sum().backward()
     assert all(
-        p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters() if p.grad is not None
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all()
+        for p in model.parameters()
+        if p.grad is not None
     )
 
 
 def test_bfloat16_weights_generate_and_score(random_folder, processor, mixed_examples):
     model = load_model(str(random_folder), dtype=torch.bfloat16)
-    assert model.usual_decoder
+    assert model.standard_decoder
     rollout = generate(model, processor, mixed_examples, 2, 8)
     with torch.no_grad():
-        assert (score(model, rollout) - rollout.logprobs).abs().max() < 0.5
+        assert (token_logprobs(model, rollout) - rollout.logprobs).abs().max() < 0.5
 
 
 def test_a_family_that_no_test_covers_is_refused(tmp_path, random_folder):
@@ -628,7 +670,7 @@ def test_recomputed_activations_give_the_same_gradients(random_folder, processor
             recompute_activations(model)
         rollout = generate(model, processor, mixed_examples, num_samples=2, max_new_tokens=6)
         model.train()
-        score(model, rollout).sum().backward()
+        token_logprobs(model, rollout).sum().backward()
         found.append({name: p.grad for name, p in model.named_parameters()})
     assert found[0]["model.visual.patch_embed.proj.weight"].abs().max() > 0
     for name, grad in found[0].items():

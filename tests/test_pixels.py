@@ -10,44 +10,49 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 from transformers.image_utils import SizeDict
 
-import model_utils
 from data import Example
-from families import image_inputs
+from model import processor as processing
+from model.families import image_inputs
+from model.pixels import memory_of, resize, resized, supports, to_patches, with_frames
 from model_utils import load_model, load_processor
-from pixels import fit, fits, memory_of, numbers, resized, with_frames
 
 SIZE = {"shortest_edge": 28 * 28, "longest_edge": 224 * 224}
 
 
 def grain(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
+    return Image.fromarray(
+        np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    ).convert(mode)
 
 
 def ours(image_processor, images) -> torch.Tensor:
-    made = fit(image_processor, images)
+    made = resize(image_processor, images)
     assert made["pixels"].dtype == torch.uint8
-    return with_frames(numbers(image_processor, made)["pixel_values"], image_processor.temporal_patch_size)
+    return with_frames(to_patches(image_processor, made)["pixel_values"], image_processor.temporal_patch_size)
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"patch_size": 16}, {"merge_size": 1}, {"temporal_patch_size": 3}, {"image_mean": [0.1, 0.5, 0.9]}]
+    "settings",
+    [{}, {"patch_size": 16}, {"merge_size": 1}, {"temporal_patch_size": 3}, {"image_mean": [0.1, 0.5, 0.9]}],
 )
 def test_numbers_are_transformers_to_the_bit_where_nothing_is_resized(settings):
     image_processor = Qwen2VLImageProcessorPil(**{"size": SIZE, **settings})
     side = image_processor.patch_size * image_processor.merge_size
     images = [grain(side * 3, side * 5), grain(side * 4, side * 4, "L"), grain(side * 7, side * 4)]
-    assert fits(image_processor)
+    assert supports(image_processor)
     theirs = image_processor(images, return_tensors="pt")
     assert torch.equal(ours(image_processor, images), theirs["pixel_values"])
-    assert torch.equal(fit(image_processor, images)["image_grid_thw"], theirs["image_grid_thw"])
+    assert torch.equal(resize(image_processor, images)["image_grid_thw"], theirs["image_grid_thw"])
 
 
 def test_patches_stand_in_the_order_in_which_they_are_merged():
     # every pixel holds the number of its patch in reading order: 4 rows of 4
     rows, columns = np.indices((56, 56)) // 14
     image = Image.fromarray(np.repeat((4 * rows + columns)[..., None], 3, -1).astype(np.uint8))
-    image_processor = Qwen2VLImageProcessorPil(size=SIZE, rescale_factor=1, image_mean=[0] * 3, image_std=[1] * 3)
-    made = numbers(image_processor, fit(image_processor, [image]))
+    image_processor = Qwen2VLImageProcessorPil(
+        size=SIZE, rescale_factor=1, image_mean=[0] * 3, image_std=[1] * 3
+    )
+    made = to_patches(image_processor, resize(image_processor, [image]))
     assert made["image_grid_thw"].tolist() == [[1, 4, 4]]
     assert made["pixel_values"].shape == (16, 3 * 14 * 14)
     assert made["pixel_values"][:, 0].tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
@@ -70,7 +75,7 @@ def test_a_resized_picture_has_the_grid_of_transformers_and_nearly_its_numbers()
     image_processor = Qwen2VLImageProcessorPil(size=SIZE)
     images = [grain(61, 35), grain(500, 301)]
     theirs = image_processor(images, return_tensors="pt")
-    assert torch.equal(fit(image_processor, images)["image_grid_thw"], theirs["image_grid_thw"])
+    assert torch.equal(resize(image_processor, images)["image_grid_thw"], theirs["image_grid_thw"])
     difference = (ours(image_processor, images) - theirs["pixel_values"]).abs()
     step = 1 / 255 / min(image_processor.image_std)
     assert difference.max() <= 2.01 * step
@@ -101,10 +106,10 @@ def test_a_picture_in_several_pieces_of_memory_is_copied():
 def test_other_kinds_of_settings_are_not_for_fit():
     image_processor = Qwen2VLImageProcessorPil(size=SIZE)
     image_processor.image_mean = 0.5
-    assert not fits(image_processor)
+    assert not supports(image_processor)
     image_processor = Qwen2VLImageProcessorPil(size=SIZE)
     image_processor.size = SizeDict(height=56, width=56)
-    assert not fits(image_processor)
+    assert not supports(image_processor)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,7 @@ def test_other_settings_are_left_to_transformers(random_folder, settings, monkey
     processor = load_processor(str(random_folder))
     for name, value in settings.items():
         setattr(processor.image_processor, name, value)
-    assert not fits(processor.image_processor)
+    assert not supports(processor.image_processor)
     example = Example("a", (grain(56, 84),), "?")
     theirs = processor.image_processor(list(example.images), return_tensors="pt")
     assert torch.equal(processor.encode(example).vision["pixel_values"], theirs["pixel_values"])
@@ -125,7 +130,7 @@ def test_ids_and_inputs_are_those_of_transformers_processor(random_folder, monke
     example = Example("a", (grain(56, 84), grain(112, 56)), "<image>And<image>?")
     by_bytes = processor.encode(example)
     found = image_inputs(model, processor.collate([by_bytes]), lean=False)
-    monkeypatch.setattr(model_utils, "fits", lambda _: False)
+    monkeypatch.setattr(processing, "supports", lambda _: False)
     by_transformers = processor.encode(example)
     wanted = image_inputs(model, processor.collate([by_transformers]))
     assert by_bytes.ids == by_transformers.ids

@@ -6,9 +6,9 @@ from math import log
 import pytest
 import torch
 
-from distributed import World
+from common.distributed import World
+from common.run_log import CollapseWatch, Meter, entropy_of, top_answer_share
 from mmupt import majority_vote
-from run_log import CollapseWatch, Meter, entropy_of, top_answer_share
 
 ALONE = World(0, 1, torch.device("cpu"))
 HEALTHY = {"top_answer_share": 0.1, "kl": 0.01, "response_length": 13.0, "parsed": 1.0}
@@ -53,7 +53,7 @@ def test_a_run_without_a_reference_is_watched_all_the_same():
 
 
 def test_the_meter_gives_weighted_means_and_leaves_out_what_nobody_measured():
-    meter = Meter(("a", "b", "c"))
+    meter = Meter()
     meter.add(1, a=1.0, b=5.0)
     meter.add(3, a=5.0)
     assert meter.means(ALONE) == {"a": 4.0, "b": 5.0}

@@ -1,4 +1,5 @@
-"""Written questions: what is read out of a text, what is dropped, that kills change nothing, that no answer gets through."""
+"""Written questions: what is read out of a text, what is dropped, that kills change nothing, that
+no answer gets through."""
 
 import json
 import random
@@ -8,12 +9,23 @@ from pathlib import Path
 import pytest
 from conftest import run_program, write_rows
 
-import cli
 import mmupt
-from data import DataError, load, prompts, synthesize
-from data.filters import FILTERS, Filter, Written, asks, jaccard, parse_question, particulars, shingles, tokens_of
+from common import cli, files
+from data import DataError, load, prompts
 from data.prompts import with_choices
-from data.tiny import demonstration
+from programs import synthesize
+from programs.build_tiny import demonstration
+from programs.filters import (
+    FILTERS,
+    Filter,
+    Written,
+    asks,
+    jaccard,
+    parse_question,
+    particulars,
+    shingles,
+    tokens_of,
+)
 
 DIRECT = ["--mode", "direct", "--limit", "40", "--batch", "8", "--max_new_tokens", "32"]
 
@@ -45,7 +57,9 @@ def test_the_brief_prompts_are_those_the_built_in_base_was_taught():
 def test_the_full_prompt_holds_question_and_choices_and_the_answer_only_where_given():
     made = prompts.write_question("full", "in-context", "Which {x}?", ("up", "down"))
     assert "Which {x}?\nA. up\nB. down\n" in made and "Its answer" not in made and prompts.RULES in made
-    assert "B. down\nIts answer: B\n" in prompts.write_question("full", "in-context", "Which?", ("up", "down"), "B")
+    assert "B. down\nIts answer: B\n" in prompts.write_question(
+        "full", "in-context", "Which?", ("up", "down"), "B"
+    )
     assert "Which" not in prompts.write_question("full", "direct", "Which?")
 
 
@@ -71,7 +85,12 @@ def test_the_full_prompt_holds_question_and_choices_and_the_answer_only_where_gi
         ("How many?\nThe correct answer is 5.", "How many?", (), True),
         ("Find x. It is 7. \\boxed{7}", "", (), True),  # where does the question end? so nothing is kept
         ("What is x? It is 7. \\boxed{7}", "What is x?", (), True),
-        ("Find x. Please reason step by step, and put your final answer within \\boxed{}.", "Find x.", (), False),
+        (
+            "Find x. Please reason step by step, and put your final answer within \\boxed{}.",
+            "Find x.",
+            (),
+            False,
+        ),
         ("<think>A box, so 5.</think>How many boxes?", "How many boxes?", (), False),
         ("<think>a thought without an end, is it?", "", (), True),
         ("Choose the correct answer: A. red B. blue", "Choose the correct answer:", ("red", "blue"), False),
@@ -158,8 +177,17 @@ def test_each_filter_by_hand():
     texts.pop("what is the AREA of the rectangle")
     assert verdicts(list(texts), seeds=[seed] * len(texts)) == list(texts.values())
     assert verdicts(["How long is"], finished=[False]) == ["truncated"]
-    for name in ("empty", "truncated", "no_question", "copy", "duplicate", "near"):  # each can be switched off alone
-        found = verdicts([*texts, "How"], seeds=[seed] * 9, finished=[True] * 8 + [False], names=set(FILTERS) - {name})
+    for name in (
+        "empty",
+        "truncated",
+        "no_question",
+        "copy",
+        "duplicate",
+        "near",
+    ):  # each can be switched off alone
+        found = verdicts(
+            [*texts, "How"], seeds=[seed] * 9, finished=[True] * 8 + [False], names=set(FILTERS) - {name}
+        )
         assert name not in found
 
 
@@ -253,7 +281,9 @@ def test_rows_are_read_as_any_source_and_hold_no_answer(written):
         assert set(row) <= {"id", "question", "images", "choices", "mode", "source", "source_id", "seed"}
         assert (row["mode"], row["source"], row["seed"]) == ("direct", "tiny", 0)
         example = source[i]
-        assert example.answer is None and example.question == row["question"] and "boxed" not in row["question"]
+        assert (
+            example.answer is None and example.question == row["question"] and "boxed" not in row["question"]
+        )
         original = load("tiny")[int(row["source_id"].rsplit("-", 1)[1])]
         assert example.images[0].tobytes() == original.images[0].tobytes()
         assert example.question != original.question
@@ -286,7 +316,18 @@ def test_the_bench_leaves_out_what_is_held_out(written, tmp_path, monkeypatch):
 
 
 def test_what_is_written_trains(written, tmp_path):
-    flags = ["--steps", "1", "--questions", "4", "--group_size", "2", "--eval_data", "", "--max_new_tokens", "8"]
+    flags = [
+        "--steps",
+        "1",
+        "--questions",
+        "4",
+        "--group_size",
+        "2",
+        "--eval_data",
+        "",
+        "--max_new_tokens",
+        "8",
+    ]
     assert mmupt.main([*flags, "--train_data", str(written), "--out", str(tmp_path / "run")]) == 0
     assert "bad_rows" in rows(tmp_path / "run" / "metrics.jsonl")[0]
     assert rows(tmp_path / "run" / "metrics.jsonl")[0]["bad_rows"] == 0
@@ -294,7 +335,12 @@ def test_what_is_written_trains(written, tmp_path):
 
 def test_the_seed_decides_and_the_batch_size_does_not(written, tmp_path):
     again, batches, other = (tmp_path / f"{n}" / "new.jsonl" for n in range(3))
-    assert write(again, *DIRECT) == write(batches, *DIRECT, "--batch", 13) == write(other, *DIRECT, "--seed", 1) == 0
+    assert (
+        write(again, *DIRECT)
+        == write(batches, *DIRECT, "--batch", 13)
+        == write(other, *DIRECT, "--seed", 1)
+        == 0
+    )
     assert everything(again) == everything(written)
     assert batches.read_bytes() == written.read_bytes() != other.read_bytes()
 
@@ -335,7 +381,9 @@ def test_in_context_sees_the_question_and_its_answer_only_when_told(tmp_path, qu
     path, labelled = questions_file
     asked = []
     monkeypatch.setattr(
-        synthesize, "write_question", lambda *a, ask=prompts.write_question: asked.append(ask(*a)) or asked[-1]
+        synthesize,
+        "write_question",
+        lambda *a, ask=prompts.write_question: asked.append(ask(*a)) or asked[-1],
     )
     flags = [
         "--data",
@@ -360,7 +408,9 @@ def test_in_context_sees_the_question_and_its_answer_only_when_told(tmp_path, qu
 
 def test_direct_needs_no_question_and_in_context_does(tmp_path, questions_file):
     path, given = questions_file
-    source = write_rows(path.with_name("photos.jsonl"), [{"id": r["id"], "images": r["images"]} for r in given])
+    source = write_rows(
+        path.with_name("photos.jsonl"), [{"id": r["id"], "images": r["images"]} for r in given]
+    )
     assert write(tmp_path / "new.jsonl", "--data", source, "--mode", "direct", "--max_new_tokens", 32) == 0
     found = rows(tmp_path / "new.jsonl")
     assert len(found) > 12 and all(r["question"] for r in found)
@@ -375,10 +425,25 @@ def test_direct_needs_no_question_and_in_context_does(tmp_path, questions_file):
 def test_several_questions_per_image_differ_and_share_it(tmp_path):
     out = tmp_path / "new.jsonl"
     assert (
-        write(out, "--mode", "direct", "--limit", 6, "--per_image", 4, "--max_new_tokens", 32, "--filters", "none") == 0
+        write(
+            out,
+            "--mode",
+            "direct",
+            "--limit",
+            6,
+            "--per_image",
+            4,
+            "--max_new_tokens",
+            32,
+            "--filters",
+            "none",
+        )
+        == 0
     )
     found = rows(out)
-    assert len(found) == 24 and len({r["id"] for r in found}) == 24 and len({r["images"][0] for r in found}) == 6
+    assert (
+        len(found) == 24 and len({r["id"] for r in found}) == 24 and len({r["images"][0] for r in found}) == 6
+    )
     assert len(list((tmp_path / "new.images").iterdir())) == 6
     assert len({(r["images"][0], r["question"]) for r in found}) > 6
 
@@ -394,10 +459,19 @@ def test_bad_rows_are_skipped_counted_and_named_once(tmp_path, questions_file, c
     flags = ["--data", source, "--batch", 3, "--max_new_tokens", 16, "--filters", "none", "--per_image", 1]
     assert write(out, *flags, "--filters", "empty") == 0
     err = capsys.readouterr().err
-    for problem in ("cut.png: not a whole image", "text: no image", "q3 is already taken", "mixed.jsonl:12: not JSON"):
+    for problem in (
+        "cut.png: not a whole image",
+        "text: no image",
+        "q3 is already taken",
+        "mixed.jsonl:12: not JSON",
+    ):
         assert err.count(problem) == 1
     report = json.loads(out.with_suffix(".report.json").read_text())
-    assert (report["counts"]["source rows"], report["counts"]["unusable rows"], len(report["skipped"])) == (8, 4, 4)
+    assert (report["counts"]["source rows"], report["counts"]["unusable rows"], len(report["skipped"])) == (
+        8,
+        4,
+        4,
+    )
 
 
 # --- kills, changed flags, full disks
@@ -405,7 +479,7 @@ def test_bad_rows_are_skipped_counted_and_named_once(tmp_path, questions_file, c
 KILLER = """
 import os, random, signal, sys, time
 import torch
-from data import synthesize
+from programs import synthesize
 rng, argv = random.Random(0), sys.argv[2:]
 for kill in [*range(int(sys.argv[1])), None]:
     pid = os.fork()
@@ -457,11 +531,17 @@ def test_a_second_process_and_a_changed_flag_are_refused(tmp_path):
     out = tmp_path / "new.jsonl"
     assert write(out, *DIRECT) == 0
     before = everything(out)
-    cli.hold(out.with_suffix(".images"))
+    files.hold(out.with_suffix(".images"))
     done = run_program("-m", "data.synthesize", "--out", out, *DIRECT)
     assert done.returncode == 2 and "another process is writing" in done.stderr
-    cli.release()
-    for flag, value in (("seed", 1), ("limit", 41), ("batch", 9), ("temperature", 0.5), ("mode", "in-context")):
+    files.release()
+    for flag, value in (
+        ("seed", 1),
+        ("limit", 41),
+        ("batch", 9),
+        ("temperature", 0.5),
+        ("mode", "in-context"),
+    ):
         with pytest.raises(cli.UsageError, match=f"--{flag} was .* keep it, name another"):
             write(out, *DIRECT, f"--{flag}", value)
     with pytest.raises(cli.UsageError, match="--near was 0.8 .* or add --refilter"):
@@ -480,7 +560,7 @@ def test_refilter_filters_anew_and_writes_nothing_new(tmp_path, monkeypatch):
 
 FULL_DISK = """
 import resource, sys
-from data import synthesize
+from programs import synthesize
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))  # every file ends there, as on a full disk
 sys.exit(synthesize.main(sys.argv[1:]))
 """
@@ -528,8 +608,16 @@ def test_the_program_runs_by_its_name(tmp_path):
 
 
 def test_a_copy_of_a_question_with_a_picture_in_it_is_a_copy():
-    row = {"id": "a", "images": ["x.png"], "question": "<image>Find x in the triangle ABC with AB = 5.", "choices": []}
-    row |= {"texts": ["Find x in the triangle ABC with AB = 5.", "What is the area of ABC?"], "finished": [True, True]}
+    row = {
+        "id": "a",
+        "images": ["x.png"],
+        "question": "<image>Find x in the triangle ABC with AB = 5.",
+        "choices": [],
+    }
+    row |= {
+        "texts": ["Find x in the triangle ABC with AB = 5.", "What is the area of ABC?"],
+        "finished": [True, True],
+    }
     config = synthesize.Synthesis(out="new.jsonl", per_image=2)
     kept, counts = synthesize.questions_of(config, [{"rows": [row], "skipped": []}])
     assert [k["question"] for k in kept] == ["What is the area of ABC?"] and counts["dropped: copy"] == 1

@@ -1,4 +1,5 @@
-"""Parquet files, folders and hub ids: what each published schema becomes, that labels stay out, and every bad case."""
+"""Parquet files, folders and hub ids: what each published schema becomes, that labels stay out, and
+every bad case."""
 
 import io
 import json
@@ -20,12 +21,13 @@ import pyarrow.parquet
 from datasets_made import PICTURE, PROBLEMS, TEXT, WRITERS, picture, write, write_geometry3k, write_mathvista
 
 import mmupt
+from answers import option_key
+from common import run_log
 from data import BadRow, DataError, Example, Several, load, order, tables
-from data.answers import option_key
 from data.prompts import content, with_choices
 from data.rows import find_columns, place_images, read_answer, read_choices, split_options
 from data.stream import Questions
-from eval import labelled
+from evaluation.answering import labelled
 
 TINY = ROOT / "data" / "tiny"
 
@@ -36,7 +38,14 @@ def every(source) -> list[Example]:
 
 def texts(example: Example) -> str:
     """All that an example says, but its pictures."""
-    parts = (example.id, example.question, example.answer, *example.choices, *example.meta, *example.meta.values())
+    parts = (
+        example.id,
+        example.question,
+        example.answer,
+        *example.choices,
+        *example.meta,
+        *example.meta.values(),
+    )
     return "\n".join(map(str, parts))
 
 
@@ -64,7 +73,9 @@ def test_every_data_set_reads_with_and_without_labels(made, name):
         assert [i.tobytes() for i in one.images] == [i.tobytes() for i in two.images] and one.images
         assert all(i.mode == "RGB" for i in one.images)
         kept = next(
-            c for c in ("images", "decoded_image", "image", "image_path") if isinstance(cells.get(c), (dict, list))
+            c
+            for c in ("images", "decoded_image", "image", "image_path")
+            if isinstance(cells.get(c), (dict, list))
         )
         first = cells[kept][0] if isinstance(cells[kept], list) else cells[kept]
         assert one.images[0].tobytes() == Image.open(io.BytesIO(first["bytes"])).convert("RGB").tobytes()
@@ -75,7 +86,9 @@ def test_every_data_set_reads_with_and_without_labels(made, name):
 def test_no_field_of_an_unlabelled_example_holds_a_label(made, name):
     for one, two in zip(every(load(str(made[name]))), every(load(str(made[name]), labels=True)), strict=True):
         assert set(one.meta) == {"category"} and one.meta["category"] == ""
-        if not two.choices and len(two.answer) > 1:  # a letter, or one of the choices, stands in the question itself
+        if (
+            not two.choices and len(two.answer) > 1
+        ):  # a letter, or one of the choices, stands in the question itself
             assert two.answer not in texts(one) and two.answer in texts(two)
 
 
@@ -99,7 +112,14 @@ def test_columns_that_may_hold_labels_are_not_even_read(made, name, monkeypatch)
 def test_the_columns_of_the_benchmarks_stand_in_meta_as_they_are(made):
     wanted = {
         "mathvista": {"precision", "answer_type", "question_type", "metadata", "unit", "pid", "query"},
-        "mathverse": {"problem_version", "problem_index", "question_type", "metadata", "query_wo", "question_for_eval"},
+        "mathverse": {
+            "problem_version",
+            "problem_index",
+            "question_type",
+            "metadata",
+            "query_wo",
+            "question_for_eval",
+        },
         "mathvision": {"level", "subject", "solution"},
         "wemath": {"key", "ID", "question number", "knowledge concept"},
     }
@@ -117,7 +137,11 @@ def test_questions_of_the_data_sets_worked_out_by_hand(made):
     )
     assert (vista[0].question, vista[0].choices) == ("Which shape is it?", ("square", "triangle", "circle"))
     assert option_key(vista[0].answer, vista[0].choices) == option_key("B", vista[0].choices)
-    assert verse[3].question.startswith("As shown, find angle C.") and verse[3].answer == "A" and not verse[3].choices
+    assert (
+        verse[3].question.startswith("As shown, find angle C.")
+        and verse[3].answer == "A"
+        and not verse[3].choices
+    )
     assert verse[4].question == (
         "According to the question shown in the image, please first conduct reasoning, and then answer the question."
     )
@@ -136,7 +160,7 @@ def test_every_data_set_can_be_measured_on(made, name, processor):
     assert not skipped and len(good) == pyarrow.parquet.read_metadata(made[name]).num_rows
 
 
-def test_a_run_trains_on_all_data_sets_together_and_measures_on_one(made, tmp_path):
+def test_a_run_trains_on_all_data_sets_together_and_measures_on_one(made, tmp_path, monkeypatch):
     argv = [
         "--train_data",
         *map(str, made.values()),
@@ -145,14 +169,17 @@ def test_a_run_trains_on_all_data_sets_together_and_measures_on_one(made, tmp_pa
         "--out",
         str(tmp_path / "r"),
     ]
-    options = dict(steps=2, questions=8, group_size=2, max_new_tokens=4, eval_samples=1, eval_every=0, log_questions=8)
+    options = dict(steps=2, questions=8, group_size=2, max_new_tokens=4, eval_samples=1, eval_every=0)
     argv += [str(x) for name, value in options.items() for x in (f"--{name}", value)]
+    monkeypatch.setattr(run_log, "LOGGED_QUESTIONS", 8)
     assert mmupt.main(argv) == 0
     metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics if "reward" in m] == [1, 2] and metrics[-1].get("bad_rows", 0) == 0
     ids = [json.loads(line)["id"] for line in (tmp_path / "r" / "rollouts.jsonl").read_text().splitlines()]
     assert len({i.split("/")[0] for i in ids}) > 3 and all("/" in i for i in ids)
-    assert json.loads((tmp_path / "r" / "config.json").read_text())["train_data"] == [str(p) for p in made.values()]
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["train_data"] == [
+        str(p) for p in made.values()
+    ]
     assert mmupt.main([*argv, "--resume", "--steps", "3"]) == 0
     with pytest.raises(mmupt.cli.UsageError, match="--train_data was .* and can't change on --resume"):
         mmupt.main([*argv[:2], *argv[len(made) + 1 :], "--resume"])
@@ -164,7 +191,9 @@ def test_every_data_set_trains(made, name, tmp_path):
     options = dict(steps=1, questions=4, group_size=2, max_new_tokens=4, eval_samples=1, eval_every=0)
     assert mmupt.main(argv + [str(x) for name, value in options.items() for x in (f"--{name}", value)]) == 0
     metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    assert any("eval/pass@1" in m for m in metrics) and [m["bad_rows"] for m in metrics if "bad_rows" in m] == [0]
+    assert any("eval/pass@1" in m for m in metrics) and [
+        m["bad_rows"] for m in metrics if "bad_rows" in m
+    ] == [0]
 
 
 # --- pictures in their places
@@ -189,7 +218,10 @@ def test_pictures_stand_where_their_tags_stand(processor):
     picture = processor.tokenizer.convert_ids_to_tokens(processor.image_token_id)
     runs = "".join("P" if m == picture else m for m in marks if m in ("A", "B", picture))
     assert runs.replace("PPPP", "P").startswith("PAPB")
-    assert processor.encode(Example("q", (red,), "<image>A")).ids == processor.encode(Example("q", (red,), "A")).ids
+    assert (
+        processor.encode(Example("q", (red,), "<image>A")).ids
+        == processor.encode(Example("q", (red,), "A")).ids
+    )
     with pytest.raises(ValueError, match="question q: 2 <image> tags but 1 images"):
         processor.encode(Example("q", (red,), "<image> <image>"))
 
@@ -262,7 +294,9 @@ def test_lettered_choices_are_shown_once_and_graded_by_letter_or_value(tmp_path)
 @pytest.mark.parametrize("cell", ["a.png", ["pics/a.JPG", "b.webp"]])
 def test_pictures_under_another_name_are_not_passed_over(tmp_path, cell):
     rows = [{"question": "Which?", "img": None}, {"question": "How many?", "img": cell, "answer": "of a.png"}]
-    with pytest.raises(DataError, match="`img` holds pictures; they are read from columns named images, .*: rename it"):
+    with pytest.raises(
+        DataError, match="`img` holds pictures; they are read from columns named images, .*: rename it"
+    ):
         load(str(write_rows(tmp_path / "q.jsonl", rows)))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "q.parquet")
     with pytest.raises(DataError, match="`img` holds pictures"):
@@ -296,7 +330,9 @@ def test_half_a_surrogate_pair_costs_its_row_wherever_it_stands(tmp_path, cell):
 
 def test_half_a_surrogate_pair_in_an_answer_is_no_matter_where_answers_are_not_read(tmp_path):
     path = str(
-        write_rows(tmp_path / "q.jsonl", [{"question": "a", "answer": "\ud800 🙂"}, {"question": "\ud83d\ude00"}])
+        write_rows(
+            tmp_path / "q.jsonl", [{"question": "a", "answer": "\ud800 🙂"}, {"question": "\ud83d\ude00"}]
+        )
     )
     assert load(path)[0].answer is None and load(path)[1].question == "😀"
     with pytest.raises(BadRow, match="half a surrogate pair"):
@@ -304,8 +340,12 @@ def test_half_a_surrogate_pair_in_an_answer_is_no_matter_where_answers_are_not_r
 
 
 def test_a_picture_as_base64_text_is_refused_in_a_short_line(tmp_path):
-    source = load(str(write_rows(tmp_path / "q.jsonl", [{"question": "a", "images": ["iVBO/Rw0K" * 40_000]}])))
-    with pytest.raises(BadRow, match="holds 360,000 characters, which is no path; a picture as base64") as error:
+    source = load(
+        str(write_rows(tmp_path / "q.jsonl", [{"question": "a", "images": ["iVBO/Rw0K" * 40_000]}]))
+    )
+    with pytest.raises(
+        BadRow, match="holds 360,000 characters, which is no path; a picture as base64"
+    ) as error:
         source[0]
     assert len(str(error.value)) < 200
 
@@ -316,7 +356,10 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_be_named_by_a_path(tmp_path
 
 
 def test_rows_are_named_as_their_file_has_them(tmp_path):
-    paths = [write_rows(tmp_path / f"{name}.jsonl", [{"question": f"{name}{i}"} for i in range(3)]) for name in "ab"]
+    paths = [
+        write_rows(tmp_path / f"{name}.jsonl", [{"question": f"{name}{i}"} for i in range(3)])
+        for name in "ab"
+    ]
     both = load(list(map(str, paths)))
     assert [both.where(i) for i in (0, 2, 3)] == ["a.jsonl:1", "a.jsonl:3", "b.jsonl:1"]
     assert load("tiny", "test").where(3) == "tiny-test-3"
@@ -325,7 +368,8 @@ def test_rows_are_named_as_their_file_has_them(tmp_path):
 def test_pictures_may_stand_alone_where_no_question_is_needed(tmp_path):
     Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
     write_rows(
-        tmp_path / "q.jsonl", [{"id": "a", "images": ["a.png"]}, {"id": "b", "question": " ", "images": ["a.png"]}]
+        tmp_path / "q.jsonl",
+        [{"id": "a", "images": ["a.png"]}, {"id": "b", "question": " ", "images": ["a.png"]}],
     )
     with pytest.raises(BadRow, match="no question"):
         load(str(tmp_path / "q.jsonl"))[0]
@@ -336,7 +380,12 @@ def test_pictures_may_stand_alone_where_no_question_is_needed(tmp_path):
 def test_choices_are_shown_once():
     choices = ("3", "4 cm")
     assert with_choices("How?", choices) == "How?\nA. 3\nB. 4 cm"
-    for listed in ("How?\nChoices:\n(A) 3\n(B) 4 cm", "How? A. 3 B. 4 cm", "How?\nA:3\nB:4 cm", "How?\nA) 3\nB) 4 cm"):
+    for listed in (
+        "How?\nChoices:\n(A) 3\n(B) 4 cm",
+        "How? A. 3 B. 4 cm",
+        "How?\nA:3\nB:4 cm",
+        "How?\nA) 3\nB) 4 cm",
+    ):
         assert with_choices(listed, choices) == listed
     for other in ("How? A. 30 B. 4 cm", "How many As: 3 or 4 cm?", "How?\nA. 3", "Plan A. 5 or B. 4 cm"):
         assert with_choices(other, choices) == other + "\nA. 3\nB. 4 cm"
@@ -368,7 +417,9 @@ def many(tmp_path) -> tuple[str, int]:
     """A file of 15 row groups of 4 rows each, and the bytes of one group."""
     file = io.BytesIO()
     Image.effect_noise((200, 200), 90).save(file, "PNG")
-    rows = [row(f"<image>Question {i}", str(i), [{"bytes": file.getvalue(), "path": None}]) for i in range(60)]
+    rows = [
+        row(f"<image>Question {i}", str(i), [{"bytes": file.getvalue(), "path": None}]) for i in range(60)
+    ]
     path = write(tmp_path, "many.parquet", PROBLEMS, rows, row_group_size=4)
     group = pyarrow.parquet.ParquetFile(path).read_row_group(0, columns=["images", "problem"]).nbytes
     return str(path), group
@@ -421,7 +472,9 @@ def test_answers_decide_nothing_of_the_order_however_large_they_are(tmp_path, mo
     """Neither the windows of a file nor whether it needs any, with labels or without."""
     found, sizes = set(), set()
     for long in (range(0), range(30), range(30, 60), range(60)):
-        rows = [row(f"<image>Question {i}", f"{'long ' * 5000 * (i in long)}{i}", [picture(i)]) for i in range(60)]
+        rows = [
+            row(f"<image>Question {i}", f"{'long ' * 5000 * (i in long)}{i}", [picture(i)]) for i in range(60)
+        ]
         path = write(tmp_path, "a.parquet", PROBLEMS, rows, row_group_size=4)
         sizes.add(path.stat().st_size)
         for labels in (False, True):
@@ -511,7 +564,9 @@ def test_pictures_as_bytes_and_as_paths_beside_the_file(tmp_path):
     path = write(tmp_path, "paths.parquet", schema, [{"image": "b.png", "question": "a"}])
     assert load(str(path))[0].images[0].size == (30, 20)
     schema = [("image", PICTURE), ("question", TEXT)]
-    path = write(tmp_path, "struct.parquet", schema, [{"image": {"bytes": None, "path": "b.png"}, "question": "a"}])
+    path = write(
+        tmp_path, "struct.parquet", schema, [{"image": {"bytes": None, "path": "b.png"}, "question": "a"}]
+    )
     assert load(str(path))[0].images[0].size == (30, 20)
 
 
@@ -552,7 +607,11 @@ def test_rows_of_a_jsonl_may_name_their_columns_differently(tmp_path):
         {"question": "c", "images": None, "image": "b.png", "answer": None, "solution": "so 7"},
     ]
     read = every(load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True))
-    assert [(e.question, len(e.images), e.answer) for e in read] == [("a", 1, "1"), ("b", 1, "2"), ("c", 1, None)]
+    assert [(e.question, len(e.images), e.answer) for e in read] == [
+        ("a", 1, "1"),
+        ("b", 1, "2"),
+        ("c", 1, None),
+    ]
     assert [e.choices for e in read] == [("3", "1"), ("2", "5"), ()]
 
 
@@ -565,7 +624,9 @@ def test_rows_of_a_jsonl_may_name_their_columns_differently(tmp_path):
     ],
 )  # fmt: skip
 def test_numbers_are_labels_as_they_are_written(tmp_path, kind, cell, answer):
-    path = write(tmp_path, "a.parquet", [("question", TEXT), ("answer", kind)], [{"question": "?", "answer": cell}])
+    path = write(
+        tmp_path, "a.parquet", [("question", TEXT), ("answer", kind)], [{"question": "?", "answer": cell}]
+    )
     assert load(str(path), labels=True)[0].answer == answer
 
 
@@ -600,7 +661,11 @@ def test_several_sources_are_one_with_ids_of_their_own(tmp_path, questions_file)
     (tmp_path / "b").mkdir()
     twin = write_geometry3k(tmp_path / "b")
     ids = [e.id for e in every(load([str(parquet), str(twin)]))]
-    assert len(set(ids)) == 12 and ids[0] == "geometry3k.1/geometry3k-1" and ids[6] == "geometry3k.2/geometry3k-1"
+    assert (
+        len(set(ids)) == 12
+        and ids[0] == "geometry3k.1/geometry3k-1"
+        and ids[6] == "geometry3k.2/geometry3k-1"
+    )
     with pytest.raises(DataError, match="tiny has no end"):
         load(["tiny", str(parquet)])
 
@@ -657,20 +722,26 @@ def test_a_hub_id_reads_as_its_files_do(hub, tmp_path, monkeypatch):
     assert not decoded and set(hub) == {("owner/geo", None), ("owner/geo", "default")}
     bare = load("owner/geo", "test")
     assert (
-        bare[2].id == "geo-test-3" and bare[2].answer is None and bare.store.data.column_names == ["images", "problem"]
+        bare[2].id == "geo-test-3"
+        and bare[2].answer is None
+        and bare.store.data.column_names == ["images", "problem"]
     )
     with pytest.raises(DataError, match="owner/geo: there is no split 'dev', but t"):
         load("owner/geo", "dev")
     monkeypatch.setattr("datasets.get_dataset_split_names", lambda *a: 1 / 0)  # as without a network
     assert len(load("owner/geo", "test")) == len(load("owner/geo")) == 6
-    with pytest.raises(DataError, match="owner/gone: not a data set that can be loaded from the hub .*doesn't exist"):
+    with pytest.raises(
+        DataError, match="owner/gone: not a data set that can be loaded from the hub .*doesn't exist"
+    ):
         load("owner/gone")
 
 
 # --- bad cases
 
 
-@pytest.mark.parametrize(("package", "source"), [("pyarrow", "geometry3k.parquet"), ("datasets", "owner/geo")])
+@pytest.mark.parametrize(
+    ("package", "source"), [("pyarrow", "geometry3k.parquet"), ("datasets", "owner/geo")]
+)
 def test_a_missing_package_is_named_with_its_install_line(tmp_path, monkeypatch, package, source):
     path = write_geometry3k(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
@@ -696,14 +767,26 @@ def test_sources_that_can_not_be_used_say_why(tmp_path):
     }
     (tmp_path / "cut.parquet").write_bytes(good.read_bytes()[:-100])
     write(tmp_path, "empty.parquet", PROBLEMS, [])
-    write(tmp_path, "other.parquet", [("prompt", TEXT), ("image", PICTURE)], [{"prompt": "?", "image": picture(0)}])
+    write(
+        tmp_path,
+        "other.parquet",
+        [("prompt", TEXT), ("image", PICTURE)],
+        [{"prompt": "?", "image": picture(0)}],
+    )
     linked = {"image": "https://x.org/a.png", "question": "?"}
     write(tmp_path, "urls.parquet", [("image", TEXT), ("question", TEXT)], [linked])
     write_rows(tmp_path / "urls.jsonl", [linked])
     truths = pyarrow.list_(pyarrow.bool_())
-    write(tmp_path, "labels.parquet", [("question", TEXT), ("answer", truths)], [{"question": "?", "answer": [True]}])
+    write(
+        tmp_path,
+        "labels.parquet",
+        [("question", TEXT), ("answer", truths)],
+        [{"question": "?", "answer": [True]}],
+    )
     numbers = pyarrow.list_(pyarrow.uint8())
-    write(tmp_path, "blind.parquet", [("question", TEXT), ("image", numbers)], [{"question": "?", "image": [1]}])
+    write(
+        tmp_path, "blind.parquet", [("question", TEXT), ("image", numbers)], [{"question": "?", "image": [1]}]
+    )
     for n in (0, 2, 3):
         write(tmp_path / "shards", f"train-0000{n}-of-00005.parquet", PROBLEMS, [row()])
     (tmp_path / "nothing").mkdir()
@@ -767,7 +850,9 @@ def test_a_corrupt_part_of_a_file_costs_its_rows_alone(tmp_path, processor, caps
 
 
 def test_a_jsonl_row_may_have_any_of_the_names_and_repeats_are_refused_anywhere(tmp_path):
-    rows = [{"pid": i % 3, "problem": f"p{i}", "solution": "<answer>4</answer>", "level": i} for i in range(4)]
+    rows = [
+        {"pid": i % 3, "problem": f"p{i}", "solution": "<answer>4</answer>", "level": i} for i in range(4)
+    ]
     source = load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True)
     assert (source[1].id, source[1].question, source[1].answer) == ("1", "p1", "4")
     assert source[1].meta == {"pid": 1, "level": 1, "category": ""}
@@ -801,7 +886,7 @@ def test_a_first_look_says_what_each_column_became(tmp_path):
 
 
 def test_a_first_look_counts_what_is_unusable(tmp_path, capsys):
-    from data.__main__ import main
+    from programs.look import main
 
     rows = [
         {"question": "<image>?"},
@@ -812,7 +897,10 @@ def test_a_first_look_counts_what_is_unusable(tmp_path, capsys):
     path = write_rows(tmp_path / "q.jsonl", rows)
     assert main([str(path), "--limit", "3"]) == 0
     said = capsys.readouterr().out
-    assert "1 questions, 2 unusable rows, of the first 3 rows of 4" in said and "q-2: 'How?'  [3] images: none" in said
+    assert (
+        "1 questions, 2 unusable rows, of the first 3 rows of 4" in said
+        and "q-2: 'How?'  [3] images: none" in said
+    )
     assert (
         "skipped q.jsonl:1: question q-1: 1 <image> tags but 0 images" in said
         and "skipped q.jsonl:3: no question" in said
@@ -834,8 +922,9 @@ def test_the_bench_of_the_reader_runs(tmp_path):
 @pytest.mark.parametrize(
     ("size", "grid"),
     [
-        # by hand, from Qwen's rule: sides rounded to multiples of 28; over max_pixels both divided by
-        # sqrt(pixels / max_pixels) and rounded down; under min_pixels multiplied likewise and rounded up
+        # by hand, from Qwen's rule: sides rounded to multiples of 28; over max_pixels both divided
+        # by sqrt(pixels / max_pixels) and rounded down; under min_pixels multiplied likewise and
+        # rounded up
         ((1000, 600), [1, 42, 72]),  # 600 -> 588, 1000 -> 1008
         ((2000, 1500), [1, 66, 90]),  # / 1.5784: 950.4 -> 924, 1267.1 -> 1260
         ((100, 100), [1, 38, 38]),  # * 5.12: 512 -> 532

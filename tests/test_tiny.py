@@ -6,9 +6,10 @@ from transformers import AutoModelForImageTextToText
 
 from data import Example, figures, load
 from data.prompts import VERIFY, WRITE_DIRECT, WRITE_IN_CONTEXT, with_choices
-from data.tiny import SPECIAL, WarmStart, build_tokenizer, warm_start
-from eval import evaluate, report
+from evaluation.answering import Decoding, evaluate
+from evaluation.metrics import report
 from model_utils import generate, load_model, load_processor
+from programs.build_tiny import SPECIAL, WarmStart, build_tokenizer, warm_start
 
 TINY = ROOT / "data" / "tiny"
 
@@ -27,7 +28,9 @@ def test_it_is_a_small_checkpoint_of_the_true_architecture():
 
 def test_its_tokenizer_has_qwens_special_tokens_and_splits_digits_as_qwen_does(base):
     tokenizer = base[1].tokenizer
-    assert tokenizer.convert_tokens_to_ids(SPECIAL) == list(range(len(tokenizer) - len(SPECIAL), len(tokenizer)))
+    assert tokenizer.convert_tokens_to_ids(SPECIAL) == list(
+        range(len(tokenizer) - len(SPECIAL), len(tokenizer))
+    )
     assert tokenizer.tokenize("a 123.45") == ["a", "Ġ", "1", "2", "3", ".", "4", "5"]
     text = "caf\u00e9 \\boxed{\\frac{1}{2}} 你好 \U0001f600"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -38,7 +41,7 @@ def test_its_tokenizer_has_qwens_special_tokens_and_splits_digits_as_qwen_does(b
 def test_it_is_right_about_half_of_the_time_and_its_majority_more_often(base):
     model, processor = base
     examples = load("tiny", "test", labels=True)
-    result = report(evaluate(model, processor, [examples[i] for i in range(300)], 8, 48), 8)
+    result = report(evaluate(model, processor, [examples[i] for i in range(300)], Decoding(8, 48)), 8)
     assert 0.45 <= result["pass@1"] <= 0.70
     assert result["maj@8"] >= result["pass@1"] + 0.08
     assert result["parsed"] > 0.95
@@ -53,7 +56,9 @@ def ask(base, questions, **options):
 def test_it_writes_questions_about_a_picture_with_and_without_an_example(base):
     drawn = figures.held_out("validation", 60)
     for prompt in (WRITE_DIRECT, WRITE_IN_CONTEXT):
-        asked = [Example(f"w{i}", (f.image(),), prompt.format(question=f.question)) for i, f in enumerate(drawn)]
+        asked = [
+            Example(f"w{i}", (f.image(),), prompt.format(question=f.question)) for i, f in enumerate(drawn)
+        ]
         written = ask(base, asked)
         fits = [text in figures.QUESTIONS[f.family] for text, f in zip(written, drawn, strict=True)]
         assert sum(fits) > 0.7 * len(fits)

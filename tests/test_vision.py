@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from data import Example
-from families import image_inputs
+from model.families import image_inputs
+from model.vision import by_windows, lean_vision
 from model_utils import load_model, load_processor
-from vision import by_windows, lean_vision
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,9 @@ def model(random_folder):
 
 def pictures(random_folder, sizes):
     processor = load_processor(str(random_folder))
-    processor.image_processor.size = type(processor.image_processor.size)(shortest_edge=28 * 28, longest_edge=2**20)
+    processor.image_processor.size = type(processor.image_processor.size)(
+        shortest_edge=28 * 28, longest_edge=2**20
+    )
     images = [Image.effect_noise(size, 60).convert("RGB") for size in sizes]
     encoded = [processor.encode(Example(str(i), (image,), "?")) for i, image in enumerate(images)]
     return processor.collate(encoded)

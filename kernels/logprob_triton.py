@@ -1,8 +1,10 @@
-"""The row kernels in Triton: one program per row, one pass over the row's logits, float32 arithmetic.
+"""The row kernels in Triton: one program per row, one pass over the row's logits, float32
+arithmetic.
 
-`row_forward` and `row_backward` have the contract of their namesakes in `logprob.py`, which calls these on CUDA. With
-TRITON_INTERPRET=1 in the environment before the first import they run on a CPU in Triton's interpreter, slowly: that is
-for tests. No autotuning (the interpreter has none): BLOCK and the warp counts below are fixed.
+`row_forward` and `row_backward` have the contract of their namesakes in `logprob.py`, which calls
+these on CUDA. With TRITON_INTERPRET=1 in the environment before the first import they run on a CPU
+in Triton's interpreter, slowly: that is for tests. No autotuning (the interpreter has none): BLOCK
+and the warp counts below are fixed.
 """
 
 import os
@@ -55,7 +57,8 @@ def _forward_kernel(
     in_range = (target >= 0) & (target < VOCABULARY)
     target_logit = tl.load(logits + target, mask=in_range, other=float("nan")).to(tl.float32)
 
-    # The running maximum is never -inf, so a block of nothing but -inf subtracts no infinity from another.
+    # The running maximum is never -inf, so a block of nothing but -inf subtracts no infinity from
+    # another.
     maximum = tl.maximum(target_logit, LOWEST)
     others = 0.0  # sum of exp over all tokens but the target
     weighted = 0.0  # sum of z * exp(z) over them, for the entropy
@@ -99,10 +102,13 @@ def _backward_kernel(
     total = tl.load(totals + row)
     others_share = tl.load(others + row) / total  # 1 - p(target), without its cancellation
     scale = tl.load(grad + row) * inverse_temperature
-    length = tl.where(scale != 0, VOCABULARY, 0)  # a row without gradient is not read, and gets none whatever it holds
+    length = tl.where(
+        scale != 0, VOCABULARY, 0
+    )  # a row without gradient is not read, and gets none whatever it holds
     for first in range(0, VOCABULARY, BLOCK):
         columns = first + tl.arange(0, BLOCK)
-        # Each element is read before it is written, by the same program: `out` may be `logits` itself.
+        # Each element is read before it is written, by the same program: `out` may be `logits`
+        # itself.
         x = tl.load(logits + columns, mask=columns < length, other=float("-inf")).to(tl.float32)
         p = tl.exp((x - maximum) * inverse_temperature) / total
         d = tl.where(columns == target, others_share, -p) * scale

@@ -1,21 +1,25 @@
-"""The built-in base: a Qwen2.5-VL of 0.8 million parameters that half knows the drawn questions. `python -m data.tiny`
+"""The built-in base: a Qwen2.5-VL of 0.8 million parameters that half knows the drawn questions.
+`python -m programs.build_tiny`
 
-Architecture, special tokens, chat template and file layout are Qwen2.5-VL's own; only the sizes are small. The weights
-come from a warm start on demonstrations, first by a careful writer and then by careless ones:
+Architecture, special tokens, chat template and file layout are Qwen2.5-VL's own; only the sizes are
+small. The weights come from a warm start on demonstrations, first by a careful writer and then by
+careless ones:
 
     careful       reads every number right and shows the steps. This part teaches the model to see.
     careless      half of the writers show their steps, half write the bare box. A writer misreads each number of the
-                  picture, one step off, with probability CARELESS when showing steps and HASTY when not. Whatever was
-                  misread is then worked out correctly. Beside answering they do two more things:
-                  write a new question about the picture, from the picture alone or beside an example question, and
-                  say Yes or No to "is this answer true for this image?", where wrong proposals come from misreadings.
+                  picture, one step off, with probability CARELESS when showing steps and HASTY when
+                  not. Whatever was misread is then worked out correctly. Beside answering they do
+                  two more things: write a new question about the picture, from the picture alone or
+                  beside an example question, and say Yes or No to "is this answer true for this
+                  image?", where wrong proposals come from misreadings.
 
-A model that imitates careless writers is calibrated like them: its samples scatter around the right answer, its majority
-is better than its average, and its steps are better than its guesses. That is the state label-free post-training needs.
-Answers of the training split only are used here, and nowhere else.
+A model that imitates careless writers is calibrated like them: its samples scatter around the right
+answer, its majority is better than its average, and its steps are better than its guesses. That is
+the state label-free post-training needs. Answers of the training split only are used here, and
+nowhere else.
 
-    python -m data.tiny                      rebuild data/tiny (about ten minutes on one core)
-    python -m data.tiny --seed 1 --out DIR   another base, as bench/learning.py does
+    python -m programs.build_tiny                      rebuild data/tiny (about ten minutes on one core)
+    python -m programs.build_tiny --seed 1 --out DIR   another base, as bench/learning.py does
 """
 
 import json
@@ -23,7 +27,6 @@ import math
 import random
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
@@ -39,16 +42,16 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from data import figures, prompts
+from data import TINY, figures, prompts
 
-HOME = Path(__file__).parent / "tiny"
 VOCABULARY = 512
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
-# Renders the text that Qwen2.5-VL's template renders, for string content and for lists of images and texts.
+# Renders the text that Qwen2.5-VL's template renders, for string content and for lists of images
+# and texts.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"
@@ -69,7 +72,7 @@ STEPS_SHARE, CARELESS, HASTY = 0.5, 0.08, 0.20
 
 @dataclass
 class WarmStart:
-    out: str = field(default=str(HOME), metadata={"help": "folder to write the checkpoint to"})
+    out: str = field(default=str(TINY), metadata={"help": "folder to write the checkpoint to"})
     seed: int = field(default=0, metadata={"help": "weights, demonstrations and their order"})
     steps: int = field(default=2400, metadata={"help": "optimiser steps; the first 7/12 are careful"})
     batch: int = field(default=32, metadata={"help": "demonstrations per step"})
@@ -101,8 +104,12 @@ def demonstration(index: int, careful: bool = False) -> tuple[figures.Figure, st
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE as Qwen's, trained on demonstrations; the special tokens take the last ids, as theirs do."""
-    texts = [text for i in range(4000) for text in demonstration(i)[1:]] + ["You are a helpful assistant.", "\n"] * 100
+    """Byte-level BPE as Qwen's, trained on demonstrations; the special tokens take the last ids, as
+    theirs do."""
+    texts = [text for i in range(4000) for text in demonstration(i)[1:]] + [
+        "You are a helpful assistant.",
+        "\n",
+    ] * 100
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -112,14 +119,21 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(SPECIAL), initial_alphabet=alphabet, show_progress=False, max_token_length=16
+        vocab_size=VOCABULARY - len(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
+        max_token_length=16,
     )
     trained.train_from_iterator(texts, trainer)
     vocab = trained.get_vocab()
     merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
     vocab |= {token: len(vocab) + i for i, token in enumerate(SPECIAL)}
     tokenizer = Qwen2Tokenizer(
-        vocab=vocab, merges=merges, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+        vocab=vocab,
+        merges=merges,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
     )
     tokenizer.add_tokens([AddedToken(token, special=True) for token in SPECIAL], special_tokens=True)
     tokenizer.model_max_length = 2048
@@ -170,7 +184,9 @@ def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
 def build_image_processor() -> Qwen2VLImageProcessorPil:
     # white paper becomes 0, so that what is drawn on it is the signal
     return Qwen2VLImageProcessorPil(
-        size={"shortest_edge": 56 * 56, "longest_edge": 16 * 56 * 56}, image_mean=[1.0] * 3, image_std=[0.5] * 3
+        size={"shortest_edge": 56 * 56, "longest_edge": 16 * 56 * 56},
+        image_mean=[1.0] * 3,
+        image_std=[0.5] * 3,
     )
 
 
@@ -206,7 +222,10 @@ def warm_start(settings: WarmStart) -> None:
     tokenizer, image_processor = build_tokenizer(), build_image_processor()
     config = build_config(tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    for name, weight in model.named_parameters():  # fan-in scaling: transformers' 0.02 is made for widths of thousands
+    for (
+        name,
+        weight,
+    ) in model.named_parameters():  # fan-in scaling: transformers' 0.02 is made for widths of thousands
         if weight.ndim >= 2:
             std = 0.5 if "embed_tokens" in name else weight[0].numel() ** -0.5
             residual = name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight"))

@@ -1,10 +1,11 @@
-"""From responses to figures: a record per question, reports over records, the difference of two reports, as tables.
+"""From responses to figures: a record per question, reports over records, the difference of two
+reports, as tables.
 
     pass@k = 1 - C(n-c, k) / C(n, k)       n samples, c right: unbiased (Chen et al. 2021, arXiv 2107.03374); pass@1 = c/n
     maj@n  = 1 if the commonest parsed answer is right; a tie for first counts the right one's share of it.
              Votes group by canonical key, whoever grades.
 
-What is right, and what else a benchmark scores, is said in data/benchmarks.py.
+What is right, and what else a benchmark scores, is said in evaluation/benchmarks.py.
 """
 
 import hashlib
@@ -15,24 +16,36 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-import cli
+from answers import extract_answer
+from common import cli
 from data import Example
-from data.answers import extract_answer
-from data.benchmarks import BENCHMARKS, PLAIN, Benchmark, Cell, is_right, mean_of, recognise, share_right
+from evaluation.benchmarks import (
+    BENCHMARKS,
+    PLAIN,
+    Benchmark,
+    Cell,
+    is_right,
+    mean_of,
+    recognise,
+    share_right,
+)
 
-# --- A question, a report ----------------------------------------------------------------------------------------
+# --- A question, a report -------------------------------------------------------------------------
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of the n samples, drawn without replacement, hold at least one of the c right ones."""
+    """Probability that k of the n samples, drawn without replacement, hold at least one of the c
+    right ones."""
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def majority_at_n(keys: Sequence[str | None], right: Sequence[bool]) -> float:
-    """How right the commonest key is: 1 or 0, and a mean where keys tie for first. None never votes.
+    """How right the commonest key is: 1 or 0, and a mean where keys tie for first. None never
+    votes.
 
-    Votes group by key, whatever grades: two spellings that a grader holds equal but our canonical form does not are two
-    candidates, and one key whose spellings it judges differently counts by the share that is right.
+    Votes group by key, whatever grades: two spellings that a grader holds equal but our canonical
+    form does not are two candidates, and one key whose spellings it judges differently counts by
+    the share that is right.
     """
     verdicts = defaultdict(list)
     for key, verdict in zip(keys, right, strict=True):
@@ -53,7 +66,8 @@ def record(
     keys = [benchmark.key(example, answer) for answer in answers]
     gold = benchmark.key(example, example.answer)
     verdicts = [
-        is_right(benchmark, example, answer, key, gold, grader) for answer, key in zip(answers, keys, strict=True)
+        is_right(benchmark, example, answer, key, gold, grader)
+        for answer, key in zip(answers, keys, strict=True)
     ]
     right = [bool(v) for v in verdicts]
     by = benchmark.categories(example.meta)
@@ -106,19 +120,22 @@ def summaries(groups: dict[str, list], k: int) -> dict:
     return {name: summary(records, k) for name, records in sorted(groups.items())}
 
 
-# --- Comparing ---------------------------------------------------------------------------------------------------
+# --- Comparing ------------------------------------------------------------------------------------
 
 
 def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
-    """Paired differences b - a with bootstrap 95 % intervals. Raises UsageError where the two measured different things.
+    """Paired differences b - a with bootstrap 95 % intervals. Raises UsageError where the two
+    measured different things.
 
-    Drawn anew are units, whose questions hang together: the composites of We-Math, the problems of MathVerse, else
-    questions. One draw serves every measure.
+    Drawn anew are units, whose questions hang together: the composites of We-Math, the problems of
+    MathVerse, else questions. One draw serves every measure.
     """
     for what in ("benchmark", "grader"):
         left, right = (x.get(what, {"benchmark": "plain", "grader": "ours"}[what]) for x in (a, b))
         if left != right:
-            raise cli.UsageError(f"--compare: A has {what} {left}, B {right}; measure both with the same --{what}")
+            raise cli.UsageError(
+                f"--compare: A has {what} {left}, B {right}; measure both with the same --{what}"
+            )
     left, right = ({r["id"]: r for r in x["records"]} for x in (a, b))
     ids = sorted(left.keys() & right.keys())
     if not ids:
@@ -144,12 +161,17 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
     benchmark = BENCHMARKS.get(a.get("benchmark"), PLAIN)
     before, after = (all_cells([x[i] for i in ids], benchmark) for x in (left, right))
     differences = {
-        name: [(unit, stratum, v - u) for (unit, stratum, u), (_, _, v) in zip(before[name], after[name], strict=True)]
+        name: [
+            (unit, stratum, v - u)
+            for (unit, stratum, u), (_, _, v) in zip(before[name], after[name], strict=True)
+        ]
         for name in before
     }
     found = {"questions": len(ids), "settings": differing(a, b), "scores": {}, "by": defaultdict(dict)}
     for (group, name), interval in intervals(differences, resamples).items():
-        (found["by"][group] if group not in ("", "scores") else found["scores"] if group else found)[name] = interval
+        (found["by"][group] if group not in ("", "scores") else found["scores"] if group else found)[name] = (
+            interval
+        )
     return found
 
 
@@ -161,7 +183,8 @@ def differing(a: dict, b: dict) -> dict[str, list]:
 
 
 def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, str], list[Cell]]:
-    """{(group, name): cells} of every measure: group "" for pass@1 and maj, "scores", or a categorisation (its pass@1)."""
+    """{(group, name): cells} of every measure: group "" for pass@1 and maj, "scores", or a
+    categorisation (its pass@1)."""
     cells = defaultdict(list)
     for r in records:
         unit = r.get("unit", r["id"])
@@ -174,8 +197,12 @@ def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, 
 
 
 def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object, dict]:
-    """{measure: its mean with a 95 % interval over draws of units}, all measures on the same draws."""
-    units = {unit: i for i, unit in enumerate(sorted({unit for cells in measures.values() for unit, _, _ in cells}))}
+    """{measure: its mean with a 95 % interval over draws of units}, all measures on the same
+    draws."""
+    units = {
+        unit: i
+        for i, unit in enumerate(sorted({unit for cells in measures.values() for unit, _, _ in cells}))
+    }
     columns = {}  # (measure, stratum) -> column
     for name, cells in measures.items():
         for _, stratum, _ in cells:
@@ -198,11 +225,16 @@ def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object
     for name, cells in measures.items():
         mine = [column for (measure, _), column in columns.items() if measure == name]
         low, high = np.nanquantile(drawn[:, mine].mean(1), (0.025, 0.975))
-        out[name] = {"difference": mean_of(cells), "low": float(low), "high": float(high), "questions": len(cells)}
+        out[name] = {
+            "difference": mean_of(cells),
+            "low": float(low),
+            "high": float(high),
+            "questions": len(cells),
+        }
     return out
 
 
-# --- Tables ------------------------------------------------------------------------------------------------------
+# --- Tables ---------------------------------------------------------------------------------------
 
 
 def table(columns: dict[str, dict], k: int, by: str = "") -> str:
@@ -211,7 +243,10 @@ def table(columns: dict[str, dict], k: int, by: str = "") -> str:
     groups = [c["by"].get(by, {}) if by else c["by_category"] for c in columns.values()]
     wide = max(12, *(len(name) + 1 for name in (by, *groups[0])))
     head = f"{'':{wide}}" + "".join(f"{name:>{9 * len(measures)}}" for name in columns)
-    lines = [head, f"{by or 'category':{wide}}" + "".join(f"{m:>9}" for _ in columns for m in measures) + "  questions"]
+    lines = [
+        head,
+        f"{by or 'category':{wide}}" + "".join(f"{m:>9}" for _ in columns for m in measures) + "  questions",
+    ]
     for category in [*groups[0], None]:
         parts = list(columns.values()) if category is None else [g.get(category, {}) for g in groups]
         cells = "".join(f"{p.get(m, math.nan):>9.3f}" for p in parts for m in measures)
@@ -232,7 +267,9 @@ def score_lines(result: dict) -> str:
 def comparison_lines(result: dict) -> str:
     rows = [("", name, result[name]) for name in ("pass@1", "maj")]
     rows += [("", name, d) for name, d in result["scores"].items()]
-    rows += [(f"{name} ", value, d) for name, groups in result["by"].items() for value, d in sorted(groups.items())]
+    rows += [
+        (f"{name} ", value, d) for name, groups in result["by"].items() for value, d in sorted(groups.items())
+    ]
     wide = max(len(group + name) for group, name, _ in rows)
     lines = [
         f"{group + name:{wide}} {d['difference']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]  over {d['questions']}"

@@ -3,28 +3,27 @@
     with MathVerify(seconds=5) as grader:
         grader.equal(r"\\frac{1}{2}", "0.5")  ->  True, False, or None where it took longer
 
-sympy can need minutes or gigabytes for a short answer, and no exception stops it. So one worker process compares, one
-pair after another; one that exceeds the time is killed and another started, and the comparison counts as timed out.
-Only math-verify's LaTeX grammar is used: its other reader hands text to sympy's parser, which evaluates it as Python.
+sympy can need minutes or gigabytes for a short answer, and no exception stops it. So one worker
+process compares, one pair after another; one that exceeds the time is killed and another started,
+and the comparison counts as timed out. Only math-verify's LaTeX grammar is used: its other reader
+hands text to sympy's parser, which evaluates it as Python.
 
-This file is also the worker: JSON lines [gold, answer] come in, `true` or `false` goes out. It imports nothing of ours.
+The worker is evaluation/math_verify_worker.py.
 """
 
 import json
-import os
 import selectors
 import subprocess
 import sys
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
+
+from common.errors import GraderError
 
 START_SECONDS = 120  # importing sympy from a cold disk
-MEMORY = 4 * 2**30  # bytes of address space of the worker
-
-
-class GraderError(ValueError):
-    """No grader to be had; the message names the fix."""
+WORKER = Path(__file__).with_name("math_verify_worker.py").resolve()
 
 
 class MathVerify:
@@ -32,12 +31,15 @@ class MathVerify:
         try:
             self.name = f"math-verify {metadata.version('math-verify')}"
         except metadata.PackageNotFoundError:
-            raise GraderError("--grader math-verify needs a package: pip install 'math-verify[antlr4_13_2]'") from None
+            raise GraderError(
+                "--grader math-verify needs a package: pip install 'math-verify[antlr4_13_2]'"
+            ) from None
         self.seconds, self.worker = seconds, None
         self.equal = lru_cache(maxsize=65536)(self.equal)  # samples repeat each other
 
     def equal(self, gold: str, answer: str) -> bool | None:
-        """Whether the two mean the same; None where that took too long. An answer it can't read is no match."""
+        """Whether the two mean the same; None where that took too long. An answer it can't read is
+        no match."""
         if self.worker is None:
             self.start()
         try:
@@ -53,7 +55,7 @@ class MathVerify:
 
     def start(self) -> None:
         # -P: this file's folder has modules named as others' might be
-        command = [sys.executable, "-P", os.path.abspath(__file__)]
+        command = [sys.executable, "-P", str(WORKER)]
         self.worker = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -64,7 +66,8 @@ class MathVerify:
             raise GraderError("--grader math-verify does not start: python -c 'import math_verify' says why")
 
     def read(self, seconds: float) -> bytes:
-        """The worker's next line; nothing where none came in time. It writes one short line at a time, never half."""
+        """The worker's next line; nothing where none came in time. It writes one short line at a
+        time, never half."""
         return self.worker.stdout.readline() if self.lines.select(seconds) else b""
 
     def close(self) -> None:
@@ -82,30 +85,3 @@ class MathVerify:
 
     def __exit__(self, *_):
         self.close()
-
-
-def work() -> None:
-    import logging
-    import resource
-
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.disable()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-
-    def read(answer: str) -> list:
-        return parse(f"\\boxed{{{answer}}}", extraction_config=config, parsing_timeout=None, raise_on_error=False)
-
-    print("ready", flush=True)
-    for line in sys.stdin:
-        gold, answer = json.loads(line)
-        try:
-            same = verify(read(gold), read(answer), timeout_seconds=None, raise_on_error=False)
-        except (Exception, RecursionError):  # whatever it trips over, the answer isn't shown to be right
-            same = False
-        print(json.dumps(bool(same)), flush=True)
-
-
-if __name__ == "__main__":
-    work()

@@ -1,16 +1,18 @@
-"""Pictures as the Qwen-VL family reads them: resized as bytes by the threads that read questions, turned into numbers and
-cut into patches on the model's device.
+"""Pictures as the Qwen-VL family reads them: resized as bytes by the threads that read questions,
+turned into numbers and cut into patches on the model's device.
 
-    fit(image_processor, images)       ->  {"pixels": bytes, "image_grid_thw": ..}
-    numbers(image_processor, fit(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
+    resize(image_processor, images)       ->  {"pixels": bytes, "image_grid_thw": ..}
+    to_patches(image_processor, resize(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
     with_frames(pixel_values, 2)       ->  what transformers' image processor gives, for transformers' own tower
 
-transformers makes 24 bytes of every pixel: three floats, twice, since to these models a picture is a video of two equal
-frames. Here it is 4 until collate makes it 12: less to keep and to copy to a device, and four times as fast. The resizing
-is PyTorch's, as in transformers' default image processor of these models; where a picture already has a size that the
-model takes, the numbers are equal to the bit.
+transformers makes 24 bytes of every pixel: three floats, twice, since to these models a picture is
+a video of two equal frames. Here it is 4 until collate makes it 12: less to keep and to copy to a
+device, and four times as fast. The resizing is PyTorch's, as in transformers' default image
+processor of these models; where a picture already has a size that the model takes, the numbers are
+equal to the bit.
 
-Left out: image processors with other settings than resizing bicubically, rescaling and normalising (`fits` says which).
+Left out: image processors with other settings than resizing bicubically, rescaling and normalising
+(`supports` says which).
 """
 
 import sys
@@ -27,8 +29,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
 
 
-def fits(image_processor) -> bool:
-    """Whether `fit` and `numbers` stand for this image processor."""
+def supports(image_processor) -> bool:
+    """Whether `resize` and `to_patches` stand for this image processor."""
     p = image_processor
     return (
         isinstance(p, Qwen2VLImageProcessorPil)
@@ -39,8 +41,9 @@ def fits(image_processor) -> bool:
     )  # fmt: skip
 
 
-def fit(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
-    """Pictures -> pixels [H * W of each, 4] uint8 (the last of the 4 means nothing), image_grid_thw [images, 3] in patches.
+def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
+    """Pictures -> pixels [H * W of each, 4] uint8 (the last of the 4 means nothing), image_grid_thw
+    [images, 3] in patches.
 
     Raises ValueError for a picture too thin to resize.
     """
@@ -48,7 +51,9 @@ def fit(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
     bounds = dict(image_processor.size)
     pixels, grids = [], []
     for image in images:
-        H, W = smart_resize(image.height, image.width, p * merge, bounds["shortest_edge"], bounds["longest_edge"])
+        H, W = smart_resize(
+            image.height, image.width, p * merge, bounds["shortest_edge"], bounds["longest_edge"]
+        )
         pixels.append(resized(image, H, W).reshape(H * W, 4))
         grids.append([1, H // p, W // p])
     joined = np.concatenate(pixels) if len(pixels) > 1 else pixels[0]
@@ -56,7 +61,8 @@ def fit(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
 
 
 def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
-    """-> [H, W, 4] uint8, red, green, blue and nothing, by bicubic interpolation, antialiased where it shrinks."""
+    """-> [H, W, 4] uint8, red, green, blue and nothing, by bicubic interpolation, antialiased where
+    it shrinks."""
     pixels = memory_of(image if image.mode == "RGB" else image.convert("RGB"))
     if pixels.shape[:2] == (H, W):
         return pixels
@@ -68,23 +74,28 @@ def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
 
 
 def memory_of(image: Image.Image) -> np.ndarray:
-    """RGB -> [H, W, 4] uint8 as Pillow keeps it. Where pyarrow is loaded, as it is for parquet files, and the picture lies in
-    one piece (up to 4 megapixels), this is Pillow's own memory; else a copy, during which no other thread can go on."""
+    """RGB -> [H, W, 4] uint8 as Pillow keeps it. Where pyarrow is loaded, as it is for parquet
+    files, and the picture lies in one piece (up to 4 megapixels), this is Pillow's own memory; else
+    a copy, during which no other thread can go on."""
     if arrow := sys.modules.get("pyarrow"):
         try:
             return arrow.array(image).flatten().to_numpy().reshape(image.height, image.width, 4)
-        except (ValueError, TypeError):  # a picture in several pieces of memory, or a Pillow that can't share it
+        except (
+            ValueError,
+            TypeError,
+        ):  # a picture in several pieces of memory, or a Pillow that can't share it
             pass
     return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
 
 
-def numbers(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `fit` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in place of pixels: a row for
-    each patch, where patches whose features will be merged stand next to each other."""
+def to_patches(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `resize` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in
+    place of pixels: a row for each patch, where patches whose features will be merged stand next to
+    each other."""
     pixels, grids = vision["pixels"], vision["image_grid_thw"]
     p, m = image_processor.patch_size, image_processor.merge_size
     rule = image_processor.rescale_factor, tuple(image_processor.image_mean), tuple(image_processor.image_std)
-    table = levels(*rule).to(pixels.device)
+    table = normalisation_table(*rule).to(pixels.device)
     index = pixels[:, :3].int() + torch.arange(3, dtype=torch.int32, device=pixels.device) * 256
     rows, start = [], 0
     for _, h, w in grids.tolist():
@@ -101,8 +112,9 @@ def with_frames(pixel_values: Tensor, frames: int) -> Tensor:
 
 
 @lru_cache
-def levels(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """[3, 256] float32, what each byte stands for: (byte * scale - mean) / std, rounded where transformers rounds."""
+def normalisation_table(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """[3, 256] float32, what each byte stands for: (byte * scale - mean) / std, rounded where
+    transformers rounds."""
     rescaled = (np.arange(256) * scale).astype(np.float32)
     mean, std = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
     return torch.from_numpy((rescaled - mean) / std)

@@ -1,11 +1,12 @@
-r"""Exact sums of terms coefficient * sqrt(integer) * symbols, read from a plain notation and shown as one key.
+r"""Exact sums of terms coefficient * sqrt(integer) * symbols, read from a plain notation and shown
+as one key.
 
     read_sum(r"\frac{6}{\sqrt{3}}")  ->  "2*sqrt(3)"
     read_sum("x(x+1)")               ->  "x^2+x"
     read_sum("1/2x")                 ->  None: it can mean two things
 
-Left out: factoring and cancelling, symbolic powers, functions. Numbers, depth and the count of terms are bounded, and
-nothing is evaluated as code. A key that is read again is its own key.
+Left out: factoring and cancelling, symbolic powers, functions. Numbers, depth and the count of
+terms are bounded, and nothing is evaluated as code. A key that is read again is its own key.
 """
 
 import re
@@ -17,14 +18,16 @@ MAX_NUMBER = 10**40  # of numerators and denominators
 MAX_RADICAND = 10**6  # square factors are found by trial division
 MAX_TERMS = 16  # of a product, before like terms meet
 
-# ({(radicand, ((symbol, exponent), ...)): numerator}, denominator): each entry is a term. Integers, not Fractions:
-# most answers are short, and building Fractions would take most of the time.
+# ({(radicand, ((symbol, exponent), ...)): numerator}, denominator): each entry is a term. Integers,
+# not Fractions: most answers are short, and building Fractions would take most of the time.
 Sum = tuple[dict[tuple[int, tuple[tuple[str, int], ...]], int], int]
 ONE = (1, ())  # the key of plain numbers
 
-_UNKNOWN = re.compile(  # a sign that sums don't have, a word, another command, a subscript of nothing or without end
-    r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
-    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
+_UNKNOWN = (
+    re.compile(  # a sign that sums don't have, a word, another command, a subscript of nothing or without end
+        r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
+        r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
+    )
 )
 _TOKEN = re.compile(
     r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
@@ -51,7 +54,7 @@ def read_sum(text: str) -> str | None:
         return None
 
 
-# --- arithmetic -------------------------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
 
 
 def _bounded(terms: dict, denominator: int) -> Sum:
@@ -172,11 +175,12 @@ def _place(key: tuple) -> tuple:
     return key == ONE, key[1], key[0]
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 class _Reader:
-    """Recursive descent: sum = [+-] product ([+-] product)*, product = power ([*/] power)*, power = value [^ value]."""
+    """Recursive descent: sum = [+-] product ([+-] product)*, product = power ([*/] power)*, power =
+    value [^ value]."""
 
     __slots__ = ("tokens", "at", "depth")
 
@@ -222,7 +226,8 @@ class _Reader:
             total = _times(total, _inverse(factor) if after_division else factor)
 
     def multiplies_silently(self, text: str) -> bool:
-        """Whether a factor follows without a sign, as in 2x or 3(x+1), and can mean nothing else."""
+        """Whether a factor follows without a sign, as in 2x or 3(x+1), and can mean nothing
+        else."""
         if text[0] in _NUMBER_START or text == "^" or text == "{":
             return False
         last = self.tokens[self.at - 1]
@@ -300,4 +305,6 @@ def _parse_number(text: str) -> Sum:
     if len(mantissa) > 40 or abs(int(exponent or 0)) > MAX_EXPONENT or not digits.isdigit():
         raise Unreadable
     n = int(digits)
-    return _bounded({ONE: n * 10**shift} if n and shift > 0 else {ONE: n} if n else {}, 10**-shift if shift < 0 else 1)
+    return _bounded(
+        {ONE: n * 10**shift} if n and shift > 0 else {ONE: n} if n else {}, 10**-shift if shift < 0 else 1
+    )

@@ -1,18 +1,20 @@
-"""Attention of one decode step where G samples share a prompt: its keys are read once, not once per sample.
+"""Attention of one decode step where G samples share a prompt: its keys are read once, not once per
+sample.
 
     out = softmax(scale * q [k_prompt | k_own]^T) [v_prompt | v_own]
 
-On a GPU the keys are cut into splits, so that few questions with long contexts still fill the device. For each split s
-one program keeps, per query, the largest score m_s, the sum l_s = sum_j exp(x_j - m_s) and the vector
-a_s = sum_j exp(x_j - m_s) v_j. A second kernel joins them:
+On a GPU the keys are cut into splits, so that few questions with long contexts still fill the
+device. For each split s one program keeps, per query, the largest score m_s, the sum l_s = sum_j
+exp(x_j - m_s) and the vector a_s = sum_j exp(x_j - m_s) v_j. A second kernel joins them:
 
     out = sum_s exp(m_s - m) a_s / sum_s exp(m_s - m) l_s,   m = max_s m_s
 
-The kernel of the splits is launched twice, and differs only in what shares keys: all G*R queries of a question and
-key/value head read its prompt as one matrix, the R queries of a sample read its own keys.
+The kernel of the splits is launched twice, and differs only in what shares keys: all G*R queries of
+a question and key/value head read its prompt as one matrix, the R queries of a sample read its own
+keys.
 
-Letters: P questions, G samples, H key/value heads, R query heads for each of them, d width of a head, L prompt slots,
-T own slots, S splits of prompt and own keys together.
+Letters: P questions, G samples, H key/value heads, R query heads for each of them, d width of a
+head, L prompt slots, T own slots, S splits of prompt and own keys together.
 """
 
 import math
@@ -28,18 +30,21 @@ except ImportError:  # Triton ships for Linux only
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
-# By bytes of a number: keys held at a time, and queries of one program at most. Float32 is multiplied without tensor
-# cores, whose operands stand in registers too: of more than these they would spill.
+# By bytes of a number: keys held at a time, and queries of one program at most. Float32 is
+# multiplied without tensor cores, whose operands stand in registers too: of more than these they
+# would spill.
 BLOCKS = {2: (64, 128), 4: (32, 32)}
 KEYS_PER_SPLIT = 128  # at least: each split costs a [rows, d] float32 matrix, written and read again
 MOST_SPLITS = 16
-# Programs wanted on each multiprocessor. Those of own keys hold 16 rows, few registers and little shared memory.
+# Programs wanted on each multiprocessor. Those of own keys hold 16 rows, few registers and little
+# shared memory.
 PROGRAMS_PROMPT = 2
 PROGRAMS_OWN = 4
 
 
 def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale):
-    """Attention of every row's newest token to its question's prompt and to what the row has generated itself.
+    """Attention of every row's newest token to its question's prompt and to what the row has
+    generated itself.
 
     query           [P*G, H*R, d], row p*G + g, head h*R + r: reads key/value head h. Any strides with a dense last
                     axis, here and below.
@@ -49,11 +54,12 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
     own_value       [P, H, G, T, d]
     prompt_lengths  [P], integer: the first prompt_lengths[p] of the L slots count.
     own_length      one integer on the device: the first own_length of the T slots count, in every row. Nothing here
-                    depends on its value but what is read, so that a captured CUDA graph can be replayed as it grows.
-    Slots that don't count may hold anything, NaN too.
-    Returns [P*G, H*R, d] in query's dtype, contiguous. Scores and sums are float32; as is usual, the weights are
-    rounded to the dtype of the values before they meet. A row without any key gives NaN. Not differentiable.
-    Errors: ValueError or TypeError naming the shape, stride or dtype that is wrong.
+                    depends on its value but what is read, so that a captured CUDA graph can be
+                    replayed as it grows.
+    Slots that don't count may hold anything, NaN too. Returns [P*G, H*R, d] in query's dtype,
+    contiguous. Scores and sums are float32; as is usual, the weights are rounded to the dtype of
+    the values before they meet. A row without any key gives NaN. Not differentiable. Errors:
+    ValueError or TypeError naming the shape, stride or dtype that is wrong.
     """
     _check(query, prompt_key, prompt_value, own_key, own_value)
     if triton is None or query.dtype not in DTYPES or not (query.is_cuda or INTERPRETED):
@@ -70,8 +76,15 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
     processors = _processors(query.device)
     launches, splits = [], 0
     for key, value, lengths, step, wanted in (
-        # the G samples of a question are one group of readers; of its own keys each sample is the only reader
-        (prompt_key[:, :, None], prompt_value[:, :, None], prompt_lengths, prompt_lengths.stride(0), PROGRAMS_PROMPT),
+        # the G samples of a question are one group of readers; of its own keys each sample is the
+        # only reader
+        (
+            prompt_key[:, :, None],
+            prompt_value[:, :, None],
+            prompt_lengths,
+            prompt_lengths.stride(0),
+            PROGRAMS_PROMPT,
+        ),
         (own_key, own_value, own_length, 0, PROGRAMS_OWN),
     ):
         groups, slots = key.shape[2:4]
@@ -93,13 +106,23 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
                 num_warps=8 if rows >= 128 or query.dtype == torch.float32 else 4, num_stages=2,
             )  # fmt: skip
         _join_kernel[(P * G * H * R,)](
-            maxima, totals, sums, out, splits, D=d, BLOCK_D=block_d, BLOCK_SPLITS=triton.next_power_of_2(splits)
+            maxima,
+            totals,
+            sums,
+            out,
+            splits,
+            D=d,
+            BLOCK_D=block_d,
+            BLOCK_SPLITS=triton.next_power_of_2(splits),
         )
     return out
 
 
-def decode_attention_torch(query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale):
-    """The same in plain torch, on any device, with a copy of the prompt for every sample; float64 stays float64."""
+def decode_attention_torch(
+    query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale
+):
+    """The same in plain torch, on any device, with a copy of the prompt for every sample; float64
+    stays float64."""
     (P, H, L, d), (G, T) = prompt_key.shape, own_key.shape[2:4]
     wide = torch.promote_types(query.dtype, torch.float32)
     in_prompt = torch.arange(L, device=query.device) < prompt_lengths[:, None]  # [P, L]
@@ -116,10 +139,12 @@ def decode_attention_torch(query, prompt_key, prompt_value, own_key, own_value, 
 
 
 def split_count(slots, programs, wanted):
-    """Into how many splits to cut the keys of `slots` slots, so that `programs` become the `wanted` ones; 0 for no slot.
+    """Into how many splits to cut the keys of `slots` slots, so that `programs` become the `wanted`
+    ones; 0 for no slot.
 
-    Sizes alone decide, never lengths: the count is the grid's. Each program then shares the keys that are there evenly
-    among the splits, so that a short response in a long cache is split no less than a full one.
+    Sizes alone decide, never lengths: the count is the grid's. Each program then shares the keys
+    that are there evenly among the splits, so that a short response in a long cache is split no
+    less than a full one.
     """
     return min(-(-wanted // programs), -(-slots // KEYS_PER_SPLIT), MOST_SPLITS)
 
@@ -131,7 +156,9 @@ def _processors(device):
 def _check(query, prompt_key, prompt_value, own_key, own_value):
     if (query.dim(), prompt_key.dim(), own_key.dim()) != (3, 4, 5):
         got = ", ".join(str(list(x.shape)) for x in (query, prompt_key, own_key))
-        raise ValueError(f"query, prompt_key, own_key must be [P*G, Hq, d], [P, H, L, d], [P, H, G, T, d] (got {got})")
+        raise ValueError(
+            f"query, prompt_key, own_key must be [P*G, Hq, d], [P, H, L, d], [P, H, G, T, d] (got {got})"
+        )
     (P, H, L, d), (G, T), Hq = prompt_key.shape, own_key.shape[2:4], query.shape[1]
     for name, x, shape in (
         ("query", query, (P * G, Hq, d)),
@@ -152,7 +179,9 @@ def _check(query, prompt_key, prompt_value, own_key, own_value):
 
 if triton is not None:
     # Specialised on these, the kernel would be compiled again whenever rows leave.
-    @triton.jit(do_not_specialize=["H", "groups", "samples", "slots", "length_stride", "splits", "first_split"])
+    @triton.jit(
+        do_not_specialize=["H", "groups", "samples", "slots", "length_stride", "splits", "first_split"]
+    )
     def _split_kernel(
         query, key, value, lengths, maxima, totals, sums,
         H, groups, samples, slots, length_stride, query_row, query_head,
@@ -161,8 +190,9 @@ if triton is not None:
         R: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
         WIDEN: tl.constexpr,
     ):  # fmt: skip
-        """One split of the keys that a group of samples shares: the prompt's (one group of G) or a sample's own
-        (G groups of one). Grid: (P * H * groups, splits of these keys, tiles of the samples * R queries)."""
+        """One split of the keys that a group of samples shares: the prompt's (one group of G) or a
+        sample's own (G groups of one). Grid: (P * H * groups, splits of these keys, tiles of the
+        samples * R queries)."""
         unit = tl.program_id(0).to(tl.int64)  # int32 would overflow in a cache of 2**31 numbers
         question, h, group = unit // groups // H, unit // groups % H, unit % groups
         m = tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -223,7 +253,9 @@ if triton is not None:
         dims = tl.arange(0, BLOCK_D)
         at = row * splits + s
         total = tl.load(totals + at, mask=s < splits, other=0.0)
-        live = total != 0  # a split with keys has a total of at least 1, or NaN; one without has written nothing else
+        live = (
+            total != 0
+        )  # a split with keys has a total of at least 1, or NaN; one without has written nothing else
         maximum = tl.load(maxima + at, mask=live, other=float("-inf"))
         places = sums + at[:, None] * D + dims[None, :]
         summed = tl.load(places, mask=live[:, None] & (dims < D)[None, :], other=0.0)

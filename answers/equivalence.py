@@ -1,19 +1,24 @@
-r"""What a grader accepts beyond equal keys, for two answers in the plain notation of data/answers.py.
+r"""What a grader accepts beyond equal keys, for two answers in the plain notation of answers/.
 
-- One value written in two ways that the keys don't unify: 1/(1+sqrt(2)) and sqrt(2)-1, 2 ln 2 and ln 4. Both are
-  computed at three points (names get fixed fractions) and must agree: exactly where no root or function is met, else to
-  a relative 1e-12. So a rounded decimal is not the exact value: 0.33 is not 1/3, 3.14 is not pi.
+- One value written in two ways that the keys don't unify: 1/(1+sqrt(2)) and sqrt(2)-1, 2 ln 2 and
+  ln 4. Both are
+  computed at three points (names get fixed fractions) and must agree: exactly where no root or
+  function is met, else to a relative 1e-12. So a rounded decimal is not the exact value: 0.33 is
+  not 1/3, 3.14 is not pi.
 - `50%` is also 0.5. (It shares a key with 50, since a missing sign is forgiven.)
-- Solutions forget their order and how they are joined: `1, 2`, `2, 1`, `{1, 2}`, `x = 1 or x = 2`. Tuples don't. `±3`
+- Solutions forget their order and how they are joined: `1, 2`, `2, 1`, `{1, 2}`, `x = 1 or x = 2`.
+  Tuples don't. `±3`
   stands for two solutions. `x=5, y=3` keeps its names.
 - An inequality in one name is its interval: 1 < x <= 3 and (1, 3].
 - Equations that are multiples of each other: y = 2x+1 and 2x-y+1 = 0.
-- A bare number stands for the number with nouns behind it: 5 for `5 apples` (`5 oranges` is something else).
-- In words case, articles and hyphens don't matter. `b` is B. `ABC` is triangle ABC, `P(3, 4)` the point.
+- A bare number stands for the number with nouns behind it: 5 for `5 apples` (`5 oranges` is
+  something else).
+- In words case, articles and hyphens don't matter. `b` is B. `ABC` is triangle ABC, `P(3, 4)` the
+  point.
 - Ratios are reduced, matrices compared by entry, 3:30 stands for 3:30 pm, 30° for pi/6.
 
-So it is symmetric but not transitive: 50 ~ 50% ~ 0.5. Left out: conversion between units, number formats of other
-languages, sums of series, what holds only for some values of the names.
+So it is symmetric but not transitive: 50 ~ 50% ~ 0.5. Left out: conversion between units, number
+formats of other languages, sums of series, what holds only for some values of the names.
 """
 
 import cmath
@@ -23,7 +28,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from data.sums import RANGE_OR_DATE
+from answers.sums import RANGE_OR_DATE
 
 MAX_ITEMS = 12  # of solutions whose order doesn't matter
 MAX_DEPTH = 12  # brackets within brackets
@@ -40,7 +45,9 @@ def same_meaning(a: str, b: str, key: Key) -> bool:
     ours, theirs = _solutions(a), _solutions(b)
     if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or _is_union(a, ours) != _is_union(b, theirs):
         return False
-    return _each_in(ours, theirs, key) or (len(ours) > 1 and _each_in(theirs, ours, key))  # so that it is symmetric
+    return _each_in(ours, theirs, key) or (
+        len(ours) > 1 and _each_in(theirs, ours, key)
+    )  # so that it is symmetric
 
 
 def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Key) -> bool:
@@ -53,7 +60,7 @@ def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Ke
     return True
 
 
-# --- several solutions ------------------------------------------------------------------------------------------------
+# --- several solutions ----------------------------------------------------------------------------
 
 _CUT = re.compile(r"([(\[{⦃⟨])|([)\]}⦄⟩])|[,;] ?(?:(?:and|or) )?|∪| (?:and|or) ")
 _ASSIGNED = re.compile(r"([A-Za-zα-ω](?:_[A-Za-z0-9])?) ?= ?([^=<>≤≥≠]+)")
@@ -114,10 +121,12 @@ def _interval(text: str) -> str:
         left, sign, second, right = (left, sign, "<", "∞") if sign in "<≤" else ("-∞", "<", sign, left)
     else:
         return text
-    return ("[" if sign in "≤≥" else "(") + f"{left.strip()}, {right.strip()}" + ("]" if second in "≤≥" else ")")
+    return (
+        ("[" if sign in "≤≥" else "(") + f"{left.strip()}, {right.strip()}" + ("]" if second in "≤≥" else ")")
+    )
 
 
-# --- one of them ------------------------------------------------------------------------------------------------------
+# --- one of them ----------------------------------------------------------------------------------
 
 _APPROXIMATELY = re.compile(r"(?:approximately|about|roughly|approx\.?|\\approx|≈) ?(?=[-0-9.\\])")
 _ARTICLE = re.compile(r"(?:the|an?) (?=[A-Za-z]{2})", re.IGNORECASE)
@@ -180,7 +189,9 @@ def _same_notation(a: str, b: str, key: Key) -> bool:
     """Words, times, ratios, tuples and matrices, each compared in its own way."""
     if _WORDS.fullmatch(a) and _WORDS.fullmatch(b):
         one_letter = len(a) == 1 or len(b) == 1
-        return a.lower().replace("-", " ") == b.lower().replace("-", " ") and (not one_letter or a.lower() < "i")
+        return a.lower().replace("-", " ") == b.lower().replace("-", " ") and (
+            not one_letter or a.lower() < "i"
+        )
     times = _TIME.fullmatch(a), _TIME.fullmatch(b)
     if all(times):
         (time, half), (other, other_half) = (match.groups("") for match in times)
@@ -217,7 +228,7 @@ def _count(number: str, nouns: str, key: Key) -> str | None:
     return None if set(words) & (_NO_NOUNS | _FACTORS.keys()) else key(number)
 
 
-# --- computed ---------------------------------------------------------------------------------------------------------
+# --- computed -------------------------------------------------------------------------------------
 
 Number = int | Fraction | complex
 POINTS = 3
@@ -279,7 +290,8 @@ _TOKEN = re.compile(
 
 
 class _Calculator:
-    r"""Recursive descent over sums, products, powers and values, as in data/sums.py, with functions and numbers."""
+    r"""Recursive descent over sums, products, powers and values, as in answers/sums.py, with
+    functions and numbers."""
 
     def __init__(self, text: str, point: int):
         self.tokens, self.at, self.depth, self.bars, self.point = [*_TOKEN.findall(text), ""], 0, 0, 0, point
@@ -333,7 +345,9 @@ class _Calculator:
         if name:
             return self.function(name)
         token = self.tokens[self.at]
-        if len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha():  # xy^2 is x times y^2
+        if (
+            len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha()
+        ):  # xy^2 is x times y^2
             self.tokens[self.at] = token[-1]
             return math.prod(map(self.named, token[:-1])) * self.power()
         base = self.value()
@@ -383,7 +397,13 @@ class _Calculator:
             result = self.sum()
             self.expect({"(": ")", "{": "}", "|": "|"}[token])
             self.bars -= token == "|"
-            return result if token != "|" else complex(abs(result)) if isinstance(result, complex) else abs(result)
+            return (
+                result
+                if token != "|"
+                else complex(abs(result))
+                if isinstance(result, complex)
+                else abs(result)
+            )
         if token == r"\sqrt" or token == "sqrt":
             return self.root()
         if token in (r"\frac", r"\binom", r"\dbinom"):

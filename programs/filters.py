@@ -1,4 +1,5 @@
-"""What a model wrote when it was asked for a question -> a question, its choices, and whether it is worth training on.
+"""What a model wrote when it was asked for a question -> a question, its choices, and whether it is
+worth training on.
 
     parse_question(text)        the question and its lettered choices, without chatter and without an answer
     Filter(...).reason(...)     why a written question is dropped, or None: the first of FILTERS that applies
@@ -6,19 +7,22 @@
     empty          no word in it
     truncated      the model did not come to an end
     no_question    neither a question mark, nor a sentence that starts with a question word, nor a clause that starts with
-                   an imperative ("Find x.", "In triangle ABC, calculate ..."); the lists are below, English alone
+                   an imperative ("Find x.", "In triangle ABC, calculate ..."); the lists are below,
+                   English alone
     copy           the question that came with the image, exactly or nearly
     duplicate      the same words as an earlier question about the same image
     near           nearly an earlier question about the same image; with `near_across` also about any image
 
-"The same words" ignores spacing, punctuation and the case of words, but not of names: side a is not angle A. "Nearly" is a
-Jaccard similarity of at least `near` between the sets of 2-token shingles, articles left out, where numbers, names and signs
-are the same: "AB = 5" and "AC = 5" and "AB = 6" ask for different things. The search is exact and looks at few pairs: of two
-sets so similar, the rarest shingles of each share at least one (prefix filtering, Chaudhuri et al. 2006), so only these are
-indexed, and only of kept questions.
+"The same words" ignores spacing, punctuation and the case of words, but not of names: side a is not
+angle A. "Nearly" is a Jaccard similarity of at least `near` between the sets of 2-token shingles,
+articles left out, where numbers, names and signs are the same: "AB = 5" and "AC = 5" and "AB = 6"
+ask for different things. The search is exact and looks at few pairs: of two sets so similar, the
+rarest shingles of each share at least one (prefix filtering, Chaudhuri et al. 2006), so only these
+are indexed, and only of kept questions.
 
-Left out: meaning. A paraphrase in other words passes, so does a question that the image doesn't answer, and two long
-questions about one image that differ in "longer" and "shorter" alone count as one.
+Left out: meaning. A paraphrase in other words passes, so does a question that the image doesn't
+answer, and two long questions about one image that differ in "longer" and "shorter" alone count as
+one.
 """
 
 import math
@@ -33,7 +37,7 @@ from data.prompts import with_choices
 
 FILTERS = ("empty", "truncated", "no_question", "copy", "duplicate", "near")
 
-# --- Reading what was written ------------------------------------------------------------------------------------
+# --- Reading what was written ---------------------------------------------------------------------
 
 
 class Written(NamedTuple):
@@ -42,12 +46,17 @@ class Written(NamedTuple):
     answered: bool = False  # an answer stood there and was cut off
 
 
-PREAMBLE = re.compile(r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I)  # "Here is a new question:"
+PREAMBLE = re.compile(
+    r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I
+)  # "Here is a new question:"
 LABEL = re.compile(
-    r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*(?:[:：]|\n)[*_]*\s*", re.I
+    r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*(?:[:：]|\n)[*_]*\s*",
+    re.I,
 )
 SENTENCE = r"(?:^|(?<=[.?!:\n]))"
-ECHO = re.compile(r"(?:please reason step by step[^.\\]{0,40})?put your final answer (?:with)?in \\boxed\{\}\.?", re.I)
+ECHO = re.compile(
+    r"(?:please reason step by step[^.\\]{0,40})?put your final answer (?:with)?in \\boxed\{\}\.?", re.I
+)
 KEYED = r"(?:correct|right|final)\s+(?:answer|option|choice)|answer(?:\s+key)?|ans\.?"
 ANSWER = re.compile(  # it and all after it; of a text with a box, what was not asked by then
     rf"{SENTENCE}[ \t(\[*#_]*(?:the\s+)?(?:its\s+)?(?:"
@@ -67,8 +76,9 @@ CHOSEN = re.compile(r"\s*(?:\((?:correct|right)(?: answer)?\)|[✓✔✅]\ufe0f?
 
 
 def parse_question(text: str) -> Written:
-    """Cuts off a preamble, a label ("**Question:**"), enclosing quotes, placeholders for the image and an answer given
-    along; takes lettered choices (A. B. ..., two or more, at the end) out of the text."""
+    """Cuts off a preamble, a label ("**Question:**"), enclosing quotes, placeholders for the image
+    and an answer given along; takes lettered choices (A. B. ..., two or more, at the end) out of
+    the text."""
     text = text.rsplit("</think>", 1)[-1].replace("\r\n", "\n").replace("<image>", " ").strip()
     text = PREAMBLE.sub("", text, count=1).strip()
     text = LABEL.sub("", text, count=1)
@@ -81,30 +91,42 @@ def parse_question(text: str) -> Written:
 
 def tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text).strip()
-    if len(text) > 1 and (text[0], text[-1]) in (('"', '"'), ("“", "”"), ("'", "'")) and text[0] not in text[1:-1]:
+    if (
+        len(text) > 1
+        and (text[0], text[-1]) in (('"', '"'), ("“", "”"), ("'", "'"))
+        and text[0] not in text[1:-1]
+    ):
         text = text[1:-1].strip()
     return text
 
 
 def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
-    """Lettered choices at the end of a text. They follow a line break or a sentence's end, and run A, B, C without a gap."""
+    """Lettered choices at the end of a text. They follow a line break or a sentence's end, and run
+    A, B, C without a gap."""
     markers = list(MARKER.finditer(text))
     letters = [next(filter(None, m.groups())) for m in markers]
     for first in (i for i, letter in enumerate(letters) if letter == "A"):
         run = markers[first:]
         before = text[: run[0].start()]
         in_order = letters[first:] == [chr(65 + i) for i in range(len(run))]
-        if len(run) < 2 or not in_order or not before.rstrip(" *") or before.rstrip(" *")[-1] not in "?:.!？：\n":
+        if (
+            len(run) < 2
+            or not in_order
+            or not before.rstrip(" *")
+            or before.rstrip(" *")[-1] not in "?:.!？：\n"
+        ):
             continue
         ends = [m.start() for m in run[1:]] + [len(text)]
-        texts = (re.split(r"\n\s*\n", text[m.end() : end], maxsplit=1)[0] for m, end in zip(run, ends, strict=True))
+        texts = (
+            re.split(r"\n\s*\n", text[m.end() : end], maxsplit=1)[0] for m, end in zip(run, ends, strict=True)
+        )
         choices = tuple(CHOSEN.sub("", tidy(t)).strip(" ;,") for t in texts)
         if all(choices) and len(set(choices)) == len(choices):
             return before, choices
     return text, ()
 
 
-# --- Comparing ---------------------------------------------------------------------------------------------------
+# --- Comparing ------------------------------------------------------------------------------------
 
 CJK = "\u3040-\u30ff\u3400-\u9fff"
 TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+|[-+*/=<>^%°√π∠]")
@@ -115,7 +137,8 @@ ORDINARY = re.compile(
 
 
 def tokens_of(text: str) -> tuple[str, ...]:
-    """Words in lower case, numbers, names and signs of arithmetic, in one notation; CJK characters one by one."""
+    """Words in lower case, numbers, names and signs of arithmetic, in one notation; CJK characters
+    one by one."""
     found = TOKEN.findall(unicodedata.normalize("NFKC", text))
     return tuple(t if len(t) == 1 or (t.isupper() and len(t) <= 4) else t.lower() for t in found)
 
@@ -136,14 +159,18 @@ def jaccard(a: frozenset, b: frozenset) -> float:
 
 
 class NearIndex:
-    """Earlier token sequences by scope; `find` says whether one in the scope is at least `threshold` similar."""
+    """Earlier token sequences by scope; `find` says whether one in the scope is at least
+    `threshold` similar."""
 
     def __init__(self, threshold: float, rarity: Counter):
         self.threshold, self.rarity = threshold, rarity  # rarity: any counts do, as long as they don't change
-        self.postings = defaultdict(list)  # (scope, particulars, shingle) -> [shingles of an earlier question]
+        self.postings = defaultdict(
+            list
+        )  # (scope, particulars, shingle) -> [shingles of an earlier question]
 
     def prefix(self, found: frozenset) -> list:
-        """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of these is shared."""
+        """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of
+        these is shared."""
         count = len(found) - math.ceil(self.threshold * len(found) - 1e-9) + 1
         return sorted(found, key=lambda s: (self.rarity[s], s))[:count]
 
@@ -161,11 +188,9 @@ class NearIndex:
             self.postings[scope, same, shingle].append(found)
 
 
-# --- Dropping ----------------------------------------------------------------------------------------------------
+# --- Dropping -------------------------------------------------------------------------------------
 
-ASKING = (
-    "what what's which who whose whom when where why how is are was were do does did can could will would should has"
-)
+ASKING = "what what's which who whose whom when where why how is are was were do does did can could will would should has"
 TASKS = (  # "what" and "how" also follow a comma; "which" does so in other sentences too
     "what how find calculate compute determine evaluate solve express give state name identify count estimate measure "
     "simplify choose select pick tell prove show describe explain compare complete fill work list write draw convert"
@@ -198,8 +223,8 @@ class Filter:
         self.within, self.across = NearIndex(self.near, rarity), NearIndex(self.near_across or 1.0, rarity)
 
     def reason(self, written: Written, finished: bool, images: Hashable, seed: Written) -> str | None:
-        """Why it is dropped, or None: then it is remembered. `images` tells the same images from others; `seed` is the
-        question that came with them."""
+        """Why it is dropped, or None: then it is remembered. `images` tells the same images from
+        others; `seed` is the question that came with them."""
         tokens = tokens_of(with_choices(written.question, written.choices))
         checks = {
             "empty": lambda: not tokens_of(written.question),
@@ -220,7 +245,8 @@ class Filter:
         return reason
 
     def is_copy(self, written: Written, seed: Written) -> bool:
-        """The same words, with the same choices where both have some; or nearly the same, choices included."""
+        """The same words, with the same choices where both have some; or nearly the same, choices
+        included."""
         same_words = tokens_of(written.question) == tokens_of(seed.question)
         if same_words and not (written.choices and seed.choices):
             return True

@@ -1,8 +1,8 @@
 """Tests of kernels/decode.py against float64, one row at a time.
 
-As in test_kernels.py: run plainly, they exercise plain torch on the CPU and the kernels on the GPU, where there is one;
-one test then runs this file again in Triton's interpreter. What must not count is NaN or infinity in every test, and so
-is memory that nobody wrote.
+As in test_kernels.py: run plainly, they exercise plain torch on the CPU and the kernels on the GPU,
+where there is one; one test then runs this file again in Triton's interpreter. What must not count
+is NaN or infinity in every test, and so is memory that nobody wrote.
 """
 
 import math
@@ -16,8 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kernels import decode
-from kernels.decode import decode_attention, decode_attention_torch, split_count
+from kernels import decode_attention as decode
+from kernels.decode_attention import decode_attention, decode_attention_torch, split_count
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -30,7 +30,8 @@ if INTERPRETED:
     patch_tensor = interpreter._patch_lang_tensor
 
     def patch_tensor_and_index(tensor, scope):
-        """Triton 3.6 asks int() of arrays of one number for the bounds of a loop; numpy 2.4 refuses that."""
+        """Triton 3.6 asks int() of arrays of one number for the bounds of a loop; numpy 2.4 refuses
+        that."""
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
@@ -39,7 +40,8 @@ if INTERPRETED:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Several blocks, splits and tiles in sizes that the interpreter can do; and memory holds NaN until it is written."""
+    """Several blocks, splits and tiles in sizes that the interpreter can do; and memory holds NaN
+    until it is written."""
     monkeypatch.setattr(decode, "BLOCKS", {2: (16, 16), 4: (16, 16)})
     monkeypatch.setattr(decode, "KEYS_PER_SPLIT", 24)
     empty = torch.empty
@@ -144,7 +146,8 @@ def test_either_half_alone_is_enough(device):
 @devices
 @pytest.mark.parametrize("whole", ["prompt", "own"])
 def test_scores_far_apart_neither_overflow_nor_vanish(whole, device):
-    """Scores rise to 10000 or fall from it: exp of any of them would be infinite, of most differences 0."""
+    """Scores rise to 10000 or fall from it: exp of any of them would be infinite, of most
+    differences 0."""
     args = make_case(
         1, 2, 1, 2, 70, 70, 16, [70 if whole == "prompt" else 3], 70 if whole == "own" else 3, device=device
     )
@@ -158,11 +161,15 @@ def test_scores_far_apart_neither_overflow_nor_vanish(whole, device):
 
 @devices
 def test_few_keys_outweigh_many_elsewhere(device):
-    """One own key against a long prompt whose scores are lower by log of its length: half the weight each."""
+    """One own key against a long prompt whose scores are lower by log of its length: half the
+    weight each."""
     n = 64
     query = torch.ones(1, 1, 16, device=device)
     prompt = torch.zeros(1, 1, n, 16, device=device), torch.zeros(1, 1, n, 16, device=device)
-    own = torch.full((1, 1, 1, 40, 16), math.log(n) / 16, device=device), torch.ones(1, 1, 1, 40, 16, device=device)
+    own = (
+        torch.full((1, 1, 1, 40, 16), math.log(n) / 16, device=device),
+        torch.ones(1, 1, 1, 40, 16, device=device),
+    )
     out = decode_attention(
         query, *prompt, *own, torch.tensor([n], device=device), torch.tensor([1], device=device), 1.0
     )
@@ -175,7 +182,9 @@ def test_any_strides_give_what_a_copy_gives(device):
     query, *cache, lengths, own_length, scale = make_case(P, G, H, R, L, T, d, [20, 7], 11, device=device)
     wide = torch.full((P * G, H * R + 5, d + 3), math.nan, device=device)
     wide[:, 2:-3, 1:-2] = query
-    prompt = [x.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3) for x in cache[:2]]  # [L, P, H, d] in memory
+    prompt = [
+        x.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3) for x in cache[:2]
+    ]  # [L, P, H, d] in memory
     prompt[1] = torch.cat([prompt[1], prompt[1]], -1)[..., :d]  # value's strides are not key's
     own = [x.permute(3, 2, 1, 0, 4).contiguous().permute(3, 2, 1, 0, 4) for x in cache[2:]]  # [T, G, H, P, d]
     own[0] = own[0].contiguous()
@@ -287,14 +296,19 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(dtype, rows, tmp_path, m
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kinds = {name: f"*{dtype}" for name in ("query", "key", "value", "out")} | {"lengths": "*i64", "scale_log2": "fp32"}
+    kinds = {name: f"*{dtype}" for name in ("query", "key", "value", "out")} | {
+        "lengths": "*i64",
+        "scale_log2": "fp32",
+    }
     kinds |= {name: "*fp32" for name in ("maxima", "totals", "sums")}
     keys, most_rows = decode.BLOCKS[2 if dtype == "bf16" else 4]
     assert rows <= most_rows
     split = {"R": 7, "D": 128, "BLOCK_D": 128, "BLOCK_ROWS": rows, "BLOCK_KEYS": keys, "WIDEN": False}
     join = {"D": 128, "BLOCK_D": 128, "BLOCK_SPLITS": 2 * decode.MOST_SPLITS}
     for kernel, constants in [(decode._split_kernel, split), (decode._join_kernel, join)]:
-        signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in kernel.arg_names}
+        signature = {
+            name: "constexpr" if name in constants else kinds.get(name, "i32") for name in kernel.arg_names
+        }
         places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
         source = ASTSource(fn=kernel, signature=signature, constexprs=places)
         options = {"num_warps": 4 if rows == 16 else 8, "num_stages": 2}

@@ -2,19 +2,21 @@
 
     recognise({"level": 3, "subject": "algebra"}).name  ->  "mathvision"
 
-A benchmark says three things: the key of an answer (what votes group by and what is compared with the gold key), the
-categories of a question, and its own scores over graded records. Everything else is `plain`.
+A benchmark says three things: the key of an answer (what votes group by and what is compared with
+the gold key), the categories of a question, and its own scores over graded records. Everything else
+is `plain`.
 
     mathvista   multi_choice by option; integer compares int(float(x)); float rounds to `precision`; list item by item
     mathverse   mean of the five versions with an image; Text Only stands in its own row and outside the mean
     mathvision  letter or value of the option; by level and subject
     wemath      plain accuracy of the rows, and the four-way score of each composite with its sub-questions
     chartqa     relaxed accuracy: numbers within 5 % of the gold one, other answers equal but for case
-    plain       `equivalent` of data/answers.py: Geometry3K, GeoQA, MMR1 and any file
+    plain       `equivalent` of answers/: Geometry3K, GeoQA, MMR1 and any file
 
-Left out, where the official scripts do otherwise: a language model that extracts or judges answers (MathVista, MathVerse);
-MathVista's nearest option by edit distance, which makes every text some option; ChartQA's reading of 5% as 0.05 (the
-canonical form drops the sign); numbers with roots or letters under MathVista's rounding, which compare by canonical form.
+Left out, where the official scripts do otherwise: a language model that extracts or judges answers
+(MathVista, MathVerse); MathVista's nearest option by edit distance, which makes every text some
+option; ChartQA's reading of 5% as 0.05 (the canonical form drops the sign); numbers with roots or
+letters under MathVista's rounding, which compare by canonical form.
 """
 
 import operator
@@ -24,11 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from answers import canonical, equivalent, option_key
 from data import Example
-from data.answers import canonical, equivalent, option_key
 
-# One value of a measure: (unit, stratum, value). A measure is the mean over strata of the mean of their values; a
-# bootstrap draws whole units, whose questions hang together.
+# One value of a measure: (unit, stratum, value). A measure is the mean over strata of the mean of
+# their values; a bootstrap draws whole units, whose questions hang together.
 Cell = tuple[str, str, float]
 
 
@@ -36,11 +38,15 @@ Cell = tuple[str, str, float]
 class Benchmark:
     name: str
     columns: frozenset[str] = frozenset()  # a data set that has all of these is this benchmark
-    by: dict[str, tuple[str, ...]] = field(default_factory=dict)  # categorisation -> where in the row; the first leads
+    by: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # categorisation -> where in the row; the first leads
     prepare: Callable[[Example], Example] = lambda example: (
         example
     )  # for grading: finds choices that stand in the question
-    key: Callable[[Example, str | None], str | None] = lambda example, answer: option_key(answer, example.choices)
+    key: Callable[[Example, str | None], str | None] = lambda example, answer: option_key(
+        answer, example.choices
+    )
     right: Callable[[str, str], bool] = operator.eq  # (an answer's key, the gold key)
     own_rule: Callable[[Example], bool] = lambda example: (
         False
@@ -52,7 +58,8 @@ class Benchmark:
     details: Callable[[Sequence[dict]], dict] = lambda records: {}  # counts beside the measures
 
     def categories(self, meta: dict) -> dict[str, list[str]]:
-        """{categorisation: the question's values}, a list since a question may need several skills."""
+        """{categorisation: the question's values}, a list since a question may need several
+        skills."""
         found = {name: at(meta, path) for name, path in self.by.items()}
         return {
             name: [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -87,29 +94,39 @@ def share_right(record: dict) -> float:
 
 
 def is_right(
-    benchmark: Benchmark, example: Example, answer: str, key: str | None, gold: str, grader: Callable | None = None
+    benchmark: Benchmark,
+    example: Example,
+    answer: str,
+    key: str | None,
+    gold: str,
+    grader: Callable | None = None,
 ) -> bool | None:
-    """Whether an answer is right; None where the grader ran out of time. `key` and `gold` are benchmark.key of both.
+    """Whether an answer is right; None where the grader ran out of time. `key` and `gold` are
+    benchmark.key of both.
 
-    The grader (gold text, answer text), by default `equivalent`, judges free-form answers: a letter is a letter, and a
-    benchmark's own rule (rounding, tolerance) stands, beside which `3 people` is 3. It may accept more than equal keys.
+    The grader (gold text, answer text), by default `equivalent`, judges free-form answers: a letter
+    is a letter, and a benchmark's own rule (rounding, tolerance) stands, beside which `3 people` is
+    3. It may accept more than equal keys.
     """
     if key is None:
         return False
     if benchmark.own_rule(example):
         return benchmark.right(key, gold) or equivalent(example.answer, answer)
     options = {chr(65 + i): choice for i, choice in enumerate(example.choices)}
-    return key == gold if key in options else (grader or equivalent)(options.get(gold, example.answer), answer)
+    return (
+        key == gold if key in options else (grader or equivalent)(options.get(gold, example.answer), answer)
+    )
 
 
-# --- MathVista ---------------------------------------------------------------------------------------------------
+# --- MathVista ------------------------------------------------------------------------------------
 
 
 MOST = 10**300  # what a float can hold, about
 
 
 def mathvista_key(example: Example, answer: str | None) -> str | None:
-    """The answer brought to the question's type: an option's letter, a truncated integer, a rounded float, a list."""
+    """The answer brought to the question's type: an option's letter, a truncated integer, a rounded
+    float, a list."""
     if example.choices or example.meta.get("question_type") == "multi_choice":
         return option_key(answer, example.choices)
     key, kind = canonical(answer), example.meta.get("answer_type")
@@ -125,11 +142,12 @@ def mathvista_key(example: Example, answer: str | None) -> str | None:
     return key
 
 
-# --- MathVerse ---------------------------------------------------------------------------------------------------
+# --- MathVerse ------------------------------------------------------------------------------------
 
 
 def mathverse_choices(example: Example) -> Example:
-    """Options stand in the question's text: `Choices:`, then `A:145°`, a line each. `question_for_eval` never lacks them."""
+    """Options stand in the question's text: `Choices:`, then `A:145°`, a line each.
+    `question_for_eval` never lacks them."""
     text = example.meta.get("question_for_eval") or example.question
     _, found, options = text.rpartition("Choices:")
     lines = re.findall(r"^\s*\(?([A-Z])\s*[:.)]\s*(.+?)\s*$", options, re.MULTILINE) if found else []
@@ -145,34 +163,40 @@ def mathverse_unit(meta: dict) -> tuple[str, str] | None:
 
 def mathverse_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
     versions = [(r, version) for r in records for version in r["by"].get("problem_version", ())]
-    shown = [(r, version) for r, version in versions if not re.fullmatch(r"text[ _-]only", version, re.IGNORECASE)]
+    shown = [
+        (r, version) for r, version in versions if not re.fullmatch(r"text[ _-]only", version, re.IGNORECASE)
+    ]
     return {"mean_of_versions": [(r.get("unit", r["id"]), version, share_right(r)) for r, version in shown]}
 
 
-# --- We-Math -----------------------------------------------------------------------------------------------------
+# --- We-Math --------------------------------------------------------------------------------------
 
 
 def wemath_unit(meta: dict) -> tuple[str, str] | None:
-    """`ID` counts the 2-step and the 3-step composites apart: 2steps_multi with ID 7 belongs to 2steps_1 with ID 7."""
+    """`ID` counts the 2-step and the 3-step composites apart: 2steps_multi with ID 7 belongs to
+    2steps_1 with ID 7."""
     match = re.fullmatch(r"([23])steps_(1|2|3|multi)", str(meta.get("key")))
     return (f"{match[1]}steps {meta.get('ID')}", match[2]) if match else None
 
 
 def composites(records: Sequence[dict]) -> tuple[dict[str, dict[str, dict]], int]:
-    """({unit: {"1": record, "2": .., "multi": ..}}, how many units lack a member and are left out)."""
+    """({unit: {"1": record, "2": .., "multi": ..}}, how many units lack a member and are left
+    out)."""
     units = defaultdict(dict)
     for r in records:
         if "unit" in r:
             units[r["unit"]][r["part"]] = r
     whole = {
-        unit: parts for unit, parts in units.items() if parts.keys() == {"multi", *map(str, range(1, int(unit[0]) + 1))}
+        unit: parts
+        for unit, parts in units.items()
+        if parts.keys() == {"multi", *map(str, range(1, int(unit[0]) + 1))}
     }
     return whole, len(units) - len(whole)
 
 
 def four_way(subs: Sequence[bool], multi: bool, loose: bool) -> str:
-    """IK insufficient knowledge, IG inadequate generalisation, CM complete mastery, RM rote memorisation (arXiv
-    2407.01284)."""
+    """IK insufficient knowledge, IG inadequate generalisation, CM complete mastery, RM rote
+    memorisation (arXiv 2407.01284)."""
     if not multi:
         return "IG" if all(subs) else "IK"
     return "CM" if (any(subs) if loose else all(subs)) else "RM"
@@ -198,7 +222,8 @@ def wemath_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 
 
 def wemath_details(records: Sequence[dict]) -> dict:
-    """Counts (means over samples), and RM's share of the composites whose multi-step question is right."""
+    """Counts (means over samples), and RM's share of the composites whose multi-step question is
+    right."""
     whole, incomplete = composites(records)
     out = {"composites": len(whole), "incomplete": incomplete}
     for name, loose in (("strict", False), ("loose", True)):
@@ -209,11 +234,12 @@ def wemath_details(records: Sequence[dict]) -> dict:
     return out
 
 
-# --- ChartQA -----------------------------------------------------------------------------------------------------
+# --- ChartQA --------------------------------------------------------------------------------------
 
 
 def relaxed(key: str, gold: str) -> bool:
-    """Numbers within 5 % of the gold one (both 0, where it is 0); anything else equal but for case."""
+    """Numbers within 5 % of the gold one (both 0, where it is 0); anything else equal but for
+    case."""
     x, y = number(key), number(gold)
     if x is None or y is None:
         return key.casefold() == gold.casefold()
@@ -228,7 +254,7 @@ def chartqa_writer(example: Example) -> Example:
     )
 
 
-# --- The table ---------------------------------------------------------------------------------------------------
+# --- The table ------------------------------------------------------------------------------------
 
 PLAIN = Benchmark("plain", by={"category": ("category",)})
 BENCHMARKS = {
@@ -259,7 +285,9 @@ BENCHMARKS = {
             unit=mathverse_unit,
             measures=mathverse_measures,
         ),
-        Benchmark("mathvision", frozenset({"level", "subject"}), {"level": ("level",), "subject": ("subject",)}),
+        Benchmark(
+            "mathvision", frozenset({"level", "subject"}), {"level": ("level",), "subject": ("subject",)}
+        ),
         Benchmark(
             "wemath",
             frozenset({"ID", "key"}),

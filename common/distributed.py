@@ -1,8 +1,9 @@
 """One process or several: rank, device, and the three collectives the loop needs.
 
-Plain data parallel. Every rank holds the whole model and its share of each step's questions; gradients are summed by hand
-after the backward pass, since each rank's loss already carries the divisor of the whole batch. No module is wrapped, so
-no forward can bypass a wrapper and lose its gradient averaging.
+Plain data parallel. Every rank holds the whole model and its share of each step's questions;
+gradients are summed by hand after the backward pass, since each rank's loss already carries the
+divisor of the whole batch. No module is wrapped, so no forward can bypass a wrapper and lose its
+gradient averaging.
 """
 
 import json
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import cli
+from common.errors import UsageError
 
 
 def cores() -> int:
@@ -43,7 +44,8 @@ class World:
         return tensor
 
     def sum_gradients(self, model) -> None:
-        """A parameter that no question of this rank reached counts as zero, so every rank calls the same collective."""
+        """A parameter that no question of this rank reached counts as zero, so every rank calls the
+        same collective."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         for p in parameters:
             if p.grad is None:
@@ -80,7 +82,7 @@ def start() -> World:
     if torch.cuda.is_available():
         place, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if place >= gpus:
-            raise cli.UsageError(f"--nproc_per_node must be at most {gpus}, the GPUs that can be seen here")
+            raise UsageError(f"--nproc_per_node must be at most {gpus}, the GPUs that can be seen here")
         device = torch.device("cuda", place)
         torch.cuda.set_device(device)
     else:

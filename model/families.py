@@ -1,8 +1,8 @@
-"""What differs between model families, and nothing else: where the decoder sits, how images enter, how positions are
-made, which prompt tokens see each other.
+"""What differs between model families, and nothing else: where the decoder sits, how images enter,
+how positions are made, which prompt tokens see each other.
 
-A family is served where its vision model is in VISION and its decoder in DECODERS; a checkpoint without images needs the
-latter alone. Everything else is refused when it is loaded, see `refusal`.
+A family is served where its vision model is in VISION and its decoder in DECODERS; a checkpoint
+without images needs the latter alone. Everything else is refused when it is loaded, see `refusal`.
 """
 
 import inspect
@@ -12,11 +12,12 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from pixels import with_frames
-from vision import lean_vision
+from common.errors import ModelError
+from model.pixels import with_frames
+from model.vision import lean_vision
 
-# model type -> transformers' class that puts questions into its words. SmolVLM's own wants a package that only its videos
-# use; what it writes for pictures is Idefics3's
+# model type -> transformers' class that puts questions into its words. SmolVLM's own wants a
+# package that only its videos use; what it writes for pictures is Idefics3's
 VISION = {
     "qwen2_vl": "Qwen2VLProcessor",
     "qwen2_5_vl": "Qwen2_5_VLProcessor",
@@ -32,11 +33,14 @@ BLOCKS = ("gemma3",)  # the tokens of an image see each other in both directions
 DECODERS = (
     "qwen2", "qwen3", "llama", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
 )  # fmt: skip
-STATIC_ROPE = ("default", "linear", "llama3", "yarn", "mrope", "proportional")  # the same for every length of sequence
-
-
-class ModelError(ValueError):
-    """A model folder or checkpoint that can't be used; the message names the fix."""
+STATIC_ROPE = (
+    "default",
+    "linear",
+    "llama3",
+    "yarn",
+    "mrope",
+    "proportional",
+)  # the same for every length of sequence
 
 
 def refusal(config) -> str | None:
@@ -63,18 +67,23 @@ def refusal(config) -> str | None:
     return None
 
 
-# --- Questions ---------------------------------------------------------------------------------------------------
+# --- Questions ------------------------------------------------------------------------------------
 
 
 def compose_processor(model_type: str, tokenizer, image_processor, settings: dict):
-    """transformers' processor of a family, without its video part: that wants torchvision, and no video is read here.
+    """transformers' processor of a family, without its video part: that wants torchvision, and no
+    video is read here.
 
     `settings`: what processor_config.json says; of it, what the class takes.
     """
     cls = getattr(transformers, VISION[model_type])
     parts = {"image_processor": image_processor, "tokenizer": tokenizer}
     known = inspect.signature(cls.__init__).parameters
-    own = {name: value for name, value in settings.items() if name in known and name not in (*parts, "video_processor")}
+    own = {
+        name: value
+        for name, value in settings.items()
+        if name in known and name not in (*parts, "video_processor")
+    }
     if "video_processor" in known:
         own["video_processor"] = None
     reduced = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: list(parts))})
@@ -82,7 +91,8 @@ def compose_processor(model_type: str, tokenizer, image_processor, settings: dic
 
 
 def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vision tensors of one question in a form in which those of several are joined along the first axis."""
+    """The vision tensors of one question in a form in which those of several are joined along the
+    first axis."""
     if model_type == "llava_onevision":  # [images, tiles, ..]; several tiles only where there is one image
         return vision | {"pixel_values": vision["pixel_values"].flatten(0, 1)}
     if model_type in ("idefics3", "smolvlm"):  # [1, tiles, ..]
@@ -91,15 +101,17 @@ def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def image_inputs(model, prompts, lean: bool = True) -> dict[str, Tensor] | None:
-    """What get_image_features takes, for the images of all prompts in order; None where there are none. `lean`: under
-    lean_vision, else from transformers' own forward."""
+    """What get_image_features takes, for the images of all prompts in order; None where there are
+    none. `lean`: under lean_vision, else from transformers' own forward."""
     vision = [v for v in prompts.vision if v]
     if not vision:
         return None
     joined = {name: torch.cat([v[name] for v in vision]) for name in vision[0]}
     if not lean and model.config.model_type in ROPE_IN_3D:
         tower = model.config.vision_config
-        if joined["pixel_values"].shape[1] == 3 * tower.patch_size**2:  # one frame of each patch: see pixels.py
+        if (
+            joined["pixel_values"].shape[1] == 3 * tower.patch_size**2
+        ):  # one frame of each patch: see pixels.py
             joined["pixel_values"] = with_frames(joined["pixel_values"], tower.temporal_patch_size)
     joined = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in joined.items()}
     if model.config.model_type in ("idefics3", "smolvlm"):
@@ -107,25 +119,27 @@ def image_inputs(model, prompts, lean: bool = True) -> dict[str, Tensor] | None:
     return joined
 
 
-# --- The model ---------------------------------------------------------------------------------------------------
+# --- The model ------------------------------------------------------------------------------------
 
 
 def text_model(model) -> torch.nn.Module:
     """The decoder over embeddings, without vision tower and head."""
     return next(
-        (getattr(model.model, n) for n in ("language_model", "text_model") if hasattr(model.model, n)), model.model
+        (getattr(model.model, n) for n in ("language_model", "text_model") if hasattr(model.model, n)),
+        model.model,
     )
 
 
 def vision_parameters(model) -> list[torch.nn.Parameter]:
-    """Of the vision tower and of what projects its features to the decoder: all that is neither decoder nor head."""
+    """Of the vision tower and of what projects its features to the decoder: all that is neither
+    decoder nor head."""
     others = {id(p) for part in (text_model(model), model.get_output_embeddings()) for p in part.parameters()}
     return [p for p in model.parameters() if id(p) not in others]
 
 
 def embed(model, ids: Tensor, prompts) -> dict:
-    """ids [N, S] -> what the decoder reads: embeddings [N, S, D] with image features in place of the image tokens (row by
-    row, in order), and what the family gives its layers besides."""
+    """ids [N, S] -> what the decoder reads: embeddings [N, S, D] with image features in place of
+    the image tokens (row by row, in order), and what the family gives its layers besides."""
     embeddings = model.get_input_embeddings()(ids)
     inputs = image_inputs(model, prompts)
     if inputs is None:
@@ -147,14 +161,16 @@ def embed(model, ids: Tensor, prompts) -> dict:
 
 
 def flat(features) -> Tensor:
-    """Image features as one [tokens, D]: some families give a list of those, others [tiles, tokens, D]."""
+    """Image features as one [tokens, D]: some families give a list of those, others [tiles, tokens,
+    D]."""
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([x.flatten(0, -2) for x in features])
 
 
 def rope_positions(model, prompts) -> Tensor:
-    """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3 (time, height and width; equal for text)."""
+    """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3 (time, height and width; equal
+    for text)."""
     mask = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
     in_order = (mask.long().cumsum(-1) - 1).clamp(min=0)[None]
     if model.config.model_type not in ROPE_IN_3D:
@@ -175,18 +191,21 @@ def position_ids(model, positions: Tensor) -> Tensor:
 
 
 def image_blocks(model, prompts) -> Tensor | None:
-    """[P, L]: for each prompt token the number of its image, -1 for text, where the tokens of an image see each other in
-    both directions; None elsewhere."""
+    """[P, L]: for each prompt token the number of its image, -1 for text, where the tokens of an
+    image see each other in both directions; None elsewhere."""
     if model.config.model_type not in BLOCKS:
         return None
     here = prompts.ids == model.config.image_token_id
-    first = here & ~F.pad(here, (1, 0))[:, :-1]  # two images never touch: tokens of their own stand around each
+    first = (
+        here & ~F.pad(here, (1, 0))[:, :-1]
+    )  # two images never touch: tokens of their own stand around each
     return (first.long().cumsum(-1) - 1).masked_fill(~here, -1) if bool(here.any()) else None
 
 
 def no_mask(model) -> Tensor:
-    """An attention mask that says nothing, since attention.py knows what reads what. A mask of four axes is passed on as it
-    is; without any, transformers would look for sequences in the positions and build one."""
+    """An attention mask that says nothing, since packed_attention.py knows what reads what. A mask
+    of four axes is passed on as it is; without any, transformers would look for sequences in the
+    positions and build one."""
     return torch.empty(1, 1, 1, 0, device=model.device)
 
 
@@ -196,7 +215,8 @@ def rope_table(model, positions: Tensor) -> tuple[Tensor, Tensor]:
     found = text_model(model).rotary_emb(like, position_ids(model, positions))
     if found[0].ndim == 3:
         return found
-    # earlier versions of transformers leave the axes (time, height, width) to be put together by sections of d
+    # earlier versions of transformers leave the axes (time, height, width) to be put together by
+    # sections of d
     sections = model.config.get_text_config().rope_parameters["mrope_section"] * 2
     cos, sin = (torch.cat([m[i % 3] for i, m in enumerate(x.split(sections, -1))], -1) for x in found)
     return cos, sin

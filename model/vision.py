@@ -1,10 +1,12 @@
-"""The vision tower of the Qwen-VL family, faster: the same weights and the same numbers up to rounding.
+"""The vision tower of the Qwen-VL family, faster: the same weights and the same numbers up to
+rounding.
 
     with lean_vision(model): features = model.get_image_features(...)
 
-transformers calls attention once per window and rotates queries and keys in a dozen operations. Here windows of one
-length are one call, the rotation is three operations, and the convolution over patches is the matrix product that it is,
-of one frame where a picture would be a video of equal ones.
+transformers calls attention once per window and rotates queries and keys in a dozen operations.
+Here windows of one length are one call, the rotation is three operations, and the convolution over
+patches is the matrix product that it is, of one frame where a picture would be a video of equal
+ones.
 
 Left out: towers of other families, which stay as they are.
 """
@@ -21,14 +23,21 @@ ATTENTIONS = (
     "Qwen2_5_VLVisionAttention",
     "Qwen3VLVisionAttention",
 )  # classes whose forward `attention` stands for
-PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatchEmbed")  # `embed_patches`, likewise
+PATCH_EMBEDDINGS = (
+    "PatchEmbed",
+    "Qwen2_5_VisionPatchEmbed",
+    "Qwen3VLVisionPatchEmbed",
+)  # `embed_patches`, likewise
 
 
 @contextmanager
 def lean_vision(model):
-    """Replaces the forwards within this block only, so that the model by itself stays transformers' to the last bit."""
+    """Replaces the forwards within this block only, so that the model by itself stays transformers'
+    to the last bit."""
     replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
-    replaced += [(m, partial(embed_patches, m)) for m in model.modules() if type(m).__name__ in PATCH_EMBEDDINGS]
+    replaced += [
+        (m, partial(embed_patches, m)) for m in model.modules() if type(m).__name__ in PATCH_EMBEDDINGS
+    ]
     for module, forward in replaced:
         module.forward = forward
     try:
@@ -39,16 +48,19 @@ def lean_vision(model):
 
 
 def embed_patches(module, x: Tensor) -> Tensor:
-    """x [n, channels * frames * patch * patch], patches already cut, or [n, channels * patch * patch] where all frames are
-    the same -> [n, D]."""
+    """x [n, channels * frames * patch * patch], patches already cut, or [n, channels * patch *
+    patch] where all frames are the same -> [n, D]."""
     weight, bias = module.proj.weight, module.proj.bias  # [D, channels, frames, patch, patch]
     if x.shape[1] < weight[0].numel():
         weight = weight.sum(2)
     return F.linear(x.to(weight.dtype), weight.flatten(1), bias)
 
 
-def attention(module, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs) -> Tensor:
-    """x [N, D], windows one after the other -> [N, D]. Each patch reads its window; cu_seqlens [windows + 1]."""
+def attention(
+    module, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs
+) -> Tensor:
+    """x [N, D], windows one after the other -> [N, D]. Each patch reads its window; cu_seqlens
+    [windows + 1]."""
     qkv = module.qkv(x).unflatten(1, (3, module.num_heads, -1))  # [N, 3, heads, d]
     cos, sin = (part.float()[:, None, None] for part in position_embeddings)  # [N, 1, 1, d]
     qk, v = rotate(qkv[:, :2].float(), cos, sin).to(x.dtype), qkv[:, 2]
@@ -64,7 +76,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
-    """[N, heads, d] each, windows of these lengths one after the other -> [N, heads, d]. One call for each length."""
+    """[N, heads, d] each, windows of these lengths one after the other -> [N, heads, d]. One call
+    for each length."""
     kinds = sorted(set(lengths))
     order = None
     if len(kinds) > 1:

@@ -1,7 +1,9 @@
-"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any moment.
+"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any
+moment.
 
-A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the rows of steps that the
-resumed run does again. Everything here is label-free but the rows of evaluations, which `evaluation` is handed.
+A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the
+rows of steps that the resumed run does again. Everything here is label-free but the rows of
+evaluations, which `evaluation` is handed.
 """
 
 import errno
@@ -22,45 +24,40 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-import cli
-from distributed import World
-from eval import table
-from model_utils import latest_checkpoint
+from common import files
+from common.distributed import World
+from common.errors import UsageError
 
-METRICS = (
-    "reward", "majority_share", "vote_entropy", "parsed", "zero_spread", "abstained", "response_length", "truncated",
-    "loss", "approx_kl", "clipfrac", "clipped_low", "clipped_high", "kl", "entropy", "grad_norm",
-)  # fmt: skip
-
-
+LOGGED_QUESTIONS = 2  # of each step, whose responses go to rollouts.jsonl
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class RunLog:
     """The run folder, the progress bar and the meters of the step under way."""
 
-    def __init__(self, config: dict, world: World, resume: bool):
-        """Finds the checkpoint to resume from; writes nothing yet."""
-        self.path, self.world, self.config, self.resume = Path(config["out"]), world, config, resume
+    def __init__(self, config: dict, world: World, resumed: Path | None = None):
+        """Writes nothing yet. `resumed`: the checkpoint that the run continues from."""
+        self.path, self.world, self.config, self.resume = Path(config["out"]), world, config, config["resume"]
         self.checkpoints = self.path / "checkpoints"
-        self.resumed = latest_checkpoint(self.checkpoints) if resume else None
+        self.resumed = resumed
         self.collapse, self.reports = CollapseWatch(), {}
         used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
-        if used and not resume and world.is_main:  # by now another rank may have made the folder
-            raise cli.UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
+        if used and not self.resume and world.is_main:  # by now another rank may have made the folder
+            raise UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
 
     def open(self, done: int) -> None:
         """Makes the folder; of an earlier run's logs the first `done` steps stay."""
         if self.world.is_main:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            cli.hold(self.checkpoints)
-            replace_text(self.path / "config.json", json.dumps(self.config, indent=1) + "\n")
+            files.hold(self.checkpoints)
+            files.replace_text(self.path / "config.json", json.dumps(self.config, indent=1) + "\n")
             for name in ("metrics.jsonl", "rollouts.jsonl"):
                 cut_log(self.path / name, done)
             print(" ".join(f"{k}={v!r}" for k, v in self.config.items()), flush=True)
             if self.resume:
                 print(
-                    f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew", flush=True
+                    f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew",
+                    flush=True,
                 )
         self.world.wait()
         log = self.path / "metrics.jsonl"
@@ -79,9 +76,11 @@ class RunLog:
 
     def steps(self, done: int, total: int):
         """The step numbers still to do, with a progress bar on a terminal."""
-        self.bar = tqdm(range(done, total), desc="training", unit="step", disable=None if self.world.is_main else True)
+        self.bar = tqdm(
+            range(done, total), desc="training", unit="step", disable=None if self.world.is_main else True
+        )
         for step in self.bar:
-            self.meter, self.seconds, self.began = Meter(METRICS), Counter(), time.perf_counter()
+            self.meter, self.seconds, self.began = Meter(), Counter(), time.perf_counter()
             yield step
 
     @contextmanager
@@ -90,9 +89,9 @@ class RunLog:
         yield
         self.seconds[name] += time.perf_counter() - started
 
-    def step(self, step: int, questions, texts: list[str], judged, rollout, extra: dict) -> None:
+    def step(self, step: int, questions, texts: list[str], batch, rollout, extra: dict) -> None:
         """Writes the rows of a finished step. Collective: every rank calls it."""
-        for keys, vote, rewards in zip(judged.answers, judged.votes, judged.rewards, strict=True):
+        for keys, vote, rewards in zip(batch.answers, batch.votes, batch.rewards, strict=True):
             self.meter.add(
                 reward=rewards.mean(),
                 majority_share=vote.share,
@@ -105,7 +104,7 @@ class RunLog:
         self.meter.add(responses, response_length=rollout.lengths.float().mean())
         self.meter.add(responses, truncated=(~rollout.finished).float().mean())
         row = self.meter.means(self.world)
-        row["top_answer_share"] = top_answer_share(judged.votes, self.world)
+        row["top_answer_share"] = top_answer_share(batch.votes, self.world)
         tokens = int(self.world.sum(rollout.lengths.sum().clone()))
         row["tokens_per_second"] = tokens / (time.perf_counter() - self.began)
         row |= {f"seconds/{name}": value for name, value in self.seconds.items()}
@@ -118,11 +117,11 @@ class RunLog:
         self.append("metrics.jsonl", {"step": step, **row})
         self.bar.set_postfix({k: f"{row[k]:.3f}" for k in ("reward", "majority_share")})
         G = self.config["group_size"]
-        for p in range(min(self.config["log_questions"], len(questions))):
-            vote = judged.votes[p]
+        for p in range(min(LOGGED_QUESTIONS, len(questions))):
+            vote = batch.votes[p]
             logged = {"step": step, "id": questions[p].id, "responses": texts[p * G : (p + 1) * G]}
-            logged |= {"answers": judged.answers[p], "winner": vote.winner, "share": vote.share}
-            self.append("rollouts.jsonl", logged | {"rewards": judged.rewards[p].tolist()})
+            logged |= {"answers": batch.answers[p], "winner": vote.winner, "share": vote.share}
+            self.append("rollouts.jsonl", logged | {"rewards": batch.rewards[p].tolist()})
 
     def evaluation(self, step: int, result: dict, k: int) -> None:
         """Writes a row of held-out figures, which had labels and reached no reward."""
@@ -133,19 +132,19 @@ class RunLog:
             figures = "  ".join(f"{n} {result[n]:.3f}" for n in names)
             tqdm.write(f"step {step:4}  {figures}  ({result['questions']} questions)")
 
-    def close(self, steps: int, k: int) -> None:
+    def close(self, saved: Path | None, table: str = "") -> None:
         """Where the policy is; the table of the base beside it, where both were measured."""
-        if not self.world.is_main:
-            return
-        if saved := latest_checkpoint(self.checkpoints):
-            print(f"the last checkpoint is {saved}", flush=True)
-        if {0, steps} <= self.reports.keys():
-            columns = {"base": self.reports[0], "trained": self.reports[steps]}
-            print("\nheld-out questions, base beside trained\n" + table(columns, k), flush=True)
+        if self.world.is_main:
+            if saved:
+                print(f"the last checkpoint is {saved}", flush=True)
+            if table:
+                print("\nheld-out questions, base beside trained\n" + table, flush=True)
 
     def append(self, name: str, row: dict) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n")  # NaN is not JSON
+            file.write(
+                json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n"
+            )  # NaN is not JSON
 
 
 def saved_config(out: str) -> dict:
@@ -154,13 +153,6 @@ def saved_config(out: str) -> dict:
         return json.loads((Path(out) / "config.json").read_text())
     except (OSError, ValueError):
         return {}
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def cut_log(path: Path, steps: int) -> None:
@@ -174,29 +166,36 @@ def cut_log(path: Path, steps: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    replace_text(path, "".join(kept))
+    files.replace_text(path, "".join(kept))
 
 
 class Meter:
-    """Weighted means of named numbers over a step and over all ranks."""
+    """Weighted means of named numbers over a step and over all ranks. A new metric needs no more
+    than its name here."""
 
-    def __init__(self, names: Sequence[str]):
-        self.sums = {name: [0.0, 0.0] for name in names}  # fixed names: every rank reduces the same tensor
+    def __init__(self):
+        self.sums: dict[str, list[float]] = {}
 
     def add(self, weight: float = 1.0, **values: float) -> None:
         for name, value in values.items():
-            self.sums[name][0] += float(value) * weight
-            self.sums[name][1] += weight
+            total = self.sums.setdefault(name, [0.0, 0.0])
+            total[0] += float(value) * weight
+            total[1] += weight
 
     def means(self, world: World) -> dict[str, float]:
-        """Names that nobody added to are left out."""
-        flat = torch.tensor(list(self.sums.values()), dtype=torch.float64, device=world.device)
-        total = world.sum(flat).tolist()
-        return {name: s / w for name, (s, w) in zip(self.sums, total, strict=True) if w}
+        """Collective. A rank may have added to none of them: it had nothing to compute."""
+        totals: dict[str, list[float]] = {}
+        for sums in world.gather_json([self.sums]):
+            for name, (s, w) in sums.items():
+                before = totals.setdefault(name, [0.0, 0.0])
+                before[0] += s
+                before[1] += w
+        return {name: s / w for name, (s, w) in totals.items() if w}
 
 
 class StopSignal:
-    """SIGINT and SIGTERM ask for a stop at the end of the step; a second one ends the process at once."""
+    """SIGINT and SIGTERM ask for a stop at the end of the step; a second one ends the process at
+    once."""
 
     def __init__(self):
         self.asked = False
@@ -234,7 +233,8 @@ def entropy_of(counts: Counter) -> float:
 
 
 def top_answer_share(votes: Sequence, world: World) -> float:
-    """Share of the commonest pseudo-label among different questions: a collapsed policy answers everything alike."""
+    """Share of the commonest pseudo-label among different questions: a collapsed policy answers
+    everything alike."""
     hashes = [hash_of(v.winner) if v.winner is not None else -1 for v in votes]
     everywhere = world.gather(torch.tensor(hashes, device=world.device)).tolist()
     counts = Counter(h for h in everywhere if h >= 0)
@@ -249,9 +249,10 @@ def hash_of(text: str) -> int:
 class CollapseWatch:
     """Warns, without labels, where a run leaves the ground it started from.
 
-    The medians of the last `window` steps are held against those of the first. A majority reward rises in a collapse as it
-    rises in learning, so it is not looked at; what tells them apart is how far the policy went from its base, whether it
-    answers different questions alike, and what became of its responses.
+    The medians of the last `window` steps are held against those of the first. A majority reward
+    rises in a collapse as it rises in learning, so it is not looked at; what tells them apart is
+    how far the policy went from its base, whether it answers different questions alike, and what
+    became of its responses.
     """
 
     window = 5
@@ -265,13 +266,20 @@ class CollapseWatch:
         if len(self.rows) < 2 * self.window:
             return None
         for name, collapsed, says in (
-            ("top_answer_share", lambda a, b: b > max(0.35, 2.5 * a), "different questions get the same answer"),
+            (
+                "top_answer_share",
+                lambda a, b: b > max(0.35, 2.5 * a),
+                "different questions get the same answer",
+            ),
             ("kl", lambda a, b: b > 0.25, "the policy is far from its base, in nats per token"),
             ("response_length", lambda a, b: b > 3 * a, "responses grow"),
             ("response_length", lambda a, b: b < a / 3, "responses shrink"),
             ("parsed", lambda a, b: b < 0.7 * a, "fewer responses hold an answer"),
         ):
-            start, now = self.median(name, self.rows[: self.window]), self.median(name, self.rows[-self.window :])
+            start, now = (
+                self.median(name, self.rows[: self.window]),
+                self.median(name, self.rows[-self.window :]),
+            )
             if collapsed(start, now):
                 return f"{says}: {name} {start:.2f} -> {now:.2f}"
         return None

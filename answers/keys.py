@@ -1,0 +1,447 @@
+r"""One key for all ways of writing an answer, which is what a vote counts.
+
+    canonical(r"\frac{1}{2}")                  ->  "1/2", as for "0.5", ".50", "2/4" and "x = 1/2"
+    equivalent(r"2\sqrt3", "sqrt(12)")         ->  True
+
+`canonical` spells LaTeX and Unicode plainly, drops what carries no meaning (dollar signs, spacing,
+units, "x ="), splits lists, tuples, sets and relations, and reads each piece as a sum of terms
+coefficient * sqrt(integer) * symbols with exact rational coefficients. What it can't read stays
+text. Nothing is evaluated as code; number, depth and length are bounded.
+
+Decisions, where one could want either
+- A unit is dropped, so are percent and degree signs: `5 cm` must vote with `5`, and so it also
+  votes with `5 m`, and
+  `50%` with `50`. One-letter units need a space before them (`5 m`): `5m` may be five times m.
+- `(b)` is the choice B, but a bare `b` may be a variable. `B. 45`, `B: 45` and `(B) 45` are the
+  choice B.
+- `(1,2)`, `[1,2]`, `{1,2}` and `1,2` differ: point or interval, closed interval, set, list. Only a
+  set forgets order.
+- `1,000` is a thousand outside brackets, `(1,000)` is a pair. `100, 200` with a space is a list.
+- `3-5` stays text, since it may be a range; so do `2024-01-05` and `1/2x`, which can mean two
+  things.
+- `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, and `AB=CD` is a
+  claim.
+- `0.333...` is 1/3, `0.33` is not. `five` alone is `5`.
+
+A key makes classes, so it must be transitive; what a grader accepts beyond it (the list `2, 1` for
+`1, 2`, `0.5` for `50%`) stands in answers/equivalence.py. Left out of keys: factoring and
+cancelling, symbolic powers, functions, matrices, nouns that are no unit (`5 apples`), conversion
+between units, products of letters without a space (`xy` is one name).
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from hashlib import sha256
+from math import gcd
+
+from answers.equivalence import same_meaning
+from answers.extract import closing_brace
+from answers.sums import MAX_DEPTH, read_sum
+
+MAX_CHARS = 400  # a longer answer is compared as text
+MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
+MAX_ROUNDS = 8  # rewriting normally settles after one round
+
+
+def equivalent(a: str | None, b: str | None) -> bool:
+    """Whether a grader who holds one of the answers for right would accept the other; symmetric.
+
+    Wider than equal keys (answers/equivalence.py says in what), so it is no relation to build
+    classes from: a vote counts keys. An empty answer is equivalent to nothing.
+    """
+    key, other = canonical(a), canonical(b)
+    if key is None or other is None or key == other:
+        return key is not None and key == other
+    return max(len(a), len(b)) <= MAX_CHARS and _mean_the_same(a, b)
+
+
+@lru_cache(maxsize=8192)  # the samples of a question give the same wrong answers again and again
+def _mean_the_same(a: str, b: str) -> bool:
+    a, b = (_THOUSANDS.sub(_join_thousands, plain_spelling(text)) for text in (a, b))
+    return max(len(a), len(b)) <= MAX_CHARS and same_meaning(a, b, canonical)
+
+
+def canonical(answer: str | None) -> str | None:
+    """A string key, equal for answers that mean the same, and its own key. None for an empty
+    answer.
+
+    Never raises on a string, never evaluates it, and takes bounded time: beyond MAX_CHARS it is not
+    read, only hashed.
+    """
+    if answer is None:
+        return None
+    if len(answer) > MAX_CHARS:
+        answer = " ".join(answer.split()) if len(answer) < MAX_WORDS else answer.strip()
+    if len(answer) > MAX_CHARS:
+        return _hashed(answer)
+    return _shortcut(answer) or _settle(answer)
+
+
+# The forms that most answers have. The long way, `_rewrite`, must give the same keys: a test
+# compares them.
+_UNIT_WORD = (
+    r"(?:[cmdkμn]m|(?:centi|milli|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|in\.?|inch(?:es)?|ft|foot|feet"
+    r"|yd|yards?|mi|miles?|[km]g|lbs?|pounds?|oz|ounces?|m[lL]|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?|weeks?"
+    r"|months?|years?(?: old)?|mph|dollars?|cents?|euros?|units?|%|per ?cent|°(?: ?[CF])?"
+    r"|deg(?:rees?)?(?: (?:celsius|fahrenheit))?|rad(?:ians?)?|ohms?|Ω)"
+)
+_UNIT_LETTER = r"[mgshlLNJWV]"
+_UNIT_POWER = r"(?: ?\^? ?(?:[23]|\{ ?[23] ?\})| squared| cubed)?"
+_READY = re.compile(r"[A-Z]|0|-?[1-9][0-9]{0,14}|text:[0-9a-f]{64}")
+_SIMPLE = re.compile(
+    r"\$?(?:[A-Za-z] ?= ?)?(-?)(?:([0-9]{1,15})(?:\.([0-9]{1,15})|/([1-9][0-9]{0,14}))?"
+    r"|\\[dtc]?frac ?\{([0-9]{1,15})\}\{([1-9][0-9]{0,14})\}|\\[dtc]?frac([0-9])([1-9]))"
+    rf"(?:\^\\circ|\^\{{\\circ\}}|°|\\?%| ?{_UNIT_WORD}{_UNIT_POWER}"
+    rf"|(?:\\,|\\ |~| )?\\(?:text|mathrm)\{{ ?(?:{_UNIT_WORD}|{_UNIT_LETTER})\}}{_UNIT_POWER})?\.?\$?"
+)
+_LETTER = re.compile(
+    r"\$?(?:\\(?:text|mathrm|textbf|mathbf)\{\(?([A-Z])[).]?\}|\(([A-Z])\)|([A-Z])[).])\.?\$?"
+)
+
+
+def _shortcut(text: str) -> str | None:
+    """The key of a plain letter, integer, decimal or fraction: what the long way gives, many times
+    faster."""
+    if _READY.fullmatch(text):
+        return text
+    match = _SIMPLE.fullmatch(text)
+    if match:
+        sign, whole, decimals, below, numerator, denominator, digit, over = match.groups("")
+        if not decimals:
+            n, d = int(whole or numerator or digit), int(below or denominator or over or 1)
+        else:
+            n, d = int(whole + decimals), 10 ** len(decimals)
+        common = gcd(n, d)
+        return (sign if n else "") + str(n // common) + (f"/{d // common}" if d > common else "")
+    match = _LETTER.fullmatch(text)
+    return match[match.lastindex] if match else None
+
+
+@lru_cache(maxsize=8192)  # the samples of a group repeat each other
+def _settle(answer: str) -> str | None:
+    """Rewrite until nothing changes, which makes every key its own key."""
+    text = answer
+    for _ in range(MAX_ROUNDS):
+        before, (text, settled) = text, _rewrite(text)
+        if len(text) > MAX_CHARS:
+            break
+        if settled or text == before or _WORDS.fullmatch(text) or text == _shortcut(text):
+            return text or None
+    return _hashed(" ".join(answer.split()))
+
+
+def _hashed(text: str) -> str:
+    return "text:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_SUM_IN_BRACKETS = re.compile(
+    r"(?<!sqrt)\(|sqrt\((?![0-9]+\))"
+)  # of a denominator, say: may open in the next round
+_WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
+
+
+def _rewrite(text: str) -> tuple[str, bool]:
+    """One round, and whether its result is known to be its own key: where all of it was read as
+    sums."""
+    text = plain_spelling(text)
+    if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
+        return text, False
+    choice = _choice_letter(text) or _NUMBER_WORDS.get(text.lower())
+    if choice:
+        return choice, True
+    named = NAMED.fullmatch(text) if "=" in text else None
+    if named:
+        text = named[1]
+    if "," in text:
+        text = _THOUSANDS.sub(_join_thousands, text)
+    as_text: list[str] = []
+    text = _read_structure(text, as_text)
+    text = _NUMBER_WORDS.get(text, text)  # two-0
+    return text, not as_text and not _SUM_IN_BRACKETS.search(text)
+
+
+# --- spelling: LaTeX and Unicode to one plain notation --------------------------------------------
+
+_COMMANDS = (
+    {unicodedata.name(letter).split()[-1].lower(): letter for letter in "αβγδεζηθικμνξπρστφχψω"}
+    | {unicodedata.name(letter).split()[-1].capitalize(): letter for letter in "ΓΔΘΞΠΣΦΨΩ"}
+    | {"lambda": "λ", "Lambda": "Λ", "varepsilon": "ε", "vartheta": "θ", "varphi": "φ"}
+    | {
+        "cdot": "*",
+        "times": "*",
+        "div": "/",
+        "pm": "±",
+        "infty": "∞",
+        "circ": "°",
+        "degree": "°",
+        "angle": "∠",
+    }
+    | {"le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "ne": "≠", "neq": "≠"}
+    | {
+        "lt": "<",
+        "gt": ">",
+        "in": "∈",
+        "cup": "∪",
+        "cap": "∩",
+        "emptyset": "∅",
+        "varnothing": "∅",
+        "triangle": "△",
+    }
+    | {"lbrace": "⦃", "rbrace": "⦄", "langle": "⟨", "rangle": "⟩", "dfrac": r"\frac", "tfrac": r"\frac"}
+    | {"left": "", "right": "", "displaystyle": "", "rm": "", "bf": "", "quad": " ", "qquad": " "}
+    | {"cfrac": r"\frac", "colon": ":", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|"}
+    | {"dots": "...", "ldots": "...", "cdots": "..."}
+)
+_ESCAPES = (
+    {"{": "⦃", "}": "⦄"}
+    | dict.fromkeys("()[]!", "")
+    | dict.fromkeys(",;:", " ")
+    | {c: c for c in "%&#_"}
+    | {"$": ""}
+)
+_SIGNS = str.maketrans(
+    dict.fromkeys("−‐‑‒–—﹣", "-")
+    | dict.fromkeys("×·⋅∙∗", "*")
+    | dict.fromkeys("÷∕⁄", "/")
+    | dict.fromkeys("º˚∘", "°")
+    | dict.fromkeys("$€£¥", "")
+    | {"√": r"\sqrt", "∆": "Δ", "⩽": "≤", "⩾": "≥", "~": " ", "…": "...", "ℝ": r"\mathbb{R}"}
+)
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_SUBSCRIPT = re.compile("[₀-₉]+")
+_VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
+_WRAPPER = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|normal)|[mhf]box|boxed|underline|operatorname)\s*\{([^{}]*)\}"
+)
+_OUTER_WRAPPER = re.compile(r"[\s$]*\\(?:boxed|text(?:bf|it)?|math(?:rm|bf))\s*\{")
+_COMMAND = re.compile(
+    r"\\(?:(?:left|right)\s*\.|([A-Za-z]+)|(?<=[0-9]\\)(,)(?=[0-9]{3}(?![0-9]))|(\s|[^A-Za-z]))"  # 1\,000
+)
+_OVERLINE = re.compile(
+    r"\\overline\s*\{([A-Za-z]+)\}|(?<![0-9.])([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{([0-9]{1,9})\}"
+)
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_ELLIPSIS = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]*?)([0-9]{1,4}?)\3{2,}\.\.\.")
+_PLAIN = re.compile(
+    r"\\?[A-Za-z]{2,}"
+    r"|[<>]="
+    r"|\^\s*(?:°|\{\s*°\s*\})"
+    r"|(?<=[0-9])\{,\}(?=[0-9]{3})"
+    r"|_\{([A-Za-z0-9]+)\}(?![A-Za-z0-9])"
+    r"|(?<![0-9./^_])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])"  # 1 1/2
+)
+_EXACT = {"sqrt": r"\sqrt", "pi": "π", "<=": "≤", ">=": "≥", "{,}": ","}
+
+
+def plain_spelling(text: str) -> str:
+    """One spelling for each sign; wrappers, spacing, closing punctuation and opening phrases
+    removed; words in lower case."""
+    if not text.isascii():  # before NFKC, which would read 5² as 52 and 1½ as 11/2
+        text = _SUPERSCRIPT.sub(lambda match: "^{" + unicodedata.normalize("NFKC", match[0]) + "}", text)
+        text = _SUBSCRIPT.sub(lambda match: "_{" + unicodedata.normalize("NFKC", match[0]) + "}", text)
+        text = _VULGAR_FRACTION.sub(_fraction_command, text)
+        text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
+    if "\\" in text:
+        text = _WRAPPER.sub(_unwrapped, _without_outer_wrapper(text))
+        if r"\over" in text or r"\bar" in text:
+            text = _OVER.sub(r"\\frac{\1}{\2}", _OVERLINE.sub(_over_line, text))
+        text = _COMMAND.sub(_plain_command, text)
+    text = text.replace("$", "").replace("~", " ")
+    if "..." in text:
+        text = _ELLIPSIS.sub(_repeating, text)
+    text = " ".join(_PLAIN.sub(_plain_word, text).strip("* \t\n").split()).rstrip(" .,;:")
+    if " " in text or ":" in text:
+        phrase = _PHRASE.match(text)
+        if phrase:
+            return text[phrase.end() :]
+    return text
+
+
+def _fraction_command(match: re.Match) -> str:
+    numerator, _, denominator = unicodedata.normalize("NFKC", match[0]).partition("⁄")
+    return rf"\frac{{{numerator}}}{{{denominator}}}"
+
+
+def _without_outer_wrapper(text: str) -> str:
+    r"""What stands within \boxed{\frac{1}{2}}; wrappers that hold no braces are taken off wherever
+    they stand."""
+    match = _OUTER_WRAPPER.match(text)
+    if match and text.count("{") > 1:
+        inside = text.rstrip(" $.")
+        if closing_brace(inside, match.end(), len(inside)) == len(inside) - 1:
+            return inside[match.end() : -1]
+    return text
+
+
+def _unwrapped(match: re.Match) -> str:
+    return f" {match[1]} "
+
+
+def _plain_command(match: re.Match) -> str:
+    name, comma, sign = match.groups()
+    if name:
+        return _COMMANDS.get(name, match[0])
+    if comma or not sign:
+        return comma or ""
+    return _ESCAPES.get(sign, " " if sign.isspace() else match[0])
+
+
+def _plain_word(match: re.Match) -> str:
+    """Yes and YES are yes, Square is square; AB, ABC and ABCD stay the names of points."""
+    text = match[0]
+    if text in _EXACT:
+        return _EXACT[text]
+    subscript, whole, above, below = match.groups()
+    if whole:
+        return rf"{whole}\frac{{{above}}}{{{below}}}"
+    if subscript:
+        return "_" + subscript
+    if text[0] == "^":
+        return "°"
+    if text[0] == "\\" or text.islower():
+        return text
+    is_word = (len(text) > 2 and text.istitle()) or text.lower() in ("yes", "no", "true", "false", "none")
+    return text.lower() if is_word else text
+
+
+def _over_line(match: re.Match) -> str:
+    letters, whole, decimals, period = match.groups()
+    return letters if letters else _as_fraction(whole, decimals, period)
+
+
+def _repeating(match: re.Match) -> str:
+    return _as_fraction(*match.groups())
+
+
+def _as_fraction(whole: str, decimals: str, period: str) -> str:
+    """0.1666... is 1/6: (16 - 1)/90."""
+    above = int(whole + decimals + period) - int(whole + decimals or 0)
+    return rf"\frac{{{above}}}{{{(10 ** len(period) - 1) * 10 ** len(decimals)}}}"
+
+
+# --- what stands around the answer ----------------------------------------------------------------
+
+_PHRASE = re.compile(
+    r"^(?:(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer ?(?:is ?:?|:|=) ?)?"
+    r"(?:(?:option|choice) (?=\(?[A-Z]\b)"
+    r"|(?:the )?(?:correct |right |best )?(?:answer|option|choice) (?:is:? )?(?=\(?[A-Z]\)?\Z))?",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
+_CHOICE_WITH_TEXT = re.compile(  # not (A) and (C)
+    r"(?:\(([A-H])\)|([A-H])[.):]) (?!.*(?<![A-Za-z])[A-H](?![A-Za-z])).+"
+)
+_RELATIONS = "=<>≤≥≠∈"
+_NAME = (
+    r"(?:m? ?[∠△] ?\w+|(?:[A-Za-z]+|[α-ωΑ-Ω])(?:_[A-Za-z0-9]+)?'?(?:\([A-Za-z]\))?|\([a-z](?:, ?[a-z])+\)"
+    r"|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+)"
+)
+NAMED = re.compile(rf"{_NAME} ?=(?! ?[A-Za-z]+\Z) ?([^{_RELATIONS}]+)")  # not AB = CD, which is a claim
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+_OPEN, _CLOSE = "([{⦃⟨", ")]}⦄⟩"
+_NUMBER_WORDS = {
+    word: str(n)
+    for n, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+        " eighteen nineteen twenty".split()
+    )
+}
+
+
+def _choice_letter(text: str) -> str | None:
+    if text[:1] not in ("(", "[") and text[1:2] not in (".", ")", ":"):
+        return None
+    match = _CHOICE.fullmatch(text) or _CHOICE_WITH_TEXT.fullmatch(text)
+    return match[match.lastindex].upper() if match else None
+
+
+def _join_thousands(match: re.Match) -> str:
+    before = match.string[: match.start()]
+    inside_brackets = sum(map(before.count, _OPEN)) > sum(map(before.count, _CLOSE))
+    return match[0] if inside_brackets else match[0].replace(",", "")
+
+
+# --- structure: lists, relations, tuples and sets of single values --------------------------------
+
+_STRUCTURE = re.compile(r"^ *[({]|[,=<>≤≥≠∈\[\]⦃⦄⟨⟩]")
+_BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈]")
+
+
+def _read_structure(text: str, as_text: list[str]) -> str:
+    """The key; pieces that are no sums are also added to `as_text`."""
+    text = text.strip()
+    if not _STRUCTURE.search(text):
+        return _read_value(text, as_text)
+    items, sides = _split(text, ","), _split(text, _RELATIONS)
+    if not items or not sides:
+        return _as_text(text, as_text)
+    if len(items) > 1:
+        return ", ".join([_read_structure(item, as_text) for item in items[::2]])
+    if len(sides) > 1:
+        key = "".join([s if s in _RELATIONS and s else _read_structure(s, as_text) for s in sides])
+        if NAMED.fullmatch(key):
+            as_text.append(key)  # 1x = 5 is x=5 after a round, and 5 after two
+        return key
+    inside = _split(text[1:-1], ",") if text[:1] in tuple(_OPEN) and text[-1] in _CLOSE else None
+    return _read_bracketed(text, inside[::2], as_text) if inside else _read_value(text, as_text)
+
+
+def _read_bracketed(text: str, items: list[str], as_text: list[str]) -> str:
+    opening, closing = text[0], text[-1]
+    keys = [_read_structure(item, as_text) for item in items]
+    if opening + closing in ("()", "{}") and len(keys) == 1 and keys[0]:
+        return keys[0]
+    if opening + closing in ("{}", "⦃⦄"):
+        opening, closing, keys = "⦃", "⦄", sorted(set(keys))
+    return opening + ", ".join(keys) + closing  # kinds may differ: [0, 1) is an interval
+
+
+def _split(text: str, separators: str) -> list[str] | None:
+    """[piece, separator, piece, ...], cut outside all brackets; None where the brackets don't match
+    or are too deep."""
+    parts, start, depth = [], 0, 0
+    for match in _BRACKET_OR_CUT.finditer(text):
+        character = match[0]
+        if character in _OPEN:
+            depth += 1
+            if depth > MAX_DEPTH:
+                return None
+        elif character in _CLOSE:
+            depth -= 1
+            if depth < 0:
+                return None
+        elif depth == 0 and character in separators:
+            parts += [text[start : match.start()], character]
+            start = match.end()
+    return None if depth else [*parts, text[start:]]
+
+
+# --- a single value -------------------------------------------------------------------------------
+
+_UNIT = (
+    rf"(?: ?\(?(?:square |sq\.? |cubic |cu\.? )?{_UNIT_WORD}| {_UNIT_LETTER}"
+    rf"| ?\\frac\{{ ?{_UNIT_LETTER} ?\}}\{{ ?{_UNIT_LETTER}{_UNIT_POWER} ?\}})"
+)
+WITH_UNIT = re.compile(
+    rf"((?:[-+*/^(){{}} 0-9.π]|\\frac|\\sqrt)*[0-9)}}π.]){_UNIT}{_UNIT_POWER}"
+    rf"(?: ?(?:/|\*|per ) ?(?:{_UNIT_WORD}|{_UNIT_LETTER}){_UNIT_POWER})?\)?"
+)
+_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")  # keeps the degrees of its argument
+_LOOSE_BRACES = re.compile(r"([\^_])\{(\w)\}(?!\w)")
+_LOOSE_BLANK = re.compile(r"(?<!\w) | (?!\w)")
+_HAS_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z%°Ωμ]")
+
+
+def _read_value(text: str, as_text: list[str]) -> str:
+    if _HAS_NAME.search(text):
+        with_unit = WITH_UNIT.fullmatch(text)
+        text = with_unit[1] if with_unit else text
+        text = text if _FUNCTION.search(text) else text.rstrip(" °")
+    return read_sum(text) or _as_text(text, as_text)
+
+
+def _as_text(text: str, as_text: list[str]) -> str:
+    """What can't be read, with blanks only between words and no braces around a single exponent."""
+    as_text.append(text)
+    return _LOOSE_BLANK.sub("", _LOOSE_BRACES.sub(r"\1\2", text))

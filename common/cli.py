@@ -1,0 +1,153 @@
+"""Command lines from dataclasses: `--field value`, one-line errors that name the flag, exit status
+2 for a user's mistake.
+
+    @dataclass
+    class Settings:
+        steps: int = flag(60, "rollout steps", "at least 1", group="how long")       rule and group are optional
+
+A rule stands beside its flag and is the end of its error: `--steps must be at least 1 (got 0)`; "at
+least 2: a vote needs company" says why as well. A group holds the flags from the one that names it
+to the next that does; `--help` shows them so.
+"""
+
+import copy
+import difflib
+import math
+import os
+import sys
+from argparse import ArgumentDefaultsHelpFormatter
+from collections.abc import Callable, Iterable
+from dataclasses import field, fields
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from transformers import HfArgumentParser
+
+from common.errors import UsageError, UserError
+
+RULES: dict[str, Callable[[Any], bool]] = {
+    "at least 1": lambda x: x >= 1,
+    "at least 2": lambda x: x >= 2,
+    "0 or more": lambda x: 0 <= x < math.inf,
+    "0 or more, inf included": lambda x: x >= 0,
+    "above 0": lambda x: 0 < x,
+    "above 0 and at most 1": lambda x: 0 < x <= 1,
+    "between 0 and 1": lambda x: 0 <= x <= 1,
+    "0 or above 1": lambda x: x == 0 or x > 1,
+    "given": lambda x: bool(x),
+}
+
+Settings = TypeVar("Settings")
+
+
+def flag(default, help: str, rule: str = "", *, choices: Iterable[str] = (), group: str = "") -> Any:
+    """A field of a settings class: its default, its help text, what its value must be (by a rule,
+    or one of the choices: the names of a table, say), the group that begins with it."""
+    if rule and rule.partition(":")[0] not in RULES:
+        raise KeyError(f"no such rule: {rule}")
+    metadata = {"help": help, "rule": rule, "choices": list(choices), "group": group}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def require(settings, name: str, ok: bool, what: str) -> None:
+    """`what` the flag must be; what stands behind a colon says why, behind the value that was
+    given."""
+    if not ok:
+        what, colon, why = what.partition(":")
+        raise UsageError(f"--{name} must be {what} (got {getattr(settings, name)}){colon}{why}")
+
+
+def check(settings) -> None:
+    """Every flag's rule, and that every number is finite where its rule doesn't allow otherwise."""
+    for f in fields(settings):
+        value, rule = getattr(settings, f.name), f.metadata.get("rule")
+        if rule:
+            require(settings, f.name, RULES[rule.partition(":")[0]](value), rule)
+        if choices := f.metadata.get("choices"):
+            require(settings, f.name, value in choices, f"one of {', '.join(choices)}")
+        if isinstance(value, float):
+            require(settings, f.name, math.isfinite(value) or "inf included" in (rule or ""), "finite")
+
+
+def check_pixels(settings) -> None:
+    ok = not settings.max_pixels or settings.min_pixels <= settings.max_pixels
+    require(settings, "min_pixels", ok, "at most --max_pixels")
+
+
+class _Help(ArgumentDefaultsHelpFormatter):
+    """A flag once, though `--a-b` is taken for `--a_b`, and without its value's name in
+    capitals."""
+
+    def _format_action_invocation(self, action):
+        choices = f" {{{','.join(map(str, action.choices))}}}" if action.choices else ""
+        return ", ".join(s for s in action.option_strings if "-" not in s.lstrip("-")) + choices
+
+
+class _Parser(HfArgumentParser):
+    def __init__(self, cls, **options):
+        self.section = None
+        super().__init__(cls, allow_abbrev=False, formatter_class=_Help, **options)
+
+    def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there; here it knows the group
+        if name := field.metadata.get("group"):
+            self.section = self.add_argument_group(name)
+        plain = copy.copy(
+            field
+        )  # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
+        known = {name: field.metadata[name] for name in ("help", "choices") if field.metadata.get(name)}
+        plain.metadata = MappingProxyType(known)
+        HfArgumentParser._parse_dataclass_field(self.section or parser, plain)
+
+    def error(self, message):
+        raise UsageError(message)
+
+
+def parse(
+    cls: type[Settings], argv: list[str], presets: dict[str, dict] | None = None, defaults: dict | None = None
+) -> Settings:
+    """Flags -> an instance of the dataclass `cls`. `--preset` and `defaults` set other defaults;
+    flags given win."""
+    parser = _Parser(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if presets and (chosen := value_of(argv, "--preset")):
+        if chosen not in presets:
+            raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
+        parser.set_defaults(**presets[chosen])
+    parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
+    values, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        close = difflib.get_close_matches(unknown[0].split("=")[0].lstrip("-"), sorted(known), 1)
+        hint = f"; did you mean --{close[0]}?" if close else "; --help lists the flags"
+        raise UsageError(f"unknown flag {unknown[0]}{hint}")
+    return values
+
+
+def value_of(argv: list[str], flag: str) -> str | None:
+    """The word after a flag, before anything is parsed."""
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def one_process(program: str) -> None:
+    """Refuses torchrun: every process would do and write the same."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError(f"{program} runs in one process: start it with python, not with torchrun")
+
+
+def run(main: Callable[[list[str]], int]) -> None:
+    """Calls main(argv) and exits with its status; what the user can mend becomes one line on stderr
+    and status 2."""
+    try:
+        status = main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

@@ -1,0 +1,2 @@
+"""The parts behind model_utils.py: loading, questions as tensors, families, attention over shared
+prompts, decoding."""

@@ -1,0 +1,62 @@
+"""Questions as tensors: one as the model reads it, and several as one right-padded batch.
+
+Letters: P questions, L prompt tokens, A axes of rotary positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One question as the model reads it."""
+
+    id: str
+    ids: list[int]  # image tokens already expanded
+    vision: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # what the family's image processor makes of the images
+    choices: tuple[
+        str, ...
+    ] = ()  # the options of a lettered question, so that an option's value votes as its letter
+
+    def bytes(self) -> int:
+        return 8 * len(self.ids) + sum(x.nbytes for x in self.vision.values())
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """P questions as one right-padded batch."""
+
+    keys: list[str]  # question ids, which key the randomness
+    ids: Tensor  # [P, L]
+    lengths: Tensor  # [P]
+    vision: list[dict[str, Tensor]]  # of each question; empty where it has no image
+    positions: Tensor | None = None  # [A, P, L] rotary positions, once the model has said them
+    blocks: Tensor | None = None  # [P, L] images whose tokens see each other, likewise
+
+    def __len__(self):
+        return len(self.keys)
+
+    def select(self, rows: Sequence[int]) -> "Prompts":
+        """These questions, in this order, no wider than they need to be."""
+        rows = list(rows)
+        lengths = self.lengths[rows]
+        width = int(lengths.max())
+        return Prompts(
+            [self.keys[r] for r in rows],
+            self.ids[rows, :width],
+            lengths,
+            [self.vision[r] for r in rows],
+            None if self.positions is None else self.positions[:, rows, :width],
+            None if self.blocks is None else self.blocks[rows, :width],
+        )
+
+
+def next_position(prompts) -> Tensor:
+    """[P], the rotary position of the first response token."""
+    real = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
+    return prompts.positions.amax(0).masked_fill(~real, -1).amax(-1) + 1

@@ -1,0 +1,99 @@
+"""Checkpoints of a run: a Hugging Face folder plus the optimiser and the trainer's state, written
+whole or not at all."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from common.files import sync
+from model.processor import Processor
+
+
+def save_checkpoint(folder: Path, model, processor: Processor, optimizer, state: dict, keep: int = 0) -> None:
+    """Writes `folder` (…/step-N) whole or not at all: a Hugging Face checkpoint plus the optimiser
+    and `state`.
+
+    Everything is written beside its place, flushed to disk and renamed. Older checkpoints beyond
+    `keep` (0: all stay) go only after that. Raises OSError (a full disk) with the older checkpoints
+    untouched.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        processor.save(partial)
+        names = {p: n for n, p in model.named_parameters()}
+        moments = {
+            f"{names[p]}|{key}": value.contiguous()
+            for p, values in optimizer.state.items()
+            for key, value in values.items()
+        }
+        save_file(moments, partial / "optimizer.safetensors")
+        sizes = {
+            str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()
+        }
+        (partial / "trainer.json").write_text(json.dumps({**state, "files": sizes}, indent=1))
+        for entry in [*partial.rglob("*"), partial]:
+            sync(entry)
+        if folder.exists():  # a leftover that latest_checkpoint found broken
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        sync(folder.parent)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(str(error)) from None
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if keep:  # broken ones are not counted: they may be newer by number than every good one
+        good = [p for p in checkpoints(folder.parent) if p != folder and is_whole(p)]
+        kept = {folder, *good[len(good) - (keep - 1) :]}
+        for old in checkpoints(folder.parent):
+            if old not in kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoints(parent: Path) -> list[Path]:
+    """step-N folders, oldest first, whole or not."""
+    found = [p for p in Path(parent).glob("step-*") if p.name[5:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def is_whole(folder: Path) -> bool:
+    """Every file that the checkpoint lists is there at its full size, and its tensors can be
+    opened."""
+    try:
+        for name, size in json.loads((folder / "trainer.json").read_text())["files"].items():
+            if (folder / name).stat().st_size != size:
+                return False
+            if name.endswith(".safetensors"):
+                with safe_open(folder / name, "pt"):
+                    pass
+        return True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return False
+
+
+def latest_checkpoint(parent: Path) -> Path | None:
+    """The newest whole checkpoint under `parent`."""
+    return next((p for p in reversed(checkpoints(parent)) if is_whole(p)), None)
+
+
+def load_checkpoint(folder: Path, model, optimizer) -> dict:
+    """The optimiser's moments into `optimizer` -> the saved `state`. The weights are load_model's
+    to load."""
+    parameters = dict(model.named_parameters())
+    with safe_open(folder / "optimizer.safetensors", "pt") as file:
+        for entry in file.keys():
+            name, key = entry.rsplit("|", 1)
+            value = file.get_tensor(entry)
+            p = parameters[name]
+            optimizer.state[p][key] = value.to(p.device)
+    state = json.loads((Path(folder) / "trainer.json").read_text())
+    del state["files"]
+    return state

@@ -1,0 +1,259 @@
+"""The decoder's layers in few calls: query, key and value from one product, gate and up from
+another.
+
+    fused_layers(model)          the weights of a decoder of the standard make, or None where it is of another
+    forward_packed(model, ..)    a flat row of whole sequences through them, or through the decoder's own forward
+
+Letters: N tokens, D width, H key/value heads, R query heads for each of them, d width of a head, A
+axes of positions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.families import embed, no_mask, position_ids, rope_table, text_model
+from model.kv_cache import KVCache
+from model.packed_attention import Layout, packed_attention
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one decoder layer; those that read the same input stand in one matrix."""
+
+    norm_in: Callable
+    qkv: tuple[Tensor, Tensor | None]  # [(H*R + 2 H) d, D] and bias
+    norm_query: Callable | None
+    norm_key: Callable | None
+    out: tuple[Tensor, Tensor | None]
+    norm_mlp: Callable
+    gate_up: tuple[Tensor, Tensor | None]
+    down: tuple[Tensor, Tensor | None]
+    act: Callable
+    scale: float
+    head: int  # d
+
+
+NORMS = ("input_layernorm", "post_attention_layernorm")
+
+
+def is_standard_layer(layer) -> bool:
+    """Whether a decoder layer is the usual one: x + attention(norm(x)), then x +
+    down(act(gate(norm(x))) * up(norm(x)))."""
+    children = {name: {n for n, _ in part.named_children()} for name, part in layer.named_children()}
+    attention, mlp = children.get("self_attn", set()), children.get("mlp", set())
+    return (
+        children.keys() == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+        and {"q_proj", "k_proj", "v_proj", "o_proj"} <= attention
+        and attention <= {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm", "rotary_emb"}
+        and mlp == {"gate_proj", "up_proj", "down_proj", "act_fn"}
+        and getattr(layer.self_attn, "sliding_window", None) is None
+        and all(hasattr(layer, n) and hasattr(getattr(layer, n), "variance_epsilon") for n in NORMS)
+        and all(type(m) is torch.nn.Linear for n, m in layer.named_modules() if n.endswith("_proj"))
+    )
+
+
+COLOCATED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # linear maps of one input
+
+
+def together(layer) -> list[list[torch.nn.Linear]]:
+    parts = layer.self_attn, layer.mlp
+    return [[getattr(part, name) for name in names] for part, names in zip(parts, COLOCATED, strict=True)]
+
+
+@torch.no_grad()
+def colocate_qkv_gate_up(model) -> None:
+    """Puts the weights that are multiplied together next to each other in memory, where they are
+    not, so that one matrix can be a view of them. They stay separate parameters to everything else,
+    and training them in place trains the view."""
+    for layer in filter(is_standard_layer, text_model(model).layers):
+        for linears in together(layer):
+            for name in ("weight", "bias"):
+                parts = [getattr(linear, name) for linear in linears]
+                if all(p is not None for p in parts) and view_of(parts) is None:
+                    whole = torch.cat(parts)
+                    for p, rows in zip(parts, whole.split([len(p) for p in parts]), strict=True):
+                        p.data = rows
+
+
+def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
+    """The parts as one tensor of `dtype`: a view where they lie side by side in memory, a copy
+    elsewhere."""
+    if any(p is None for p in parts):
+        return None
+    if parts[0].dtype == dtype and (view := view_of(parts)) is not None:
+        return view
+    return torch.cat([p.detach().to(dtype) for p in parts])
+
+
+def view_of(parts: Sequence[Tensor]) -> Tensor | None:
+    """The parts as one tensor, where they lie side by side in memory."""
+    first, end = parts[0].detach(), parts[0].data_ptr()
+    for p in parts:
+        one_block = p.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if p.dtype != first.dtype or p.data_ptr() != end or not (one_block and p.is_contiguous()):
+            return None
+        end += p.numel() * p.element_size()
+    return first.as_strided((sum(len(p) for p in parts), *first.shape[1:]), first.stride())
+
+
+def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    return joined([weight_of(m) for m in linears], dtype), joined([m.bias for m in linears], dtype)
+
+
+def weight_of(linear) -> Tensor:
+    """Its weight, with the adapter's part added where peft has put one on it (see lora.py) and it
+    is not switched off."""
+    if type(linear) is torch.nn.Linear or linear.disable_adapters:
+        return linear.weight
+    return linear.weight.float() + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
+
+
+def uses_fused_layers(model) -> bool:
+    """Whether `fused_layers` serve. Not under an adapter in a narrow dtype: rounded to bfloat16, W
+    + BA is mostly W."""
+    narrow = getattr(model, "compute_dtype", model.dtype).itemsize < 4
+    adapted = any(
+        hasattr(m, "lora_A") and not m.disable_adapters for m in text_model(model).layers[0].modules()
+    )
+    return getattr(model, "standard_decoder", False) and not (narrow and adapted)
+
+
+def fused_layers(model) -> list[Layer] | None:
+    """The decoder's layers in the compute dtype, or None where it isn't made of the usual parts."""
+    decoder, dtype = text_model(model), getattr(model, "compute_dtype", model.dtype)
+    if not uses_fused_layers(model):
+        return None
+    layers = []
+    for layer in decoder.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv, gate_up = (linear_of(linears, dtype) for linears in together(layer))
+        layers.append(
+            Layer(
+                rms_norm(layer.input_layernorm), qkv, getattr(attention, "q_norm", None), getattr(attention, "k_norm", None),
+                linear_of([attention.o_proj], dtype), rms_norm(layer.post_attention_layernorm), gate_up,
+                linear_of([mlp.down_proj], dtype), mlp.act_fn.forward, attention.scaling, attention.head_dim,
+            )
+        )  # fmt: skip
+    return layers
+
+
+def rms_norm(module) -> Callable:
+    """A norm of the usual kind in few calls; one of another kind would fail the check at
+    loading."""
+    weight, share = module.weight, 1 / module.weight.numel()
+    if weight.is_cuda:
+        return lambda x: F.rms_norm(x, weight.shape, weight, module.variance_epsilon)
+    # PyTorch's own is a dozen operations on a CPU
+    eps = torch.full((1,), module.variance_epsilon, device=weight.device)
+
+    def norm(x: Tensor) -> Tensor:  # x / sqrt(mean(x^2) + eps) * weight
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scaled = x * torch.addcmul(eps, length, length, value=share).rsqrt_()
+        return (scaled if scaled.dtype == x.dtype else scaled.to(x.dtype)) * weight
+
+    return norm
+
+
+class Rows(Protocol):
+    """Rows of tokens that know their keys: one packed row of whole sequences, or a batch that
+    decodes."""
+
+    def __len__(self) -> int: ...
+
+    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor: ...
+
+
+def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Tensor:
+    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm. Takes x's
+    memory.
+
+    Where products run in a narrower dtype than the weights', autocast is on around this: x stays in
+    the wider one.
+    """
+    rows = [len(batch) for batch in batches]
+    for i, layer in enumerate(layers):
+        qkv = F.linear(layer.norm_in(x), *layer.qkv)
+        pieces = qkv.split(rows) if len(batches) > 1 else [qkv]
+        read = [batch.attend(i, layer, piece) for batch, piece in zip(batches, pieces, strict=True)]
+        x = plus_linear(x, read[0] if len(read) == 1 else torch.cat(read), *layer.out)
+        gate, up = F.linear(layer.norm_mlp(x), *layer.gate_up).chunk(2, -1)
+        x = plus_linear(x, layer.act(gate).mul_(up), *layer.down)
+    return x
+
+
+def rotated_heads(
+    layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> query [N, H*R, d], key and value [N, H,
+    d]"""
+    d, (cos, sin) = layer.head, rotation
+    heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
+    rotated, value = heads[:, :-H], heads[:, -H:]
+    if layer.norm_query is not None:
+        rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
+    # rolled by half a head, its halves change places
+    rotated = torch.addcmul(rotated * cos, rotated.roll(d // 2, -1), sin)
+    rotated = rotated if rotated.dtype == value.dtype else rotated.to(value.dtype)
+    return rotated[:, :-H], rotated[:, -H:], value
+
+
+def rope_tables(cos: Tensor, sin: Tensor) -> Tensor:
+    """[.., d] each -> [.., 2 d], for x cos + rotate_half(x) sin: the sign of the half that is
+    negated is moved into sin."""
+    half = sin.shape[-1] // 2
+    return torch.cat([cos, -sin[..., :half], sin[..., half:]], -1)
+
+
+class PackedRow:
+    """A flat row of whole sequences, all tokens at once, in the place of a batch."""
+
+    def __init__(self, model, positions: Tensor, layout: Layout, cache: KVCache | None):
+        self.layout, self.cache, self.H = layout, cache, model.config.get_text_config().num_key_value_heads
+        self.rotation = rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)  # [N, 1, d] each
+
+    def __len__(self) -> int:
+        return len(self.rotation[0])
+
+    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
+        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
+        query, key, value = rotated_heads(layer, qkv, self.H, self.rotation)
+        if self.cache is not None:
+            self.cache.store_prompt(key, value)
+        return packed_attention(query, key, value, self.layout, layer.scale).flatten(1)
+
+
+def forward_packed(
+    model,
+    layers: list[Layer] | None,
+    ids: Tensor,
+    prompts,
+    positions: Tensor,
+    layout: Layout,
+    cache: KVCache | None = None,
+) -> Tensor:
+    """A flat row of whole sequences, ids [1, N] and positions [A, 1, N] -> [N, D] after the last
+    norm; the keys of prompts go to `cache`. Through `layers` without gradient, where they are
+    given; else through the decoder's own forward."""
+    inputs = embed(model, ids, prompts)
+    if layers is not None and len(inputs) == 1:  # nothing but embeddings: no features for later layers
+        x = inputs["inputs_embeds"][0]
+        return rms_norm(text_model(model).norm)(
+            run_layers(layers, x, [PackedRow(model, positions, layout, cache)])
+        )
+    return text_model(model)(
+        **inputs, position_ids=position_ids(model, positions), attention_mask=no_mask(model), use_cache=False,
+        layout=layout, caches=None if cache is None else [cache],
+    ).last_hidden_state[0]  # fmt: skip
+
+
+def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x + y W^T + b, in place where it can be; the sum stays in x's dtype, which may be wider than
+    the product's."""
+    if bias is None and x.dtype == y.dtype == weight.dtype:
+        return x.addmm_(y, weight.t())
+    return x + F.linear(y, weight, bias)

@@ -1,0 +1,286 @@
+"""From questions to tensors and from tokens to text: a checkpoint's tokenizer, chat template and
+image processor.
+
+Left out: videos; image processors that need torchvision.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import current_thread, local, main_thread
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+from common.errors import ModelError, first_line
+from data import Example
+from data.prompts import INSTRUCTION, content
+from model.batch import Encoded, Prompts
+from model.families import VISION, compose_processor, per_question
+from model.loading import generation_config, load_config
+from model.pixels import resize, supports, to_patches
+
+KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
+
+TEXT_INPUTS = (
+    "attention_mask",
+    "token_type_ids",
+    "mm_token_type_ids",
+)  # of what a processor gives, not about images
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What turns questions into tensors and tokens into text: transformers' own processor of the
+    family, without its video part, or a tokenizer alone where the model reads no images."""
+
+    tokenizer: object
+    whole: object | None  # of tokenizer and image processor
+    model_type: str
+    image_token_id: int | None
+    eos_ids: tuple[int, ...]
+    vocabulary: int  # width of the head; an id without a token is padding
+    files: dict[str, str] = field(default_factory=dict)  # of the checkpoint, to be saved again as they are
+    copies: object = field(default_factory=local)  # of each thread: a tokenizer serves one at a time
+    kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
+    kept_bytes: list = field(default_factory=lambda: [0])
+
+    @property
+    def image_processor(self):
+        return None if self.whole is None else self.whole.image_processor
+
+    @property
+    def pad(self) -> int:
+        """Fills what nobody reads."""
+        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+
+    def keep(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
+        """Encodes what will be asked for again, and keeps the result while little is kept."""
+        encoded = self.encode(example, instruction)
+        if self.kept_bytes[0] + encoded.bytes() <= KEEP_BYTES:
+            self.kept_bytes[0] += encoded.bytes()
+            self.kept[id(example)] = example, instruction, encoded
+        return encoded
+
+    def keeps(self, example: Example) -> bool:
+        return self.kept.get(id(example), (None,))[0] is example
+
+    def forget(self, example: Example) -> None:
+        if id(example) in self.kept:
+            self.kept_bytes[0] -= self.kept.pop(id(example))[2].bytes()
+
+    def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
+        """Chat template; each image's placeholder replaced by the tokens that its features will
+        stand for."""
+        known = self.kept.get(id(example))
+        if known and known[0] is example and known[1] == instruction:
+            return known[2]
+        asked = content(example, instruction)
+        if self.whole is None:
+            if example.images:
+                raise ValueError(f"question {example.id}: it has images, and {self.model_type} reads none")
+            text = self.chat("".join(part["text"] for part in asked))
+            ids = self.own("tokenizer")(text, add_special_tokens=False)["input_ids"]
+            return Encoded(example.id, ids, {}, example.choices)
+        text = self.chat(asked)
+        # the question's own text can't hold image tokens: only those that the template placed
+        placeholder, image_token = (
+            self.whole.image_token,
+            self.tokenizer.convert_ids_to_tokens(self.image_token_id),
+        )
+        for token, wanted in {image_token: 0, placeholder: len(example.images)}.items():
+            if text.count(token) != wanted:
+                raise ValueError(f"question {example.id}: its text holds the image token {token}")
+        bos = self.tokenizer.bos_token
+        special = bos is None or not text.startswith(bos)
+        if supports(self.image_processor):
+            vision = resize(self.image_processor, example.images) if example.images else {}
+            return Encoded(example.id, self.with_places(text, vision, special), vision, example.choices)
+        made = self.own("whole")(
+            text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
+            add_special_tokens=special, return_mm_token_type_ids=False,
+        )  # fmt: skip
+        ids = made.pop("input_ids")[0].tolist()
+        vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
+        vision = per_question(self.model_type, vision) if example.images else {}
+        return Encoded(example.id, ids, vision, example.choices)
+
+    def with_places(self, text: str, vision: dict[str, Tensor], special: bool) -> list[int]:
+        """The ids of a text, the image token of each picture repeated once for every feature of the
+        picture."""
+        ids = self.own("tokenizer")(text, add_special_tokens=special)["input_ids"]
+        if not vision:
+            return ids
+        counts = iter((vision["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist())
+        return [i for one in ids for i in ([one] * next(counts) if one == self.image_token_id else [one])]
+
+    def chat(self, content) -> str:
+        return self.own("tokenizer").apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def own(self, name: str):
+        """The tokenizer or the whole processor, a copy in any thread but the main one."""
+        if current_thread() is main_thread():
+            return getattr(self, name)
+        if not hasattr(self.copies, name):
+            setattr(self.copies, name, copy.deepcopy(getattr(self, name)))
+        return getattr(self.copies, name)
+
+    def collate(self, encoded: Sequence[Encoded], device: str | torch.device = "cpu") -> Prompts:
+        lengths = torch.tensor([len(e.ids) for e in encoded])
+        ids = torch.full((len(encoded), int(lengths.max())), self.pad)
+        for row, e in zip(ids, encoded, strict=True):
+            row[: len(e.ids)] = torch.tensor(e.ids)
+        vision = [{name: x.to(device) for name, x in e.vision.items()} for e in encoded]
+        if supports(self.image_processor):
+            vision = [to_patches(self.image_processor, v) if v else v for v in vision]
+        return Prompts([e.id for e in encoded], ids.to(device), lengths.to(device), vision)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """The ids that have a token: there may be gaps between them."""
+        return torch.tensor([i for i in self.tokenizer.get_vocab().values() if i < self.vocabulary])
+
+    def banned(self) -> Tensor:
+        """[V] bool: special tokens other than the eos tokens, and the padding of the vocabulary.
+        Never sampled."""
+        banned = torch.ones(self.vocabulary, dtype=torch.bool)
+        banned[self.known] = False
+        special = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
+        special += [] if self.image_token_id is None else [self.image_token_id]
+        banned[[i for i in special if i < self.vocabulary]] = True
+        banned[list(self.eos_ids)] = False
+        return banned
+
+    def save(self, folder: str | Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        if self.whole is not None:
+            self.image_processor.save_pretrained(folder)
+        for name, text in self.files.items():
+            (Path(folder) / name).write_text(text)
+
+
+def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Processor:
+    """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is
+    missing."""
+    config = load_config(path)
+    sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
+    if Path(path).is_dir() and not any(
+        f.name.startswith(("tokenizer", "vocab")) for f in Path(path).iterdir()
+    ):
+        raise ModelError(f"--model {path}: no tokenizer.json, so no tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        settings = ProcessorMixin.get_processor_dict(path)[0] if sees else {}
+        # what the processor says comes first: a decoder's own tokenizer may bring a template that
+        # knows no images
+        tokenizer.chat_template = chat_template(settings) or tokenizer.chat_template
+        image_processor = load_image_processor(path) if sees else None
+        whole = compose_processor(config.model_type, tokenizer, image_processor, settings) if sees else None
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        raise ModelError(f"--model {path}: {first_line(error)}") from None
+    if tokenizer.chat_template is None:
+        raise ModelError(f"--model {path}: its tokenizer has no chat template")
+    if min_pixels or max_pixels:
+        size = dict(image_processor.size) if sees else {}
+        if not {"shortest_edge", "longest_edge"} <= {k for k, v in size.items() if v}:
+            raise ModelError(
+                f"--model {path}: {config.model_type} takes no --min_pixels and --max_pixels; set both to 0"
+            )
+        image_processor.size = type(image_processor.size)(
+            shortest_edge=min_pixels or size["shortest_edge"], longest_edge=max_pixels or size["longest_edge"]
+        )
+    own = {
+        name: value for name, value in settings.items() if name not in ("image_processor", "chat_template")
+    }
+    processor = Processor(
+        tokenizer=tokenizer,
+        whole=whole,
+        model_type=config.model_type,
+        image_token_id=config.image_token_id if sees else None,
+        eos_ids=tuple(i for i in eos_ids(path, tokenizer) if 0 <= i < vocabulary),
+        vocabulary=vocabulary,
+        files={"processor_config.json": json.dumps(own, indent=2)} if own else {},
+    )
+    try_out(path, processor)
+    return processor
+
+
+def try_out(path: str, processor: Processor) -> None:
+    """Encodes a question, so that what a checkpoint's processor lacks is said when it is loaded."""
+    image, token = processor.image_token_id, None
+    if image is not None:
+        token = processor.tokenizer.convert_ids_to_tokens(image)
+        if token is None:
+            raise ModelError(
+                f"--model {path}: its tokenizer has no token {image}, its config.json's image_token_id"
+            )
+    try:
+        ids = processor.encode(Example("", () if image is None else (Image.new("RGB", (64, 64)),), "?")).ids
+    except Exception as error:  # noqa: BLE001  templates, transformers and missing packages raise many kinds
+        raise ModelError(f"--model {path}: its processor reads no question ({first_line(error)})") from None
+    if image is not None and image not in ids:
+        raise ModelError(
+            f"--model {path}: its processor writes no {token}, its config.json's image_token_id {image}"
+        )
+
+
+def chat_template(settings: dict) -> str | None:
+    """That of a processor, which may have several by name."""
+    found = settings.get("chat_template")
+    return found.get("default") if isinstance(found, dict) else found
+
+
+def load_image_processor(path: str):
+    """The Pillow image processor of a checkpoint, which needs no torchvision; Qwen's resizes by
+    pixels.py."""
+    settings, _ = BaseImageProcessor.get_image_processor_dict(path)
+    name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
+    pillow = getattr(transformers, f"{name}Pil", None)
+    if pillow is None:
+        raise ImportError(f"no Pillow image processor for {name or 'this checkpoint'} in transformers")
+    return type(pillow.__name__, (LookupNormalise, pillow), {}).from_pretrained(path)
+
+
+class LookupNormalise:
+    """A byte has 256 values, so what an image processor's rescaling and normalising make of them is
+    looked up: the same numbers, in a fraction of the time."""
+
+    def rescale(self, image, scale, **kwargs):
+        later = image.dtype == np.uint8 and self.do_rescale and self.do_normalize
+        return image if later else super().rescale(image, scale, **kwargs)
+
+    def normalize(self, image, mean, std, **kwargs):  # [C, H, W]
+        if image.dtype != np.uint8 or not self.do_rescale:
+            return super().normalize(image, mean, std, **kwargs)
+        every = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(image), 1, 256))
+        table = super().normalize(super().rescale(every, self.rescale_factor), mean, std)  # [C, 1, 256]
+        out = np.empty(image.shape, table.dtype)
+        for channel, values, place in zip(image, table, out, strict=True):
+            np.take(values[0], channel, out=place, mode="clip")
+        return out
+
+
+def eos_ids(path: str, tokenizer) -> tuple[int, ...]:
+    """Every id that ends a response: generation_config's, else the config's, else the
+    tokenizer's."""
+    found = None
+    stated, _ = PreTrainedConfig.get_config_dict(path)  # config itself may have dropped some of it
+    for generation in (generation_config(path), GenerationConfig.from_model_config(stated)):
+        found = found if found is not None or generation is None else generation.eos_token_id
+    found = found if found is not None else tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, (list, tuple)) else (found,)
