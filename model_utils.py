@@ -31,7 +31,7 @@ from kernels import linear_logprobs
 from model.batch import Encoded, Prompts, next_position
 from model.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from model.decode import decode
-from model.families import image_blocks, rope_positions
+from model.families import product_dtype, with_positions
 from model.layers import forward_packed, fused_layers, uses_fused_layers
 from model.loading import (
     autocast,
@@ -116,10 +116,7 @@ def generate(
     prompts = examples
     if not isinstance(prompts, Prompts):
         prompts = processor.collate([processor.encode(e) for e in examples], device)
-    if prompts.positions is None:
-        prompts = replace(
-            prompts, positions=rope_positions(model, prompts), blocks=image_blocks(model, prompts)
-        )
+    prompts = with_positions(model, prompts)
     sampling = Sampling(
         temperature,
         top_p,
@@ -186,7 +183,7 @@ def pack(rollout: Rollout) -> Packed:
     ids = torch.cat([prompts.ids[layout.prompts.real], rollout.tokens[order][read]])
     own_positions = (after[:, None] + steps)[read]
     positions = torch.cat(
-        [prompts.positions[:, layout.prompts.real], own_positions.expand(len(prompts.positions), -1)], 1
+        [prompts.rope[:, layout.prompts.real], own_positions.expand(len(prompts.rope), -1)], 1
     )
     # the first token of a response is predicted by its prompt's last, every later one by the token
     # before it
@@ -209,7 +206,7 @@ def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tenso
     mask = rollout.mask
     with autocast(model):
         # in bfloat16 two ways of one forward differ by enough to show as KL between equal models
-        lean = not torch.is_grad_enabled() and getattr(model, "compute_dtype", model.dtype) == torch.float32
+        lean = not torch.is_grad_enabled() and product_dtype(model) == torch.float32
         layers = fused_layers(model) if lean else None
         hidden = forward_packed(model, layers, packed.ids, rollout.prompts, packed.positions, packed.layout)
         out = linear_logprobs(

@@ -156,7 +156,7 @@ class ended_at:
     """Ends row b of ours after lengths[b] tokens."""
 
     def __init__(self, lengths: torch.Tensor | None):
-        self.lengths, self.accept = lengths, DecodeBatch.accept
+        self.lengths, self.accept = lengths, DecodeBatch.sample_next
 
     def __enter__(self):
         accept, lengths = self.accept, self.lengths
@@ -166,10 +166,10 @@ class ended_at:
             batch.live.logical_and_(batch.lengths < lengths[batch.rows])
 
         if lengths is not None:
-            DecodeBatch.accept = accept_and_end
+            DecodeBatch.sample_next = accept_and_end
 
     def __exit__(self, *_):
-        DecodeBatch.accept = self.accept
+        DecodeBatch.sample_next = self.accept
 
 
 class Generate:

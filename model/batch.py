@@ -38,8 +38,15 @@ class Prompts:
     positions: Tensor | None = None  # [A, P, L] rotary positions, once the model has said them
     blocks: Tensor | None = None  # [P, L] images whose tokens see each other, likewise
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def rope(self) -> Tensor:
+        """[A, P, L], the rotary positions."""
+        if self.positions is None:
+            raise ValueError("the model has not said the positions yet: see with_positions")
+        return self.positions
 
     def select(self, rows: Sequence[int]) -> "Prompts":
         """These questions, in this order, no wider than they need to be."""
@@ -56,7 +63,7 @@ class Prompts:
         )
 
 
-def next_position(prompts) -> Tensor:
+def next_position(prompts: Prompts) -> Tensor:
     """[P], the rotary position of the first response token."""
     real = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
-    return prompts.positions.amax(0).masked_fill(~real, -1).amax(-1) + 1
+    return prompts.rope.amax(0).masked_fill(~real, -1).amax(-1) + 1

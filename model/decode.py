@@ -1,15 +1,16 @@
-"""Sampling, one token at a time for all rows, with a cache that the samples of a question share.
+"""Decoding: prompts are prefilled once, then every row takes one token a step, with a cache that
+the samples of a question share.
 
     decode(model, prompts, num_samples, max_new_tokens, sampling, draws, memory, bar) -> Decoded
 
-Questions that were read together are a batch and decode in step. Samples that ended leave their
-batch's batch, and once enough memory is free the next questions are read and join as another batch:
-one step is one pass over the rows of all batches.
+Questions that were prefilled together are a batch (`DecodeBatch`) and decode in step. Samples that
+ended leave it, and once enough memory is free the next questions are prefilled and join as another
+batch: one decode step (`DecodeStep`) is one pass over the rows of all batches.
 
-A step does only what it must. Where a decoder is made of the usual parts (`fused_layers`), its
-layers are a few calls each: query, key and value from one product, gate and up from another, the
-attention of model/packed_attention.py. Any other decoder takes the same step through its own
-forward. On a GPU the step is captured as a CUDA graph and replayed until rows leave or join.
+A step does only what it must. Where a decoder is of the standard make (`fused_layers`), its layers
+are a few calls each: query, key and value from one product, gate and up from another, the attention
+of kv_cache.py. Any other decoder takes the same step through its own forward. On a GPU the step is
+captured as a CUDA graph and replayed until rows leave or join.
 
 Letters: P questions, G samples, B = P*G responses, N rows that decode, T max_new_tokens, V
 vocabulary, D width, H key/value heads, R query heads for each of them, d width of a head.
@@ -17,17 +18,25 @@ vocabulary, D width, H key/value heads, R query heads for each of them, d width 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.batch import next_position
-from model.families import no_mask, position_ids, rope_positions, rope_table, text_model
+from model.batch import Prompts, next_position
+from model.families import (
+    no_mask,
+    position_ids,
+    product_dtype,
+    rope_table,
+    text_model,
+    window_of,
+    with_positions,
+)
 from model.kv_cache import KVCache, shares_prompts
 from model.layers import (
     Layer,
+    Linear,
     forward_packed,
     fused_layers,
     is_standard_layer,
@@ -42,146 +51,13 @@ from model.packed_attention import Layout, Sequences
 from model.sampling import Sampling, sample_tokens
 
 CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look waits for the GPU
-
-MAX_LOGIT_DIFFERENCE = 0.02  # largest difference, as a share of the largest logit, between two ways of one step: bfloat16 rounds by 0.004
-
+# of two ways of one step, as a share of the largest logit: bfloat16 rounds by 0.004
+MAX_LOGIT_DIFFERENCE = 0.02
 DROP_BELOW = 0.75  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
-
 FEW_ROWS = 8  # so few take as long as one: none leaves before all have ended
-
 MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
-
-READ_AT_ONCE = 16384  # prompt tokens of one forward
-
+PREFILL_TOKENS = 16384  # prompt tokens of one forward
 REFILL_BELOW = 0.5  # share of the memory in use below which waiting questions join
-
-
-# --- Questions that decode in step ----------------------------------------------------------------
-
-
-class DecodeBatch:
-    """Questions read together; their rows, question by question, hold one token more at every
-    step."""
-
-    def __init__(
-        self,
-        model,
-        prompts,
-        num_samples: int,
-        max_new_tokens: int,
-        sampling: Sampling,
-        layers: list[Layer] | None = None,
-    ):
-        """Reads the prompts, each once, and their images."""
-        P, device = len(prompts.lengths), prompts.lengths.device
-        self.sampling = sampling
-        layout = Layout(Sequences(prompts.lengths), blocks=prompts.blocks)
-        self.cache = KVCache(layout, num_samples, max_new_tokens)
-        real = layout.prompts.real
-        hidden = forward_packed(
-            model,
-            layers,
-            prompts.ids[real][None],
-            prompts,
-            prompts.positions[:, real][:, None],
-            layout,
-            self.cache,
-        )
-        self.prompt_end = hidden[prompts.lengths.cumsum(0) - 1]  # [P, D]
-        self.position = next_position(prompts)  # [P]
-        self.rope_tables = torch.zeros(max_new_tokens, P, 0, device=device)
-        if uses_fused_layers(model):
-            later = self.position + torch.arange(max_new_tokens, device=device)[:, None]  # [T, P]
-            self.rope_tables = rope_tables(*rope_table(model, later[None]))  # [T, P, 2 d]
-        N = P * num_samples
-        self.token = torch.zeros(N, dtype=torch.long, device=device)
-        self.live = torch.ones(N, dtype=torch.bool, device=device)
-        self.lengths = torch.zeros(N, dtype=torch.long, device=device)
-        self.tokens = torch.zeros(max_new_tokens, N, dtype=torch.long, device=device)
-        self.logprobs = torch.zeros(max_new_tokens, N, device=device)
-
-    def __len__(self) -> int:
-        return len(self.token)
-
-    def start(self, rows: Tensor, draws: Tensor, head: tuple[Tensor, Tensor | None]) -> None:
-        """Draws the first tokens. rows [N]: where each row's result goes; draws [N, T] in [0,
-        1)."""
-        self.rows, self.draws = rows, draws.t().contiguous()
-        self.accept(F.linear(self.prompt_end, *head).index_select(0, self.cache.question))
-
-    @property
-    def positions(self) -> Tensor:
-        """[N] of the newest token."""
-        return (self.position + self.cache.slot)[self.cache.question]
-
-    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
-        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
-        heads = rotated_heads(layer, qkv, self.cache.prompt[i][0].shape[1], self.rotation)
-        return self.cache.attend(i, *heads, layer.scale)
-
-    def look_up_rotation(self) -> None:
-        """Looks up the rotation of this step's tokens, [N, 1, d] each."""
-        rope_tables = self.rope_tables.index_select(0, self.cache.slot)[0].index_select(
-            0, self.cache.question
-        )
-        self.rotation = rope_tables[:, None].chunk(2, -1)
-
-    def accept(self, logits: Tensor) -> None:
-        """Draws the next token of every row. Rows that ended draw too, until they leave; nobody
-        reads what they draw."""
-        slot, sampling = self.cache.slot, self.sampling
-        new, logprobs = sample_tokens(
-            logits, self.draws.index_select(0, slot)[0], sampling.temperature, sampling.top_p, sampling.bias
-        )
-        self.tokens.index_copy_(0, slot, new[None])
-        self.logprobs.index_copy_(0, slot, logprobs[None])
-        self.lengths.add_(self.live)  # before the next line: the eos counts
-        self.live.logical_and_((new[:, None] != sampling.eos).all(1))
-        self.token.copy_(new)
-
-    def goes_on(self, out: "Decoded", max_new_tokens: int) -> bool:
-        """Whether any row does. Lets rows that ended leave, where enough have, and hands their
-        results over."""
-        live = int(self.live.sum())
-        if live == 0 or self.cache.steps + 1 == max_new_tokens:
-            self.hand_over(out)
-            return False
-        if live <= DROP_BELOW * len(self) and len(self) > FEW_ROWS:
-            self.drop(out)
-        return True
-
-    def drop(self, out: "Decoded") -> None:
-        """Lets rows that ended leave."""
-        staying = self.evened() if self.cache.by_kernel else self.live
-        if int(staying.sum()) > DROP_BELOW * len(self):
-            return
-        self.hand_over(out)
-        rows = staying.nonzero()[:, 0]
-        questions = self.cache.question[rows].unique_consecutive()
-        self.rope_tables, self.position = self.rope_tables[:, questions], self.position[questions]
-        self.cache.keep(rows)
-        for name in ("token", "live", "lengths", "rows"):
-            setattr(self, name, getattr(self, name)[rows])
-        for name in ("tokens", "logprobs", "draws"):
-            setattr(self, name, getattr(self, name)[:, rows])
-
-    def evened(self) -> Tensor:
-        """[N] bool: the live rows, with as many others as give all questions that go on the same
-        number of rows, which the kernel wants."""
-        live = self.live.view(len(self.cache.lengths), -1)  # [P, G]
-        widest = int(live.sum(1).max())
-        first = torch.argsort(~live, dim=1, stable=True)[:, :widest]  # the live before the others
-        return (
-            torch.zeros_like(live).scatter_(1, first, True).logical_and_(live.any(1, keepdim=True)).flatten()
-        )
-
-    def hand_over(self, out: "Decoded") -> None:
-        """Writes what the rows have so far to their places."""
-        n = self.cache.steps + 1
-        out.tokens[self.rows, :n] = self.tokens[:n].t()
-        out.logprobs[self.rows, :n] = self.logprobs[:n].t()
-        out.lengths[self.rows] = self.lengths
-        out.finished[self.rows] = ~self.live
 
 
 @dataclass(frozen=True)
@@ -195,6 +71,124 @@ class Decoded:
     finished: Tensor  # [B] bool
 
 
+# --- Questions that decode in step ----------------------------------------------------------------
+
+
+def prefill(model, layers: list[Layer] | None, prompts: Prompts, layout: Layout, cache: KVCache) -> Tensor:
+    """Reads the prompts, each once, and their images: their keys go to the cache -> [P, D], after
+    the last token of each."""
+    real = layout.prompts.real
+    ids, positions = prompts.ids[real][None], prompts.rope[:, real][:, None]
+    hidden = forward_packed(model, layers, ids, prompts, positions, layout, cache)
+    return hidden[prompts.lengths.cumsum(0) - 1]
+
+
+class DecodeBatch:
+    """Questions prefilled together; their rows, question by question, hold one token more at every
+    step."""
+
+    def __init__(
+        self,
+        model,
+        prompts: Prompts,
+        num_samples: int,
+        max_new_tokens: int,
+        sampling: Sampling,
+        layers: list[Layer] | None = None,
+    ):
+        P, device, T = len(prompts), prompts.lengths.device, max_new_tokens
+        self.sampling = sampling
+        layout = Layout(Sequences(prompts.lengths), blocks=prompts.blocks)
+        self.cache = KVCache(layout, num_samples, T, window_of(model))
+        self.prompt_end = prefill(model, layers, prompts, layout, self.cache)  # [P, D]
+        self.position = next_position(prompts)  # [P]
+        self.rope_tables = torch.zeros(T, P, 0, device=device)
+        if uses_fused_layers(model):
+            later = self.position + torch.arange(T, device=device)[:, None]  # [T, P]
+            self.rope_tables = rope_tables(*rope_table(model, later[None]))  # [T, P, 2 d]
+        N = P * num_samples
+        self.token = torch.zeros(N, dtype=torch.long, device=device)
+        self.live = torch.ones(N, dtype=torch.bool, device=device)
+        self.lengths = torch.zeros(N, dtype=torch.long, device=device)
+        self.tokens = torch.zeros(T, N, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(T, N, device=device)
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def sample_first(self, rows: Tensor, draws: Tensor, head: Linear) -> None:
+        """From the ends of the prompts. rows [N]: where each row's result goes; draws [N, T] in [0, 1)."""
+        self.rows, self.draws = rows, draws.t().contiguous()
+        self.sample_next(F.linear(self.prompt_end, *head).index_select(0, self.cache.question))
+
+    def sample_next(self, logits: Tensor) -> None:
+        """logits [N, V]. Rows that ended draw too, until they leave; nobody reads what they draw."""
+        slot, sampling = self.cache.slot, self.sampling
+        u = self.draws.index_select(0, slot)[0]
+        new, logprobs = sample_tokens(logits, u, sampling.temperature, sampling.top_p, sampling.bias)
+        self.tokens.index_copy_(0, slot, new[None])
+        self.logprobs.index_copy_(0, slot, logprobs[None])
+        self.lengths.add_(self.live)  # before the next line: the eos counts
+        self.live.logical_and_((new[:, None] != sampling.eos).all(1))
+        self.token.copy_(new)
+
+    @property
+    def positions(self) -> Tensor:
+        """[N] of the newest token."""
+        return (self.position + self.cache.slot)[self.cache.question]
+
+    def look_up_rotation(self) -> None:
+        """Of this step's tokens, [N, 1, d] each."""
+        of_step = self.rope_tables.index_select(0, self.cache.slot)[0]  # [P, 2 d]
+        self.rotation = of_step.index_select(0, self.cache.question)[:, None].chunk(2, -1)
+
+    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
+        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
+        heads = rotated_heads(layer, qkv, self.cache.prompt[i][0].shape[1], self.rotation)
+        return self.cache.attend(i, *heads, layer.scale)
+
+    def is_done(self, out: Decoded, max_new_tokens: int) -> bool:
+        """Whether all rows have ended. Lets those that have leave, where they are enough; results of
+        rows that leave are in `out`."""
+        live = int(self.live.sum())
+        if live == 0 or self.cache.steps + 1 == max_new_tokens:
+            self.write_results(out)
+            return True
+        if live <= DROP_BELOW * len(self) and len(self) > FEW_ROWS:
+            staying = self.as_many_per_question() if self.cache.by_kernel else self.live
+            if int(staying.sum()) <= DROP_BELOW * len(self):
+                self.write_results(out)
+                self.keep(staying.nonzero()[:, 0])
+        return False
+
+    def as_many_per_question(self) -> Tensor:
+        """[N] bool: the live rows, with as many others as give all questions that go on the same
+        number of rows, which the kernel wants."""
+        live = self.live.view(len(self.cache.lengths), -1)  # [P, G]
+        most = int(live.sum(1).max())
+        first = torch.argsort(~live, dim=1, stable=True)[:, :most]  # the live before the others
+        staying = torch.zeros_like(live).scatter_(1, first, True)
+        return staying.logical_and_(live.any(1, keepdim=True)).flatten()
+
+    def keep(self, rows: Tensor) -> None:
+        """The rows that stay, in order."""
+        questions = self.cache.question[rows].unique_consecutive()
+        self.rope_tables, self.position = self.rope_tables[:, questions], self.position[questions]
+        self.cache.keep(rows)
+        for name in ("token", "live", "lengths", "rows"):
+            setattr(self, name, getattr(self, name)[rows])
+        for name in ("tokens", "logprobs", "draws"):
+            setattr(self, name, getattr(self, name)[:, rows])
+
+    def write_results(self, out: Decoded) -> None:
+        """What the rows have so far, to their places."""
+        n = self.cache.steps + 1
+        out.tokens[self.rows, :n] = self.tokens[:n].t()
+        out.logprobs[self.rows, :n] = self.logprobs[:n].t()
+        out.lengths[self.rows] = self.lengths
+        out.finished[self.rows] = ~self.live
+
+
 # --- The loop -------------------------------------------------------------------------------------
 
 
@@ -205,14 +199,12 @@ class DecodeStep:
         self.model, self.layers, self.embedding = model, fused_layers(model), model.get_input_embeddings()
         self.decoder = text_model(model)
         self.norm = rms_norm(self.decoder.norm) if self.layers else self.decoder.norm
-        self.head_weights = linear_of(
-            [model.get_output_embeddings()], getattr(model, "compute_dtype", model.dtype)
-        )
-        self.graph = None
-        self.fresh = True
+        self.head: Linear = linear_of([model.get_output_embeddings()], product_dtype(model))
+        self.rows_changed()
 
     def rows_changed(self) -> None:
-        self.graph, self.fresh = None, True
+        """What was captured no longer holds."""
+        self.graph, self.warm = None, False
 
     def logits(self, batches: Sequence[DecodeBatch]) -> Tensor:
         """[N, V] after the newest token of every row, whose keys are appended to the caches."""
@@ -228,22 +220,20 @@ class DecodeStep:
             for batch in batches:
                 batch.look_up_rotation()
             hidden = self.norm(run_layers(self.layers, x, batches))
-        return F.linear(hidden, *self.head_weights)
+        return F.linear(hidden, *self.head)
 
     def run(self, batches: Sequence[DecodeBatch]) -> None:
         logits = self.logits(batches)
         for batch, piece in zip(batches, logits.split([len(batch) for batch in batches]), strict=True):
             batch.cache.slot.add_(1)
-            batch.accept(piece)
+            batch.sample_next(piece)
 
     def __call__(self, batches: Sequence[DecodeBatch]) -> None:
         if self.graph is not None:
             self.graph.replay()
-        elif self.fresh or self.layers is None or not batches[0].token.is_cuda:
-            self.run(
-                batches
-            )  # the first step after a change is a plain one: it warms up what capture needs warm
-            self.fresh = False
+        elif not self.warm or self.layers is None or not batches[0].token.is_cuda:
+            self.run(batches)  # the first step after a change warms up what capture needs warm
+            self.warm = True
         else:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
@@ -256,16 +246,15 @@ class DecodeStep:
 
 def decode(
     model,
-    prompts,
+    prompts: Prompts,
     num_samples: int,
     max_new_tokens: int,
     sampling: Sampling,
-    draws: Callable,
+    draws: Callable[[list[int]], Tensor],
     memory: int,
     bar,
 ) -> Decoded:
-    """num_samples responses to each prompt. draws(questions) gives [len(questions), G, T] numbers
-    in [0, 1)."""
+    """num_samples responses to each prompt. draws(questions) gives [len(questions), G, T] numbers in [0, 1)."""
     P, G, T, device = len(prompts), num_samples, max_new_tokens, prompts.ids.device
     out = Decoded(
         torch.zeros(P * G, T, dtype=torch.long, device=device),
@@ -275,37 +264,40 @@ def decode(
     )
     waiting = torch.argsort(prompts.lengths, stable=True).tolist()  # like lengths together: less padding
     lengths = prompts.lengths.tolist()
-    costs = MemoryEstimate(model, G, T, sampling.top_p)
+    estimate = MemoryEstimate(model, G, T, sampling.top_p)
     batches: list[DecodeBatch] = []
     step, samples = DecodeStep(model), torch.arange(G, device=device)
-    memory = memory or memory_for(device)  # of what the stepper's own copies of weights have left
+    memory = memory or memory_for(device)  # of what the step's own copies of weights have left
     look_every, steps = CHECK_EVERY_CUDA if device.type == "cuda" else 1, 0
     while waiting or batches:
-        in_use = sum(c.cache.bytes() + len(c) * costs.row for c in batches) if waiting else 0
+        in_use = sum(map(estimate.in_use, batches)) if waiting else 0
         while waiting and (not batches or in_use < REFILL_BELOW * memory):
-            chosen = waiting[
-                : costs.how_many_fit([lengths[q] for q in waiting], memory - in_use, at_least=not batches)
-            ]
+            room, at_least = memory - in_use, 0 if batches else 1
+            chosen = waiting[: estimate.how_many_fit([lengths[q] for q in waiting], room, at_least)]
             if not chosen:
                 break
             waiting = waiting[len(chosen) :]
             batch = DecodeBatch(model, prompts.select(chosen), G, T, sampling, step.layers)
             rows = torch.tensor(chosen, device=device)[:, None] * G + samples
-            batch.start(rows.flatten(), draws(chosen).flatten(0, 1).to(device), step.head_weights)
+            batch.sample_first(rows.flatten(), draws(chosen).flatten(0, 1).to(device), step.head)
             batches.append(batch)
             step.rows_changed()
-            in_use += batch.cache.bytes() + len(batch) * costs.row
-        full = any(c.cache.steps + 1 == T for c in batches)
+            in_use += estimate.in_use(batch)
+        full = any(batch.cache.steps + 1 == T for batch in batches)
         if full or steps % look_every == 0:
-            before = sum(len(c) for c in batches)
-            batches = [c for c in batches if c.goes_on(out, T)]
-            if sum(len(c) for c in batches) < before:
+            before = sum(map(len, batches))
+            batches = [batch for batch in batches if not batch.is_done(out, T)]
+            if sum(map(len, batches)) < before:
                 step.rows_changed()
-                bar.update(P * G - len(waiting) * G - sum(int(c.live.sum()) for c in batches) - bar.n)
+                live = sum(int(batch.live.sum()) for batch in batches)
+                bar.update((P - len(waiting)) * G - live - bar.n)
         if batches:
             step(batches)
             steps += 1
     return out
+
+
+# --- Memory ---------------------------------------------------------------------------------------
 
 
 def memory_for(device: torch.device) -> int:
@@ -322,25 +314,31 @@ class MemoryEstimate:
     def __init__(self, model, num_samples: int, max_new_tokens: int, top_p: float = 1.0):
         text = model.config.get_text_config()
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        itemsize = getattr(model, "compute_dtype", model.dtype).itemsize
-        self.token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * itemsize  # of the cache
-        self.row = (
-            50 if top_p < 1 else 20
-        ) * text.vocab_size  # a few float32 rows of logits; sorted, twice as many
+        # of the cache, keys and values
+        self.token = (
+            2 * text.num_hidden_layers * text.num_key_value_heads * head * product_dtype(model).itemsize
+        )
+        # a few float32 rows of logits; sorted, twice as many
+        self.row = (50 if top_p < 1 else 20) * text.vocab_size
         self.samples, self.own, self.device = num_samples, num_samples * max_new_tokens, model.device
 
+    def in_use(self, batch: DecodeBatch) -> int:
+        return batch.cache.bytes() + len(batch) * self.row
+
     def how_many_fit(self, lengths: Sequence[int], room: int, at_least: int) -> int:
-        """Of the first of these prompts, in order of length; reading them is kept to READ_AT_ONCE
-        tokens."""
+        """Of the first of these prompts, in order of length; one prefill is kept to PREFILL_TOKENS."""
         read = 0
         for count, length in enumerate(lengths):
             read += length
             copies = (count + 1) * self.samples * length
             prompt = length if shares_prompts(copies, self.device) else length * self.samples
             size = (count + 1) * (self.token * (prompt + self.own) + self.samples * self.row)
-            if count >= at_least and (size > room or read > READ_AT_ONCE):
+            if count >= at_least and (size > room or read > PREFILL_TOKENS):
                 return count
         return len(lengths)
+
+
+# --- At loading -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -351,17 +349,15 @@ def fused_matches_reference(model) -> bool:
         return False
     device = next(model.parameters()).device
     ids = torch.arange(1, 5, device=device)[None]
-    prompts = SimpleNamespace(ids=ids, lengths=torch.tensor([4], device=device), vision=[], blocks=None)
-    prompts.positions = rope_positions(model, prompts)
-    sampling = Sampling(
-        0.0, 1.0, torch.zeros(model.config.get_text_config().vocab_size, device=device), ids[0, :0]
-    )
+    prompts = with_positions(model, Prompts(["tried"], ids, torch.tensor([4], device=device), [{}]))
+    none_banned = torch.zeros(model.config.get_text_config().vocab_size, device=device)
+    sampling = Sampling(0.0, 1.0, none_banned, ids[0, :0])
     found = []
-    for usual in (False, True):
-        model.standard_decoder = usual
+    for standard in (False, True):
+        model.standard_decoder = standard
         step = DecodeStep(model)
         batch = DecodeBatch(model, prompts, 3, 2, sampling, step.layers)
-        batch.start(ids.new_tensor(range(3)), torch.zeros(3, 2, device=device), step.head_weights)
+        batch.sample_first(ids.new_tensor(range(3)), torch.zeros(3, 2, device=device), step.head)
         batch.token.copy_(ids[0, 1:])
         found.append(step.logits([batch]).float())
     return bool((found[0] - found[1]).abs().max() <= MAX_LOGIT_DIFFERENCE * found[0].abs().max())

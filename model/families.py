@@ -6,6 +6,7 @@ without images needs the latter alone. Everything else is refused when it is loa
 """
 
 import inspect
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ import transformers
 from torch import Tensor
 
 from common.errors import ModelError
+from model.batch import Prompts
 from model.pixels import with_frames
 from model.vision import lean_vision
 
@@ -100,7 +102,7 @@ def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor
     return vision
 
 
-def image_inputs(model, prompts, lean: bool = True) -> dict[str, Tensor] | None:
+def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor] | None:
     """What get_image_features takes, for the images of all prompts in order; None where there are
     none. `lean`: under lean_vision, else from transformers' own forward."""
     vision = [v for v in prompts.vision if v]
@@ -122,6 +124,17 @@ def image_inputs(model, prompts, lean: bool = True) -> dict[str, Tensor] | None:
 # --- The model ------------------------------------------------------------------------------------
 
 
+def product_dtype(model) -> torch.dtype:
+    """Of matrix products, which may be narrower than that of the weights."""
+    return getattr(model, "compute_dtype", model.dtype)
+
+
+def window_of(model) -> int | None:
+    """Tokens that a layer with a sliding window reads; None where no layer has one."""
+    text = model.config.get_text_config()
+    return text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None
+
+
 def text_model(model) -> torch.nn.Module:
     """The decoder over embeddings, without vision tower and head."""
     return next(
@@ -137,7 +150,7 @@ def vision_parameters(model) -> list[torch.nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in others]
 
 
-def embed(model, ids: Tensor, prompts) -> dict:
+def embed(model, ids: Tensor, prompts: Prompts) -> dict:
     """ids [N, S] -> what the decoder reads: embeddings [N, S, D] with image features in place of
     the image tokens (row by row, in order), and what the family gives its layers besides."""
     embeddings = model.get_input_embeddings()(ids)
@@ -168,7 +181,7 @@ def flat(features) -> Tensor:
     return torch.cat([x.flatten(0, -2) for x in features])
 
 
-def rope_positions(model, prompts) -> Tensor:
+def rope_positions(model, prompts: Prompts) -> Tensor:
     """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3 (time, height and width; equal
     for text)."""
     mask = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
@@ -185,12 +198,19 @@ def rope_positions(model, prompts) -> Tensor:
     )[0]  # fmt: skip
 
 
+def with_positions(model, prompts: Prompts) -> Prompts:
+    """With what the model says of them: rotary positions, and which image tokens see each other."""
+    if prompts.positions is not None:
+        return prompts
+    return replace(prompts, positions=rope_positions(model, prompts), blocks=image_blocks(model, prompts))
+
+
 def position_ids(model, positions: Tensor) -> Tensor:
     """positions [A, N, S] as the family's decoder takes them."""
     return positions.expand(3, -1, -1) if model.config.model_type in ROPE_IN_3D else positions[0]
 
 
-def image_blocks(model, prompts) -> Tensor | None:
+def image_blocks(model, prompts: Prompts) -> Tensor | None:
     """[P, L]: for each prompt token the number of its image, -1 for text, where the tokens of an
     image see each other in both directions; None elsewhere."""
     if model.config.model_type not in BLOCKS:

@@ -12,13 +12,11 @@ from kernels.decode_attention import decode_attention
 from model.packed_attention import Layout
 
 BY_KERNEL = False  # decode on a CPU too as on a GPU; for tests
-
 COPY_UP_TO = 8192  # prompt tokens that a CPU copies into rows rather than let rows share them
 
 
 def shares_prompts(tokens: int, device: torch.device) -> bool:
-    """Whether rows read one copy of their prompt, or each its own, which would take `tokens` tokens
-    in all."""
+    """Whether rows read one copy of their prompt, or each its own, which would take `tokens` tokens in all."""
     return BY_KERNEL or device.type == "cuda" or tokens > COPY_UP_TO
 
 
@@ -33,34 +31,38 @@ class KVCache:
     together would take longer than reading its prompt for each.
     """
 
-    def __init__(self, layout: Layout, num_samples: int, capacity: int):
+    def __init__(self, layout: Layout, num_samples: int, capacity: int, window: int | None = None):
+        """Room for `capacity` tokens a row. `window`: that of the layers that have one, where it may
+        be exceeded."""
         self.layout = layout  # of the prompts, while they are read
         self.lengths = layout.prompts.lengths  # [P]
-        questions = torch.arange(len(self.lengths), device=self.lengths.device)
-        self.question = questions.repeat_interleave(num_samples)  # [N]
+        device = self.lengths.device
+        self.question = torch.arange(len(self.lengths), device=device).repeat_interleave(num_samples)  # [N]
         self.padding = layout.padding  # [P, L] or None
         self.constants: dict[float, Tensor] = {}
         self.longest = layout.prompts.width
         self.prompt_blocks: list[tuple[Tensor, Tensor]] = []
-        self.prompt: list[tuple[Tensor, Tensor]] = []  # by layer
-        self.own: list[tuple[Tensor, Tensor]] = []
+        self.prompt: list[tuple[Tensor, ...]] = []  # by layer
+        self.own: list[tuple[Tensor, ...]] = []
         self.by_kernel = BY_KERNEL or self.lengths.is_cuda  # then every question has equally many rows
-        self.shared = shares_prompts(len(self) * layout.prompts.width, self.lengths.device)
+        windowed = window is not None and self.longest + capacity > window
+        self.shared = windowed or shares_prompts(len(self) * self.longest, device)
         # own keys of each row, on the host and on the device: equal between steps; while the next
         # token is drawn, `slot` is one ahead already
         self.steps = 0
-        self.before = 0 if self.shared else layout.prompts.width  # places before the first of them
+        self.before = 0 if self.shared else self.longest  # places before the first of them
         self.capacity = self.before + capacity
-        self.slot = torch.zeros(1, dtype=torch.long, device=self.lengths.device)
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.question)
+
+    # --- writing
 
     def store_prompt(self, key: Tensor, value: Tensor) -> None:
         """key and value [n, H, d] of the next layer, for the prompts of the layout alone."""
-        keys, values = (
-            self.layout.prompts.pad(x).transpose(1, 2).contiguous() for x in (key, value)
-        )  # [P, H, L, d]
+        pad = self.layout.prompts.pad
+        keys, values = (pad(x).transpose(1, 2).contiguous() for x in (key, value))  # [P, H, L, d]
         own = self.own_blocks(keys)
         if not self.shared:
             L, rows = keys.shape[2], (len(keys), -1)  # as yet, every question has equally many
@@ -73,128 +75,19 @@ class KVCache:
     def own_blocks(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Room for values, [N, H, capacity, d], and for keys: on a CPU transposed, [N, H, d,
         capacity], for small products of them are then three times as fast."""
-        rows, (_, H, _, d) = len(self), like.shape
-        if self.by_kernel:
-            return like.new_empty(rows, H, self.capacity, d), like.new_empty(rows, H, self.capacity, d)
-        return like.new_empty(rows, H, d, self.capacity), like.new_empty(rows, H, self.capacity, d)
+        N, (_, H, _, d), T = len(self), like.shape, self.capacity
+        keys = (N, H, T, d) if self.by_kernel else (N, H, d, T)
+        return like.new_empty(keys), like.new_empty(N, H, T, d)
 
-    def group_rows(self) -> None:
-        """Groups the rows of a question: row n is the seat-th of its question; a question has at
-        most `slots`."""
-        P, H, L, _ = self.prompt[0][0].shape
-        count = torch.bincount(self.question, minlength=P)
-        seat = torch.arange(len(self), device=count.device) - (count.cumsum(0) - count)[self.question]
-        self.slots = int(count.max())
-        heads = torch.arange(H, device=count.device)
-        # where the heads of row n sit among those of all questions, [P, H, slots], and who sits
-        # there
-        self.place = ((self.question[:, None] * H + heads) * self.slots + seat[:, None]).flatten()  # [N*H]
-        self.row_at_slot = torch.zeros(
-            P * H * self.slots, dtype=torch.long, device=count.device
-        )  # an empty seat: anyone
-        self.row_at_slot[self.place] = torch.arange(len(self) * H, device=count.device)
-        # [P*H, d, L] and [P*H, L, d]
-        self.prompt_blocks = [(key.flatten(0, 1).mT, value.flatten(0, 1)) for key, value in self.prompt]
-        self.bias = None
-        if (
-            self.padding is not None
-        ):  # -inf on the padding of shorter prompts: [P*H, 1, L] or, copied, [N*H, 1, L + own]
-            bias = self.padding.to(self.prompt[0][0].dtype)
-            if not self.shared:
-                bias = F.pad(bias[self.question], (0, self.capacity - self.before))
-            self.bias = bias.repeat_interleave(H, 0)[:, None]
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None
-    ) -> Tensor:
-        """query [N, H*R, d], key and value [N, H, d] of the newest tokens -> [N, H*R*d]. Appends
-        the keys."""
-        if window is not None and self.longest + self.steps < window:
-            window = None  # it holds everything there is
+    def append(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """key and value [N, H, d] of the newest tokens."""
         own_key, own_value = self.own[layer]
         if self.by_kernel:
             own_key.index_copy_(2, self.slot, key[:, :, None])
             own_value.index_copy_(2, self.slot, value[:, :, None])
-            if window is not None:
-                return self.attend_in_window(layer, query, scale, window)
-            grid = (len(self.lengths), -1)
-            own = (x.unflatten(0, grid).transpose(1, 2) for x in (own_key, own_value))  # [P, H, G, T, d]
-            return decode_attention(
-                query, *self.prompt[layer], *own, self.lengths, self.slot + 1, scale
-            ).flatten(1)
-        N, H, d = key.shape
-        R, at = query.shape[1] // H, self.before + self.steps
-        own_key.select(3, at).copy_(key)
-        own_value.select(2, at).copy_(value)
-        if not self.prompt_blocks:
-            self.group_rows()
-        bias, first = (self.bias, 0) if window is None else self.bias_of_window(window, H)
-        own_key = own_key.view(N * H, d, -1).narrow(2, first, at + 1 - first)
-        own_value = own_value.view(N * H, -1, d).narrow(1, first, at + 1 - first)
-        if not self.shared:
-            to_add = self.constant(0, query) if bias is None else bias[..., : at + 1]
-            q = query.reshape(-1, R, d)
-            scores = torch.baddbmm(to_add, q, own_key, beta=bias is not None, alpha=scale)
-            return scores.softmax(-1, dtype=torch.float32).to(value.dtype).bmm(own_value).view(N, -1)
-        q = (query * self.constant(scale, query)).view(-1, R, d)  # [N*H, R, d]
-        prompt_key, prompt_value = self.prompt_blocks[layer]
-        L = prompt_value.shape[1]
-        # all rows and query heads that read the same keys are one matrix: those are read once, and
-        # never repeated
-        blocks = (
-            q.view(-1, R * d).index_select(0, self.row_at_slot).view(len(prompt_key), -1, d)
-        )  # [P*H, slots*R, d]
-        to_prompt = blocks.bmm(prompt_key) if bias is None else torch.baddbmm(bias, blocks, prompt_key)
-        to_own = q.bmm(own_key).index_select(0, self.row_at_slot).view(*to_prompt.shape[:2], -1)
-        weights = torch.cat((to_prompt, to_own), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-        out = (
-            weights.narrow(2, 0, L).bmm(prompt_value).view(-1, R * d).index_select(0, self.place)
-        )  # [N*H, R*d]
-        of_own = weights.view(-1, R, weights.shape[2]).narrow(2, L, at + 1 - first)
-        of_own = of_own.index_select(0, self.place)  # [N*H, R, own]
-        return out.view(-1, R, d).baddbmm_(of_own, own_value).view(N, -1)
-
-    def bias_of_window(self, window: int, H: int) -> tuple[Tensor, int]:
-        """Like `bias`, with -inf on what lies before the window of the newest tokens too, and the
-        first of the own keys to be read (where those have no bias)."""
-        lengths, L = (
-            self.lengths,
-            self.layout.prompts.width if self.padding is None else self.padding.shape[1],
-        )
-        place = torch.arange(L, device=lengths.device)
-        out = (place >= lengths[:, None]) | (lengths[:, None] + self.steps - place >= window)  # [P, L]
-        before = self.steps - window + 1  # own tokens outside
-        if not self.shared:
-            own = torch.arange(self.capacity - self.before, device=lengths.device) < before
-            out = torch.cat([out[self.question], own.expand(len(self), -1)], 1)
-        bias = torch.zeros(out.shape, dtype=self.prompt[0][0].dtype, device=out.device).masked_fill_(
-            out, -torch.inf
-        )
-        return bias.repeat_interleave(H, 0)[:, None], max(before, 0) if self.shared else 0
-
-    def attend_in_window(self, layer: int, query: Tensor, scale: float, window: int) -> Tensor:
-        """Where the kernel serves: the same by public functions, each row with a copy of its
-        prompt."""
-        n = self.steps + 1
-        key, value = (
-            torch.cat([prompt[self.question], own[:, :, :n]], 2)
-            for prompt, own in zip(self.prompt[layer], self.own[layer], strict=True)
-        )  # [N, H, L + n, d]
-        lengths, L = self.lengths[self.question][:, None], key.shape[2] - n
-        place = torch.arange(L + n, device=key.device).expand(len(self), -1)
-        back = torch.where(place < L, lengths + self.steps - place, L + self.steps - place)
-        mask = (back < window) & ((place < lengths) | (place >= L))
-        R = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(R, 1), value.repeat_interleave(R, 1)
-        return F.scaled_dot_product_attention(
-            query[:, :, None], key, value, attn_mask=mask[:, None, None], scale=scale
-        ).flatten(1)
-
-    def constant(self, x: float, like: Tensor) -> Tensor:
-        """x as a tensor, made once: a Python number would be converted at every use."""
-        if self.constants.get(x) is None:
-            self.constants[x] = like.new_full((), x)
-        return self.constants[x]
+        else:
+            own_key.select(3, self.before + self.steps).copy_(key)
+            own_value.select(2, self.before + self.steps).copy_(value)
 
     def keep(self, rows: Tensor) -> None:
         """The rows that stay, in order; questions without any leave too."""
@@ -211,6 +104,102 @@ class KVCache:
             for new, old, axis in zip(self.own[layer], own, (2 if self.by_kernel else 3, 2), strict=True):
                 new.narrow(axis, 0, n).copy_(old.narrow(axis, 0, n).index_select(0, rows))
         self.lengths, self.padding = self.lengths[stay], None if self.padding is None else self.padding[stay]
+
+    # --- reading
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None
+    ) -> Tensor:
+        """query [N, H*R, d], key and value [N, H, d] of the newest tokens -> [N, H*R*d]. Appends the keys."""
+        self.append(layer, key, value)
+        if window is not None and self.longest + self.steps >= window:  # else it holds everything there is
+            return self.attend_in_window(layer, query, scale, window)
+        if self.by_kernel:
+            grid = (len(self.lengths), -1)
+            own = (x.unflatten(0, grid).transpose(1, 2) for x in self.own[layer])  # [P, H, G, T, d]
+            out = decode_attention(query, *self.prompt[layer], *own, self.lengths, self.slot + 1, scale)
+            return out.flatten(1)
+        if not self.prompt_blocks:
+            self.group_rows()
+        return (self.attend_shared if self.shared else self.attend_copied)(layer, query, scale)
+
+    def group_rows(self) -> None:
+        """Where each row stands among those of its question, which read its prompt together: a
+        question has places for the most rows that any has."""
+        P, H, L, _ = self.prompt[0][0].shape
+        count = torch.bincount(self.question, minlength=P)
+        nth = torch.arange(len(self), device=count.device) - (count.cumsum(0) - count)[self.question]
+        most, heads = int(count.max()), torch.arange(H, device=count.device)
+        # [N*H]: the place of each row's heads among those of all questions, [P, H, most]; and back,
+        # where an empty place is anyone's
+        self.place = ((self.question[:, None] * H + heads) * most + nth[:, None]).flatten()
+        self.row_at_place = torch.zeros(P * H * most, dtype=torch.long, device=count.device)
+        self.row_at_place[self.place] = torch.arange(len(self) * H, device=count.device)
+        # [P*H, d, L] and [P*H, L, d]
+        self.prompt_blocks = [(key.flatten(0, 1).mT, value.flatten(0, 1)) for key, value in self.prompt]
+        self.bias = None  # -inf on the padding of shorter prompts: [P*H, 1, L] or, copied, [N*H, 1, L + own]
+        if self.padding is not None:
+            bias = self.padding.to(self.prompt[0][0].dtype)
+            if not self.shared:
+                bias = F.pad(bias[self.question], (0, self.capacity - self.before))
+            self.bias = bias.repeat_interleave(H, 0)[:, None]
+
+    def attend_copied(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Each row reads its prompt and its own tokens from one block."""
+        own_key, own_value = self.own[layer]  # [N, H, d, capacity], [N, H, capacity, d]
+        (N, H, d, _), n = own_key.shape, self.before + self.steps + 1
+        bias = None if self.bias is None else self.bias[..., :n]
+        scores = torch.baddbmm(
+            self.constant(0, query) if bias is None else bias,
+            query.reshape(N * H, -1, d), own_key.view(N * H, d, -1).narrow(2, 0, n),
+            beta=bias is not None, alpha=scale,
+        )  # fmt: skip
+        weights = scores.softmax(-1, dtype=torch.float32).to(own_value.dtype)
+        return weights.bmm(own_value.view(N * H, -1, d).narrow(1, 0, n)).view(N, -1)
+
+    def attend_shared(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """All rows and query heads that read the same keys are one matrix: those are read once, and never
+        repeated."""
+        own_key, own_value = self.own[layer]
+        (N, H, d, _), n = own_key.shape, self.steps + 1
+        q = (query * self.constant(scale, query)).view(N * H, -1, d)  # [N*H, R, d]
+        R = q.shape[1]
+        key, value = self.prompt_blocks[layer]
+        L = value.shape[1]
+        blocks = (
+            q.view(-1, R * d).index_select(0, self.row_at_place).view(len(key), -1, d)
+        )  # [P*H, most*R, d]
+        to_prompt = blocks.bmm(key) if self.bias is None else torch.baddbmm(self.bias, blocks, key)
+        to_own = q.bmm(own_key.view(N * H, d, -1).narrow(2, 0, n))
+        to_own = to_own.index_select(0, self.row_at_place).view(*to_prompt.shape[:2], -1)
+        weights = torch.cat((to_prompt, to_own), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        out = weights.narrow(2, 0, L).bmm(value).view(-1, R * d).index_select(0, self.place)  # [N*H, R*d]
+        of_own = weights.view(-1, R, L + n).narrow(2, L, n).index_select(0, self.place)  # [N*H, R, own]
+        return out.view(-1, R, d).baddbmm_(of_own, own_value.view(N * H, -1, d).narrow(1, 0, n)).view(N, -1)
+
+    def attend_in_window(self, layer: int, query: Tensor, scale: float, window: int) -> Tensor:
+        """Where the window leaves something out: by public functions, each row with a copy of its prompt."""
+        n = self.steps + 1
+        own_key, own_value = self.own[layer]
+        own = (own_key if self.by_kernel else own_key.mT, own_value)
+        key, value = (
+            torch.cat([prompt[self.question], x[:, :, :n]], 2)
+            for prompt, x in zip(self.prompt[layer], own, strict=True)
+        )  # [N, H, L + n, d]
+        lengths, L = self.lengths[self.question][:, None], key.shape[2] - n
+        place = torch.arange(L + n, device=key.device).expand(len(self), -1)
+        back = torch.where(place < L, lengths + self.steps - place, L + self.steps - place)
+        mask = (back < window) & ((place < lengths) | (place >= L))
+        R = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(R, 1), value.repeat_interleave(R, 1)
+        mask, query = mask[:, None, None], query[:, :, None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).flatten(1)
+
+    def constant(self, x: float, like: Tensor) -> Tensor:
+        """x as a tensor, made once: a Python number would be converted at every use."""
+        if x not in self.constants:
+            self.constants[x] = like.new_full((), x)
+        return self.constants[x]
 
     def bytes(self) -> int:
         return sum(

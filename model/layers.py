@@ -16,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.families import embed, no_mask, position_ids, rope_table, text_model
+from model.batch import Prompts
+from model.families import embed, no_mask, position_ids, product_dtype, rope_table, text_model
 from model.kv_cache import KVCache
 from model.packed_attention import Layout, packed_attention
+
+Linear = tuple[Tensor, Tensor | None]  # weight and bias
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class Layer:
     """The weights of one decoder layer; those that read the same input stand in one matrix."""
 
     norm_in: Callable
-    qkv: tuple[Tensor, Tensor | None]  # [(H*R + 2 H) d, D] and bias
+    qkv: Linear  # [(H*R + 2 H) d, D] and bias
     norm_query: Callable | None
     norm_key: Callable | None
-    out: tuple[Tensor, Tensor | None]
+    out: Linear
     norm_mlp: Callable
-    gate_up: tuple[Tensor, Tensor | None]
-    down: tuple[Tensor, Tensor | None]
+    gate_up: Linear
+    down: Linear
     act: Callable
     scale: float
     head: int  # d
@@ -42,7 +45,7 @@ NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def is_standard_layer(layer) -> bool:
-    """Whether a decoder layer is the usual one: x + attention(norm(x)), then x +
+    """Whether a decoder layer is the standard one: x + attention(norm(x)), then x +
     down(act(gate(norm(x))) * up(norm(x)))."""
     children = {name: {n for n, _ in part.named_children()} for name, part in layer.named_children()}
     attention, mlp = children.get("self_attn", set()), children.get("mlp", set())
@@ -101,7 +104,7 @@ def view_of(parts: Sequence[Tensor]) -> Tensor | None:
     return first.as_strided((sum(len(p) for p in parts), *first.shape[1:]), first.stride())
 
 
-def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> Linear:
     return joined([weight_of(m) for m in linears], dtype), joined([m.bias for m in linears], dtype)
 
 
@@ -116,7 +119,7 @@ def weight_of(linear) -> Tensor:
 def uses_fused_layers(model) -> bool:
     """Whether `fused_layers` serve. Not under an adapter in a narrow dtype: rounded to bfloat16, W
     + BA is mostly W."""
-    narrow = getattr(model, "compute_dtype", model.dtype).itemsize < 4
+    narrow = product_dtype(model).itemsize < 4
     adapted = any(
         hasattr(m, "lora_A") and not m.disable_adapters for m in text_model(model).layers[0].modules()
     )
@@ -124,8 +127,8 @@ def uses_fused_layers(model) -> bool:
 
 
 def fused_layers(model) -> list[Layer] | None:
-    """The decoder's layers in the compute dtype, or None where it isn't made of the usual parts."""
-    decoder, dtype = text_model(model), getattr(model, "compute_dtype", model.dtype)
+    """The decoder's layers in the compute dtype, or None where it is of another make."""
+    decoder, dtype = text_model(model), product_dtype(model)
     if not uses_fused_layers(model):
         return None
     layers = []
@@ -143,7 +146,7 @@ def fused_layers(model) -> list[Layer] | None:
 
 
 def rms_norm(module) -> Callable:
-    """A norm of the usual kind in few calls; one of another kind would fail the check at
+    """An RMS norm in few calls; one of another kind would fail the check at
     loading."""
     weight, share = module.weight, 1 / module.weight.numel()
     if weight.is_cuda:
@@ -231,7 +234,7 @@ def forward_packed(
     model,
     layers: list[Layer] | None,
     ids: Tensor,
-    prompts,
+    prompts: Prompts,
     positions: Tensor,
     layout: Layout,
     cache: KVCache | None = None,

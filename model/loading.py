@@ -19,7 +19,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from common.errors import ModelError, first_line
 from model.decode import fused_matches_reference
-from model.families import VISION, refusal, vision_parameters
+from model.families import VISION, product_dtype, refusal, vision_parameters
 from model.layers import COLOCATED, colocate_qkv_gate_up
 from model.packed_attention import ATTENTION
 from model.vision import lean_vision
@@ -65,7 +65,7 @@ def load_model(
         model.standard_decoder = fused_matches_reference(model)
     if not model.standard_decoder:
         print(
-            f"--model {path}: its decoder isn't of the usual parts and samples through its own forward",
+            f"--model {path}: its decoder isn't of the standard make and samples through its own forward",
             file=sys.stderr,
         )
     return model
@@ -187,7 +187,7 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def autocast(model):
     """Matrix products in the model's compute dtype, where that is not the dtype of its weights."""
-    wanted = getattr(model, "compute_dtype", model.dtype)
+    wanted = product_dtype(model)
     return torch.autocast(model.device.type, wanted, enabled=wanted != model.dtype)
 
 
