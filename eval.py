@@ -19,6 +19,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -34,28 +35,17 @@ from model_utils import compute_dtype, load_model, load_processor
 
 GRADERS = ("ours", "math-verify")
 
-PRESETS = {
-    # how the paper measures (arXiv 2505.22453 and its code); the length of prompts is ours: nine
-    # images of 1,280 tokens fit
-    "paper-eval": dict(
-        temperature=0.2, num_samples=1, min_pixels=224 * 224, max_pixels=1280 * 28 * 28, max_new_tokens=16384,
-        max_prompt_tokens=12288,
-    ),
-}  # fmt: skip
-
 
 @dataclass
 class EvalConfig:
-    model: str = flag(str(TINY), "checkpoint folder or hub id", group="model and data")
+    model: str = flag(str(TINY), "checkpoint folder or hub id")
     preset: str = flag("", "named settings: paper-eval is the paper's decoding")
     data: str = flag("tiny", "labelled questions: any source of data.load")
     split: str = flag("test", "split of the data, where it has several")
     limit: int = flag(0, "only the first so many questions; 0 is all", "0 or more")
     out: str = flag("", "JSON file to write; FILE.partial.jsonl grows beside it meanwhile")
 
-    num_samples: int = flag(
-        8, "samples per question: the k of maj@k and pass@k", "at least 1", group="sampling"
-    )
+    num_samples: int = flag(8, "samples per question: the k of maj@k and pass@k", "at least 1")
     temperature: float = flag(1.0, "0 is greedy", "0 or more")
     top_p: float = flag(1.0, "nucleus sampling; 1 is off", "above 0 and at most 1")
     max_new_tokens: int = flag(64, "longest response", "at least 1")
@@ -65,11 +55,21 @@ class EvalConfig:
     seed: int = flag(0, "seed of the sampling")
 
     benchmark: str = flag(
-        "auto", "how answers are graded; auto: by the columns", choices=("auto", *BENCHMARKS), group="grading"
+        "auto", "how answers are graded; auto: by the columns", choices=("auto", *BENCHMARKS)
     )
     grader: str = flag("ours", "who judges free-form answers", choices=GRADERS)
     grader_seconds: float = flag(5.0, "a comparison by math-verify that takes longer is wrong", "above 0")
     compare: list[str] = flag([], "two JSON files: the paired difference B - A")
+
+    GROUPS: ClassVar = {"model": "model and data", "num_samples": "sampling", "benchmark": "grading"}
+    PRESETS: ClassVar = {
+        # how the paper measures (arXiv 2505.22453 and its code); the length of prompts is ours: nine
+        # images of 1,280 tokens fit
+        "paper-eval": dict(
+            temperature=0.2, num_samples=1, min_pixels=224 * 224, max_pixels=1280 * 28 * 28, max_new_tokens=16384,
+            max_prompt_tokens=12288,
+        ),
+    }  # fmt: skip
 
     def __post_init__(self):
         cli.check(self)
@@ -240,7 +240,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    config = cli.parse(EvalConfig, argv, PRESETS)
+    config = cli.parse(EvalConfig, argv)
     cli.one_process("eval.py")
     if config.compare:
         result = compare(*(read_json(path) for path in config.compare))

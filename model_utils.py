@@ -17,8 +17,11 @@ Left out: videos, beam search, sharded weights.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from tqdm import tqdm
 from common.errors import ModelError
 from data import Example
 from kernels import linear_logprobs
+from model import lora
 from model.batch import Encoded, Prompts, next_position
 from model.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from model.decode import decode
@@ -47,9 +51,37 @@ from model.sampling import Sampling, bias_against
 
 __all__ = [
     "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "freeze_vision", "generate", "keep_freed_memory",
-    "latest_checkpoint", "load_checkpoint", "load_model", "load_processor", "micro_batches", "recompute_activations",
+    "latest_checkpoint", "load_checkpoint", "load_model", "load_models", "load_processor", "micro_batches", "recompute_activations",
     "rollout_logprobs", "save_checkpoint", "token_logprobs",
 ]  # fmt: skip
+
+
+# --- The two models of a run ----------------------------------------------------------------------
+
+
+def load_models(
+    config, resumed: Path | None, device: torch.device
+) -> tuple[torch.nn.Module, Callable | None]:
+    """The policy of a run's settings, and what gives the reference within a `with`: the base, also
+    after a resume; None where beta is 0.
+
+    With LoRA the policy is the base under an adapter, and the reference is the policy with its
+    adapter off.
+    """
+    precision = compute_dtype(config.dtype, device)
+    if config.lora_rank:
+        policy = load_model(config.model, dtype=precision, device=device)
+        lora.add_adapter(policy, config.model, config.lora_rank, config.seed, resumed)
+        reference = partial(lora.adapter_off, policy)
+    else:
+        policy = load_model(str(resumed or config.model), compute=precision, device=device)
+        if config.freeze_vision:
+            freeze_vision(policy)
+        base = load_model(config.model, dtype=precision, device=device) if config.beta else None
+        reference = partial(nullcontext, base)
+    if config.gradient_checkpointing:
+        recompute_activations(policy)
+    return policy, reference if config.beta else None
 
 
 # --- Sampling -------------------------------------------------------------------------------------

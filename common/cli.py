@@ -3,11 +3,12 @@
 
     @dataclass
     class Settings:
-        steps: int = flag(60, "rollout steps", "at least 1", group="how long")       rule and group are optional
+        steps: int = flag(60, "rollout steps", "at least 1")
+        GROUPS: ClassVar = {"steps": "how long"}        of --help, by the first flag of each
+        PRESETS: ClassVar = {"quick": {"steps": 2}}     what --preset quick sets
 
-A rule stands beside its flag and is the end of its error: `--steps must be at least 1 (got 0)`; "at
-least 2: a vote needs company" says why as well. A group holds the flags from the one that names it
-to the next that does; `--help` shows them so.
+A rule stands beside its flag and is the end of its error: `--steps must be at least 1 (got 0)`; "at least 2:
+a vote needs company" says why as well.
 """
 
 import copy
@@ -40,23 +41,25 @@ RULES: dict[str, Callable[[Any], bool]] = {
 Settings = TypeVar("Settings")
 
 
-def flag(default, help: str, rule: str = "", *, choices: Iterable[str] = (), group: str = "") -> Any:
-    """A field of a settings class: its default, its help text, what its value must be (by a rule,
-    or one of the choices: the names of a table, say), the group that begins with it."""
+def flag(default, help: str, rule: str = "", *, choices: Iterable[str] = ()) -> Any:
+    """A field of a settings class: its default, its help text, and what its value must be: by a rule, or one
+    of the choices, which may be the names of a table."""
     if rule and rule.partition(":")[0] not in RULES:
         raise KeyError(f"no such rule: {rule}")
-    metadata = {"help": help, "rule": rule, "choices": list(choices), "group": group}
+    metadata = {"help": help, "rule": rule, "choices": list(choices)}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 def require(settings, name: str, ok: bool, what: str) -> None:
-    """`what` the flag must be; what stands behind a colon says why, behind the value that was
-    given."""
+    """`what` the flag must be; what stands behind a colon there says why, behind the value that was given."""
     if not ok:
         what, colon, why = what.partition(":")
-        raise UsageError(f"--{name} must be {what} (got {getattr(settings, name)}){colon}{why}")
+        preset, value = getattr(settings, "preset", ""), getattr(settings, name)
+        if getattr(settings, "PRESETS", {}).get(preset, {}).get(name) == value:
+            what += f", but --preset {preset} sets it"
+        raise UsageError(f"--{name} must be {what} (got {value}){colon}{why}")
 
 
 def check(settings) -> None:
@@ -87,11 +90,11 @@ class _Help(ArgumentDefaultsHelpFormatter):
 
 class _Parser(HfArgumentParser):
     def __init__(self, cls, **options):
-        self.section = None
+        self.section, self.groups = None, getattr(cls, "GROUPS", {})
         super().__init__(cls, allow_abbrev=False, formatter_class=_Help, **options)
 
     def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there; here it knows the group
-        if name := field.metadata.get("group"):
+        if name := self.groups.get(field.name):
             self.section = self.add_argument_group(name)
         plain = copy.copy(
             field
@@ -104,13 +107,12 @@ class _Parser(HfArgumentParser):
         raise UsageError(message)
 
 
-def parse(
-    cls: type[Settings], argv: list[str], presets: dict[str, dict] | None = None, defaults: dict | None = None
-) -> Settings:
-    """Flags -> an instance of the dataclass `cls`. `--preset` and `defaults` set other defaults;
-    flags given win."""
+def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) -> Settings:
+    """Flags -> an instance of the dataclass `cls`. `--preset`, one of cls.PRESETS, and `defaults` set other
+    defaults; flags given win."""
     parser = _Parser(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    presets = getattr(cls, "PRESETS", {})
     if presets and (chosen := value_of(argv, "--preset")):
         if chosen not in presets:
             raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")

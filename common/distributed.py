@@ -60,6 +60,15 @@ class World:
         dist.all_gather(parts, tensor)
         return torch.cat(parts)
 
+    def all_rows(self, x: Tensor, each: int) -> Tensor:
+        """x [B], `each` rows for every question of this rank -> those of all ranks, in the order of the questions,
+        which are dealt to ranks in turn."""
+        return self.gather(x).view(self.size, -1, each).transpose(0, 1).flatten()
+
+    def my_rows(self, x: Tensor, each: int) -> Tensor:
+        """The inverse: this rank's rows of all."""
+        return x.view(-1, self.size, each)[:, self.rank].flatten()
+
     def gather_json(self, items: list) -> list:
         """Lists of JSON values of all ranks as one list, in order of rank."""
         if self.size == 1:

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from math import log
 from pathlib import Path
@@ -24,10 +24,11 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from common import files
+from common import cli, files
 from common.distributed import World
 from common.errors import UsageError
 
+MAX_NONFINITE = 5  # updates in a row that may be skipped for a gradient that is not finite
 LOGGED_QUESTIONS = 2  # of each step, whose responses go to rollouts.jsonl
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -39,14 +40,16 @@ class RunLog:
         """Writes nothing yet. `resumed`: the checkpoint that the run continues from."""
         self.path, self.world, self.config, self.resume = Path(config["out"]), world, config, config["resume"]
         self.checkpoints = self.path / "checkpoints"
-        self.resumed = resumed
+        self.resumed = self.saved = resumed  # the last checkpoint
+        self.saved_last = True  # and whether none has failed since
         self.collapse, self.reports = CollapseWatch(), {}
         used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
         if used and not self.resume and world.is_main:  # by now another rank may have made the folder
             raise UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
 
-    def open(self, done: int) -> None:
+    def open(self, done: int, nonfinite_updates: int = 0) -> None:
         """Makes the folder; of an earlier run's logs the first `done` steps stay."""
+        self.nonfinite_updates, self.nonfinite_in_a_row = nonfinite_updates, 0
         if self.world.is_main:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             files.hold(self.checkpoints)
@@ -71,6 +74,20 @@ class RunLog:
                 self.collapse.rows.append(row)
         self.world.wait()
 
+    def save(self, step: int, write: Callable, *what) -> None:
+        """A checkpoint of this step, by rank 0: write(folder, *what). A full disk is said, and the run
+        goes on with the last good one kept."""
+        ok = True
+        if self.world.is_main:
+            try:
+                write(self.checkpoints / f"step-{step}", *what)
+            except OSError as error:
+                message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
+                tqdm.write(message, file=sys.stderr)
+                ok = False
+        self.saved, self.saved_last = (self.checkpoints / f"step-{step}" if ok else self.saved), ok
+        self.world.wait()
+
     def has_report(self, step: int) -> bool:
         return step in self.reports
 
@@ -89,26 +106,40 @@ class RunLog:
         yield
         self.seconds[name] += time.perf_counter() - started
 
-    def step(self, step: int, questions, texts: list[str], batch, rollout, extra: dict) -> None:
+    def count_update(self, step: int, finite: bool) -> None:
+        """Updates whose gradient was not finite were skipped; too many in a row end the run."""
+        self.nonfinite_updates += not finite
+        self.nonfinite_in_a_row = 0 if finite else self.nonfinite_in_a_row + 1
+        if self.nonfinite_in_a_row == MAX_NONFINITE:
+            raise Diverged(
+                f"{MAX_NONFINITE} updates in a row had no finite gradient, up to step {step}; "
+                f"the last checkpoint is {self.saved}"
+            )
+
+    def step(
+        self, step: int, texts: list[str], groups: Sequence, rewards: Tensor, rollout, stream: dict, lr: float
+    ) -> None:
         """Writes the rows of a finished step. Collective: every rank calls it."""
-        for keys, vote, rewards in zip(batch.answers, batch.votes, batch.rewards, strict=True):
+        for (_, _, keys, vote), earned in zip(groups, rewards, strict=True):
             self.meter.add(
-                reward=rewards.mean(),
+                reward=earned.mean(),
                 majority_share=vote.share,
                 vote_entropy=entropy_of(vote.counts),
                 parsed=sum(k is not None for k in keys) / len(keys),
-                zero_spread=float((rewards == rewards[0]).all()),
+                zero_spread=float((earned == earned[0]).all()),
                 abstained=float(vote.winner is None),
             )
         responses = len(rollout.lengths)
         self.meter.add(responses, response_length=rollout.lengths.float().mean())
         self.meter.add(responses, truncated=(~rollout.finished).float().mean())
         row = self.meter.means(self.world)
-        row["top_answer_share"] = top_answer_share(batch.votes, self.world)
+        row["top_answer_share"] = top_answer_share([group.vote for group in groups], self.world)
         tokens = int(self.world.sum(rollout.lengths.sum().clone()))
         row["tokens_per_second"] = tokens / (time.perf_counter() - self.began)
         row |= {f"seconds/{name}": value for name, value in self.seconds.items()}
-        row |= {"peak_memory_mb": peak_memory_mb(self.world.device), **extra}
+        row |= {"peak_memory_mb": peak_memory_mb(self.world.device), "lr": lr}
+        row |= {name: stream[name] for name in ("bad_rows", "too_long")}
+        row["nonfinite_updates"] = self.nonfinite_updates
         if not self.world.is_main:
             return
         if warning := self.collapse.look(row):
@@ -117,11 +148,10 @@ class RunLog:
         self.append("metrics.jsonl", {"step": step, **row})
         self.bar.set_postfix({k: f"{row[k]:.3f}" for k in ("reward", "majority_share")})
         G = self.config["group_size"]
-        for p in range(min(LOGGED_QUESTIONS, len(questions))):
-            vote = batch.votes[p]
-            logged = {"step": step, "id": questions[p].id, "responses": texts[p * G : (p + 1) * G]}
-            logged |= {"answers": batch.answers[p], "winner": vote.winner, "share": vote.share}
-            self.append("rollouts.jsonl", logged | {"rewards": batch.rewards[p].tolist()})
+        for p, (question, _, keys, vote) in enumerate(groups[:LOGGED_QUESTIONS]):
+            logged = {"step": step, "id": question.id, "responses": texts[p * G : (p + 1) * G]}
+            logged |= {"answers": keys, "winner": vote.winner, "share": vote.share}
+            self.append("rollouts.jsonl", logged | {"rewards": rewards[p].tolist()})
 
     def evaluation(self, step: int, result: dict, k: int) -> None:
         """Writes a row of held-out figures, which had labels and reached no reward."""
@@ -132,11 +162,11 @@ class RunLog:
             figures = "  ".join(f"{n} {result[n]:.3f}" for n in names)
             tqdm.write(f"step {step:4}  {figures}  ({result['questions']} questions)")
 
-    def close(self, saved: Path | None, table: str = "") -> None:
+    def close(self, table: str = "") -> None:
         """Where the policy is; the table of the base beside it, where both were measured."""
         if self.world.is_main:
-            if saved:
-                print(f"the last checkpoint is {saved}", flush=True)
+            if self.saved:
+                print(f"the last checkpoint is {self.saved}", flush=True)
             if table:
                 print("\nheld-out questions, base beside trained\n" + table, flush=True)
 
@@ -145,6 +175,35 @@ class RunLog:
             file.write(
                 json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n"
             )  # NaN is not JSON
+
+
+class Diverged(RuntimeError):
+    """Too many updates in a row had no finite gradient."""
+
+
+def say_why(error: Exception, out: str) -> int:
+    """Why a run ended early, in one line -> exit status 1. Raises an error that is neither of the run nor of its disk."""
+    if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+        raise error
+    then = "" if isinstance(error, Diverged) else "; continue with --resume once that is mended"
+    print(f"error: --out {out}: {error}{then}", file=sys.stderr)
+    return 1
+
+
+def parse_run(cls, argv: list[str], fixed: Sequence[str]):
+    """Flags over a preset's values over the defaults; with --resume, over the run's own saved values, of which the
+    `fixed` can't change."""
+    out = cli.value_of(argv, "--out")
+    resume = any(word.split("=")[0] == "--resume" for word in argv)
+    saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own
+    config = cli.parse(cls, argv, defaults=saved | {"resume": False})
+    if not config.resume:
+        config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
+        return config
+    for name in fixed:
+        if getattr(config, name) != saved.get(name, getattr(config, name)):
+            raise UsageError(f"--{name} was {saved[name]!r} in {config.out} and can't change on --resume")
+    return config
 
 
 def saved_config(out: str) -> dict:

@@ -36,6 +36,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tqdm import tqdm
@@ -55,7 +56,7 @@ STEP = -2  # of the keys of randomness: training has 0 and above, evaluation -1
 
 @dataclass
 class Synthesis:
-    model: str = flag(str(TINY), "checkpoint folder or hub id", group="model and data")
+    model: str = flag(str(TINY), "checkpoint folder or hub id")
     data: str = flag("tiny", "images to write about, any source; its answers are not read")
     split: str = flag("", "split of the source, where it has several; empty is its training split")
     out: str = flag("", "the .jsonl to write")
@@ -63,12 +64,7 @@ class Synthesis:
     min_pixels: int = flag(0, "smaller images are enlarged to this; 0 is the checkpoint's own", "0 or more")
     max_pixels: int = flag(0, "larger images are shrunk to this; 0 is the checkpoint's own", "0 or more")
 
-    mode: str = flag(
-        "in-context",
-        "direct: the image alone; in-context: its question too",
-        choices=MODES,
-        group="what is asked",
-    )
+    mode: str = flag("in-context", "direct: the image alone; in-context: its question too", choices=MODES)
     show_answer: bool = flag(False, "in-context shows the known question's answer too: this reads labels")
     prompt: str = flag(
         "auto", "brief is what the built-in base was taught, full is for real models; auto goes by the vocabulary",
@@ -76,14 +72,14 @@ class Synthesis:
     )  # fmt: skip
     per_image: int = flag(1, "questions written per row of the source", "at least 1")
 
-    batch: int = flag(64, "rows of the source at a time", "at least 1", group="sampling")
+    batch: int = flag(64, "rows of the source at a time", "at least 1")
     seed: int = flag(0, "seed of the sampling; also where the endless built-in images are entered")
     temperature: float = flag(1.0, "sampling temperature; 0 is greedy", "0 or more")
     top_p: float = flag(1.0, "nucleus sampling; 1 is off", "above 0 and at most 1")
     max_new_tokens: int = flag(128, "longest text; a longer one is truncated and dropped", "at least 1")
     max_prompt_tokens: int = flag(2048, "longer prompts are skipped and counted", "at least 1")
 
-    filters: list[str] = flag(list(FILTERS), "which questions are dropped, or none", group="what is kept")
+    filters: list[str] = flag(list(FILTERS), "which questions are dropped, or none")
     near: float = flag(
         0.8,
         "similarity from which a question nearly repeats one about the same image",
@@ -91,6 +87,10 @@ class Synthesis:
     )
     near_across: float = flag(0.0, "the same for a question about any image; 0 is off", "between 0 and 1")
     refilter: bool = flag(False, "filter what is written already anew: the flags of this group may change")
+
+    GROUPS: ClassVar = {
+        "model": "model and data", "mode": "what is asked", "batch": "sampling", "filters": "what is kept"
+    }  # fmt: skip
 
     def __post_init__(self):
         cli.check(self)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from common import cli, files
 from data import Example
-from eval import PRESETS, EvalConfig, Partial, main
+from eval import EvalConfig, Partial, main
 from evaluation.answering import answers, batches, labelled, usable, without_images
 from evaluation.metrics import compare, majority_at_n, pass_at_k, record, report, summary, table
 
@@ -367,6 +367,6 @@ def test_one_process_at_a_time_writes_a_result(tmp_path, random_folder, question
 
 
 def test_the_papers_decoding_is_a_preset():
-    config = cli.parse(EvalConfig, ["--preset", "paper-eval", "--seed", "3"], PRESETS)
+    config = cli.parse(EvalConfig, ["--preset", "paper-eval", "--seed", "3"])
     assert (config.temperature, config.num_samples, config.max_new_tokens, config.seed) == (0.2, 1, 16384, 3)
     assert (config.min_pixels, config.max_pixels) == (50176, 1003520)

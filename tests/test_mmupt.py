@@ -334,8 +334,8 @@ TEXTS = [r"\boxed{1/2}", r"\boxed{0.5}", "no box", r"\boxed{2}"]
 
 
 def rewards_of(texts=TEXTS, gold=None, **options):
-    judged = compute_rewards(texts, QUESTION, Config(group_size=len(texts), **options), gold or {}, step=0)
-    return judged.rewards[0].tolist()
+    _, rewards = compute_rewards(texts, QUESTION, Config(group_size=len(texts), **options), gold or {}, step=0)
+    return rewards[0].tolist()
 
 
 def test_the_majority_reward_goes_to_every_notation_of_the_winner():
@@ -345,7 +345,7 @@ def test_the_majority_reward_goes_to_every_notation_of_the_winner():
 def test_an_options_value_votes_as_its_letter():
     question = [Encoded("q", [1], choices=("red", "green"))]
     texts = [r"\boxed{B}", r"\boxed{green}", r"\boxed{A}", r"\boxed{red?}"]
-    assert compute_rewards(texts, question, Config(group_size=4), {}, 0).rewards[0].tolist() == [1, 1, 0, 0]
+    assert compute_rewards(texts, question, Config(group_size=4), {}, 0)[1][0].tolist() == [1, 1, 0, 0]
 
 
 def test_an_abstaining_group_earns_nothing():

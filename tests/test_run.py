@@ -549,7 +549,7 @@ def test_fewer_usable_questions_than_a_step_needs_is_an_error(tmp_path, question
 
 
 def test_the_papers_preset_is_its_code_and_flags_beside_it_win():
-    config = mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt", "--questions", "256"], mmupt.PRESETS)
+    config = mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt", "--questions", "256"])
     assert config.questions == 256 and config.minibatch_questions == 128
     paper = {
         "group_size": 10, "temperature": 0.7, "top_p": 0.99, "max_prompt_tokens": 2048, "max_new_tokens": 2048,
@@ -559,4 +559,4 @@ def test_the_papers_preset_is_its_code_and_flags_beside_it_win():
     }  # fmt: skip
     for name, value in paper.items():
         assert getattr(config, name) == value, name
-    assert mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt"], mmupt.PRESETS).questions == 512
+    assert mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt"]).questions == 512

@@ -1,0 +1,54 @@
+"""Labelled held-out questions that a run is measured on as it goes. They are part of no reward."""
+
+import sys
+from collections.abc import Sequence
+
+from common.distributed import World
+from common.errors import DataError
+from data import load
+from evaluation.answering import Decoding, evaluate, labelled
+from evaluation.metrics import report, table
+from model_utils import Processor
+
+
+class Probe:
+    """Measures at the base, at the end, where all questions are used, and every so often between."""
+
+    def __init__(self, config, processor: Processor, world: World):
+        """`config`: that of a run. Of its --eval_data the split `test` is read where it names no other."""
+        self.config, self.processor, self.world = config, processor, world
+        self.questions: Sequence = ()
+        if config.eval_data:
+            source = load(config.eval_data, "test", labels=True)
+            self.questions, skipped = labelled(
+                source, processor, config.max_prompt_tokens, config.instruction
+            )
+            if skipped:
+                first = f"skipped {len(skipped)} rows, the first: {skipped[0]}"
+                print(f"--eval_data {config.eval_data}: {first}", file=sys.stderr)
+            if not self.questions:
+                raise DataError(f"--eval_data {config.eval_data}: no usable labelled question")
+
+    def is_due(self, step: int) -> bool:
+        every = self.config.eval_every
+        return bool(self.questions) and (self.is_whole(step) or every > 0 and step % every == 0)
+
+    def is_whole(self, step: int) -> bool:
+        return step in (0, self.config.steps)
+
+    def measure(self, policy, step: int) -> dict:
+        """pass@1, maj@k, pass@k, by category too; the questions are shared out among ranks."""
+        c = self.config
+        questions = self.questions if self.is_whole(step) else self.questions[: c.eval_questions or None]
+        decoding = Decoding(c.eval_samples, c.max_new_tokens, c.temperature, c.top_p, c.seed)
+        records = evaluate(policy, self.processor, self.world.my_part(questions), decoding, c.instruction)
+        return report(self.world.gather_json(records), c.eval_samples)
+
+    def base_beside_trained(self, reports: dict[int, dict]) -> str:
+        """A table, where both were measured. `reports` by step."""
+        columns = {name: reports.get(step) for name, step in (("base", 0), ("trained", self.config.steps))}
+        return (
+            table({n: r for n, r in columns.items() if r}, self.config.eval_samples)
+            if all(columns.values())
+            else ""
+        )
