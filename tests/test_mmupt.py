@@ -369,8 +369,13 @@ def test_the_format_reward_goes_to_whatever_parses():
     assert rewards_of(reward="format") == [1, 1, 0, 1]
 
 
-def test_the_random_reward_depends_on_seed_and_question_alone():
-    many = [r"\boxed{1}"] * 64
-    once, again = rewards_of(many, reward="random"), rewards_of(["other"] * 64, reward="random")
-    assert once == again and 16 < sum(once) < 48
-    assert once != rewards_of(many, reward="random", seed=1)
+def test_the_random_reward_depends_on_seed_step_and_question_alone():
+    def drawn(text, seed=0, step=0, key="q"):
+        config = Config(group_size=64, reward="random", seed=seed)
+        return judge([text] * 64, [Encoded(key, [1])], config, {}, step).rewards[0].tolist()
+
+    once = drawn(r"\boxed{1}")
+    assert once == drawn("other") and 16 < sum(once) < 48
+    assert once != drawn("other", seed=1)
+    assert once != drawn("other", step=1)
+    assert once != drawn("other", key="p")
