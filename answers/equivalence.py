@@ -1,4 +1,5 @@
-r"""What a grader accepts beyond equal keys, for two answers in the plain notation of answers/.
+r"""What a grader accepts beyond equal keys, for two answers in the plain notation of
+answers/keys.py.
 
 - One value written in two ways that the keys don't unify: 1/(1+sqrt(2)) and sqrt(2)-1, 2 ln 2 and
   ln 4. Both are
@@ -23,15 +24,16 @@ formats of other languages, sums of series, what holds only for some values of t
 
 import cmath
 import math
+import operator
 import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
-from answers.sums import RANGE_OR_DATE
+from answers.expressions import RANGE_OR_DATE, Parser, Unreadable
 
 MAX_ITEMS = 12  # of solutions whose order doesn't matter
-MAX_DEPTH = 12  # brackets within brackets
+MAX_DEPTH = 11  # brackets within brackets
 MAX_BITS = 2048  # of an exact number
 TOLERANCE = 1e-12
 
@@ -121,9 +123,8 @@ def _interval(text: str) -> str:
         left, sign, second, right = (left, sign, "<", "∞") if sign in "<≤" else ("-∞", "<", sign, left)
     else:
         return text
-    return (
-        ("[" if sign in "≤≥" else "(") + f"{left.strip()}, {right.strip()}" + ("]" if second in "≤≥" else ")")
-    )
+    opened, closed = "[" if sign in "≤≥" else "(", "]" if second in "≤≥" else ")"
+    return f"{opened}{left.strip()}, {right.strip()}{closed}"
 
 
 # --- one of them ----------------------------------------------------------------------------------
@@ -137,8 +138,8 @@ _RATIO = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
 _MATRIX = re.compile(r"\\begin\{[pb]?matrix\}(.*)\\end\{[pb]?matrix\}")
 _MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NO_NOUNS = set(
-    "dozen dozens pair pairs score times and not out plus minus mod percent base squared cubed factorial tens hundreds"
-    " thousands millions billions trillions".split()
+    "dozen dozens pair pairs score times and not out plus minus mod percent base squared cubed factorial tens"
+    " hundreds thousands millions billions trillions".split()
 )
 _PARTS = (
     {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
@@ -268,12 +269,8 @@ def _at_points(text: str) -> tuple[Number, ...] | None:
         return None
     try:
         return tuple(_Calculator(text, point).read() for point in range(POINTS))
-    except (_NotComputed, ArithmeticError, ValueError):
+    except (ArithmeticError, ValueError):
         return None
-
-
-class _NotComputed(Exception):
-    """The text is no formula, or is beyond the bounds above."""
 
 
 _FUNCTIONS = {
@@ -282,6 +279,7 @@ _FUNCTIONS = {
     "arcsin": cmath.asin, "arccos": cmath.acos, "arctan": cmath.atan, "sinh": cmath.sinh, "cosh": cmath.cosh,
     "tanh": cmath.tanh, "lg": cmath.log10,
 }  # fmt: skip
+_CONSTANTS = {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}
 _TOKEN = re.compile(
     r"[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?|\.[0-9]+|\\[A-Za-z]+"
     rf"|(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{2,}}"
@@ -289,198 +287,103 @@ _TOKEN = re.compile(
 )
 
 
-class _Calculator:
-    r"""Recursive descent over sums, products, powers and values, as in answers/sums.py, with
-    functions and numbers."""
+class _Calculator(Parser):
+    """Numbers, with one of three choices of the names."""
 
     def __init__(self, text: str, point: int):
-        self.tokens, self.at, self.depth, self.bars, self.point = [*_TOKEN.findall(text), ""], 0, 0, 0, point
-
-    def take(self, *wanted: str) -> str:
-        token = self.tokens[self.at]
-        self.at += token in wanted and token != ""
-        return token if token in wanted else ""
-
-    def expect(self, token: str) -> None:
-        if not self.take(token):
-            raise _NotComputed
-
-    def read(self) -> Number:
-        total = self.sum()
-        if self.tokens[self.at]:
-            raise _NotComputed
-        return total
-
-    def sum(self) -> Number:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise _NotComputed
-        total, sign = 0, self.take("+", "-") or "+"
-        while sign:
-            total = _checked(total + self.product() if sign == "+" else total - self.product())
-            sign = self.take("+", "-")
-        self.depth -= 1
-        return total
-
-    def product(self) -> Number:
-        total, operator = self.power(), ""
-        while True:
-            divided, operator = operator == "/", self.take("*", "/")
-            if not operator:
-                if not self.value_follows():
-                    return total
-                if divided or self.tokens[self.at][0] in "0123456789.":
-                    raise _NotComputed  # 1/2x, 2 3
-            factor = self.power()
-            total = _checked(_divide(total, factor) if operator == "/" else total * factor)
-
-    def value_follows(self) -> bool:
-        token = self.tokens[self.at]
-        return token not in ("", "+", "-", "*", "/", ")", "}", "]", "^", ",", "!", "°") and (
-            token != "|" or not self.bars
-        )
+        super().__init__(text)
+        self.point = point
 
     def power(self) -> Number:
-        name = self.function_name()
-        if name:
-            return self.function(name)
         token = self.tokens[self.at]
+        name = token.lstrip("\\")
+        if name in _FUNCTIONS:
+            self.at += 1
+            return self.function(name)
         if (
             len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha()
         ):  # xy^2 is x times y^2
             self.tokens[self.at] = token[-1]
-            return math.prod(map(self.named, token[:-1])) * self.power()
-        base = self.value()
-        while self.take("!", "°"):
-            base = _factorial(base) if self.tokens[self.at - 1] == "!" else base * (math.pi / 180 + 0j)
-        if not self.take("^"):
-            return base
-        return _power(base, self.signed_value())
-
-    def signed_value(self) -> Number:
-        sign = self.take("+", "-")
-        value = self.value()
-        return -value if sign == "-" else value
-
-    def function_name(self) -> str:
-        name = self.tokens[self.at].lstrip("\\")
-        self.at += name in _FUNCTIONS
-        return name if name in _FUNCTIONS else ""
+            return self.name(token[:-1]) * self.power()
+        return super().power()
 
     def function(self, name: str) -> Number:
         apply, exponent = _FUNCTIONS[name], 1
         if self.take("_"):
             base = self.value()
-            apply = (lambda x: _FUNCTIONS["ln"](x) / cmath.log(base)) if name == "log" else self.fail
+            apply = (lambda x: cmath.log(x) / cmath.log(base)) if name == "log" else None
         if self.take("^"):
-            exponent = self.signed_value()
+            exponent = self.exponent()
             if exponent == -1:
-                apply, exponent = _FUNCTIONS.get("arc" + name, self.fail), 1
+                apply, exponent = _FUNCTIONS.get("arc" + name), 1
+        if not apply:
+            raise Unreadable
         if self.tokens[self.at] in ("(", "{"):
             argument = self.value()
         else:
             argument = self.power()
             while self.value_follows() and self.tokens[self.at].lstrip("\\") not in _FUNCTIONS:
                 argument = _checked(argument * self.power())
-        return _power(_checked(complex(apply(complex(argument)))), exponent)
+        return self.raised(_checked(complex(apply(complex(argument)))), exponent)
 
-    def fail(self, *_) -> Number:
-        raise _NotComputed
+    def number(self, token: str) -> Number:
+        if len(token) > 40:
+            raise Unreadable
+        number = Fraction(token.rstrip("."))
+        return number.numerator if number.denominator == 1 else number
 
-    def value(self) -> Number:
-        token = self.tokens[self.at]
-        self.at += 1
-        if token[:1].isdigit() or token[:1] == "." and len(token) > 1:
-            return _parse(token)
-        if token in ("(", "{", "|"):
-            self.bars += token == "|"
-            result = self.sum()
-            self.expect({"(": ")", "{": "}", "|": "|"}[token])
-            self.bars -= token == "|"
-            return (
-                result
-                if token != "|"
-                else complex(abs(result))
-                if isinstance(result, complex)
-                else abs(result)
-            )
-        if token == r"\sqrt" or token == "sqrt":
-            return self.root()
-        if token in (r"\frac", r"\binom", r"\dbinom"):
-            above, below = self.part(), self.part()
-            return _divide(above, below) if token == r"\frac" else _binomial(above, below)
-        if token[:1].isalpha() and (len(token) == 1 or token[1] == "_"):
-            return self.named(token)
+    def name(self, token: str) -> Number:
         if len(token) in (2, 3) and token.isalpha():  # AB^2 is the square of AB
-            return math.prod(map(self.named, token))
-        raise _NotComputed
+            return math.prod(map(self.name, token))
+        if not token[0].isalpha() or token[1:2] not in ("", "_"):
+            raise Unreadable
+        seed = sum(ord(c) * 31**k for k, c in enumerate(token[:8]))
+        value = Fraction(seed * (17 + 11 * self.point) % 997 + 2, 499) * (-1 if self.point == 2 else 1)
+        return _CONSTANTS.get(token, value)
 
-    def named(self, name: str) -> Number:
-        if name in ("e", "i", "π"):
-            return {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}[name]
-        seed = sum(ord(c) * 31**k for k, c in enumerate(name[:8]))
-        return Fraction(seed * (17 + 11 * self.point) % 997 + 2, 499) * (-1 if self.point == 2 else 1)
+    TOKEN, MAX_DEPTH, negative = _TOKEN, MAX_DEPTH, operator.neg
+    signed = staticmethod(lambda x, sign: _checked(0 - x if sign == "-" else 0 + x))
+    plus = staticmethod(lambda x, y, sign: _checked(x - y if sign == "-" else x + y))
+    times = mixed_number = staticmethod(lambda x, y: _checked(x * y))
+    size = staticmethod(lambda x: complex(abs(x)) if isinstance(x, complex) else abs(x))
 
-    def part(self) -> Number:
-        r"""What \frac takes: a group or one sign."""
-        token = self.tokens[self.at]
-        if token.isdigit() and len(token) > 1:
-            self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise _NotComputed
-        value = self.value()
-        self.depth -= 1
-        return value
+    def fraction(self, x: Number, y: Number) -> Number:
+        return x / y if isinstance(x, complex) or isinstance(y, complex) else Fraction(x) / y
 
-    def root(self) -> Number:
-        degree = 2
-        if self.take("["):
-            degree = self.sum()
-            self.expect("]")
-        inside = self.part()
+    def divide(self, x: Number, y: Number) -> Number:
+        return _checked(self.fraction(x, y))
+
+    def raised(self, x: Number, n: Number) -> Number:
+        if not isinstance(n, complex) and n.denominator == 1 and not isinstance(x, complex):
+            if abs(n) * max(x.numerator.bit_length(), x.denominator.bit_length()) > MAX_BITS:
+                raise Unreadable
+            return Fraction(x) ** n.numerator
+        return _checked(complex(x) ** complex(n))
+
+    def root(self, x: Number, degree: Number) -> Number:
         if not isinstance(degree, int) or not 2 <= degree <= 30:
-            raise _NotComputed
-        if degree % 2 and complex(inside).imag == 0 and complex(inside).real < 0:
-            return -_power(-inside, Fraction(1, degree))
-        return _power(inside, Fraction(1, degree))
+            raise Unreadable
+        if degree % 2 and complex(x).imag == 0 and complex(x).real < 0:
+            return -self.raised(-x, Fraction(1, degree))
+        return self.raised(x, Fraction(1, degree))
 
+    def postfix(self, x: Number, sign: str) -> Number:
+        if sign == "°":
+            return x * (math.pi / 180 + 0j)
+        if isinstance(x, complex) or x.denominator != 1 or not 0 <= x <= 200:
+            raise Unreadable
+        return math.factorial(x.numerator)
 
-def _parse(token: str) -> Number:
-    if len(token) > 40:
-        raise _NotComputed
-    number = Fraction(token.rstrip("."))
-    return number.numerator if number.denominator == 1 else number
+    def binomial(self, n: Number, k: Number) -> Number:
+        if isinstance(k, complex) or k.denominator != 1 or not 0 <= k <= 100:
+            raise Unreadable
+        return self.divide(math.prod(n - i for i in range(k.numerator)), math.factorial(k.numerator))
 
 
 def _checked(x: Number) -> Number:
     if isinstance(x, complex):
         if not cmath.isfinite(x):
-            raise _NotComputed
+            raise Unreadable
     elif x.numerator.bit_length() > MAX_BITS or x.denominator.bit_length() > MAX_BITS:
-        raise _NotComputed
+        raise Unreadable
     return x
-
-
-def _divide(x: Number, y: Number) -> Number:
-    return x / y if isinstance(x, complex) or isinstance(y, complex) else Fraction(x) / y
-
-
-def _power(x: Number, n: Number) -> Number:
-    if not isinstance(n, complex) and n.denominator == 1 and not isinstance(x, complex):
-        if abs(n) * max(x.numerator.bit_length(), x.denominator.bit_length()) > MAX_BITS:
-            raise _NotComputed
-        return Fraction(x) ** n.numerator
-    return _checked(complex(x) ** complex(n))
-
-
-def _factorial(n: Number) -> Number:
-    if isinstance(n, complex) or n.denominator != 1 or not 0 <= n <= 200:
-        raise _NotComputed
-    return math.factorial(n.numerator)
-
-
-def _binomial(n: Number, k: Number) -> Number:
-    if isinstance(k, complex) or k.denominator != 1 or not 0 <= k <= 100:
-        raise _NotComputed
-    return _checked(_divide(math.prod(n - i for i in range(k.numerator)), math.factorial(k.numerator)))

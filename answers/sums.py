@@ -12,6 +12,8 @@ terms are bounded, and nothing is evaluated as code. A key that is read again is
 import re
 from math import gcd, isqrt
 
+from answers.expressions import NUMBER_START, RANGE_OR_DATE, Parser, Unreadable
+
 MAX_DEPTH = 16  # brackets within brackets
 MAX_EXPONENT = 30
 MAX_NUMBER = 10**40  # of numerators and denominators
@@ -23,25 +25,16 @@ MAX_TERMS = 16  # of a product, before like terms meet
 Sum = tuple[dict[tuple[int, tuple[tuple[str, int], ...]], int], int]
 ONE = (1, ())  # the key of plain numbers
 
-_UNKNOWN = (
-    re.compile(  # a sign that sums don't have, a word, another command, a subscript of nothing or without end
-        r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
-        r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
-    )
+# a sign that sums don't have, a word, another command, a subscript of nothing or without end
+_UNKNOWN = re.compile(
+    r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
+    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
 )
 _TOKEN = re.compile(
     r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
     r"|(?:[A-Za-z]{1,3}(?![A-Za-z])|[α-ωΑ-Ω∞])(?:_[A-Za-z0-9]+)?"
     r"|\\frac|\\sqrt|[^ ]"
 )
-_NUMBER_START = frozenset("0123456789.")
-
-
-RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")
-
-
-class Unreadable(Exception):
-    """The text is no sum of terms, or is beyond the bounds above."""
 
 
 def read_sum(text: str) -> str | None:
@@ -50,7 +43,7 @@ def read_sum(text: str) -> str | None:
         return None
     try:
         return show(_Reader(text).read())
-    except Unreadable:
+    except ValueError:
         return None
 
 
@@ -72,14 +65,18 @@ def _bounded(terms: dict, denominator: int) -> Sum:
     return terms, denominator
 
 
-def _plus(a: Sum, b: Sum, sign: int) -> Sum:
-    (terms, p), (more, q) = a, b
+def _plus(a: Sum, b: Sum, sign: str = "+") -> Sum:
+    (terms, p), (more, q) = a, _negative(b) if sign == "-" else b
     denominator = p if p == q else p * q // gcd(p, q)
-    up, more_up = denominator // p, sign * (denominator // q)
+    up, more_up = denominator // p, denominator // q
     total = terms.copy() if up == 1 else {key: c * up for key, c in terms.items()}
     for key, c in more.items():
         total[key] = total.get(key, 0) + c * more_up
     return _bounded(total, denominator)
+
+
+def _negative(a: Sum) -> Sum:
+    return {key: -c for key, c in a[0].items()}, a[1]
 
 
 def _times(a: Sum, b: Sum) -> Sum:
@@ -117,6 +114,10 @@ def _inverse(a: Sum) -> Sum:
     return _bounded({key: denominator if c > 0 else -denominator}, abs(c) * radicand)
 
 
+def _divide(a: Sum, b: Sum) -> Sum:
+    return _times(a, _inverse(b))
+
+
 def _power(base: Sum, exponent: Sum) -> Sum:
     (terms, denominator), n = exponent, exponent[0].get(ONE, 0)
     if n == 1 and denominator == 2 and len(terms) == 1:
@@ -131,7 +132,7 @@ def _power(base: Sum, exponent: Sum) -> Sum:
     return result
 
 
-def _sqrt(a: Sum) -> Sum:
+def _sqrt(a: Sum, _degree: int = 2) -> Sum:
     terms, denominator = a
     if terms.keys() - {ONE}:
         return {(1, ((f"sqrt({show(a)})", 1),)): 1}, 1
@@ -178,133 +179,42 @@ def _place(key: tuple) -> tuple:
 # --- reading --------------------------------------------------------------------------------------
 
 
-class _Reader:
-    """Recursive descent: sum = [+-] product ([+-] product)*, product = power ([*/] power)*, power =
-    value [^ value]."""
+class _Reader(Parser):
+    __slots__ = ()
+    TOKEN, MAX_DEPTH = _TOKEN, MAX_DEPTH
+    plus, negative, times, divide = map(staticmethod, (_plus, _negative, _times, _divide))
+    fraction, raised, root = map(staticmethod, (_divide, _power, _sqrt))
+    signed = staticmethod(lambda a, sign: _negative(a) if sign == "-" else a)
+    radicand = Parser.value  # \sqrt12 is the root of 12
+    is_cut = staticmethod(lambda token: token[0] in NUMBER_START)
 
-    __slots__ = ("tokens", "at", "depth")
-
-    def __init__(self, text: str):
-        self.tokens, self.at, self.depth = [*_TOKEN.findall(text), "", ""], 0, 0
-
-    def read(self) -> Sum:
-        total = self.sum()
-        if self.tokens[self.at]:
+    def number(self, token: str) -> Sum:
+        if token.isdigit() and len(token) <= 40:
+            n = int(token)
+            return {ONE: n} if n else {}, 1
+        mantissa, _, exponent = token.lower().partition("e")
+        whole, _, decimals = mantissa.partition(".")
+        n, shift = int(whole + decimals), int(exponent or 0) - len(decimals)
+        if len(mantissa) > 40 or abs(int(exponent or 0)) > MAX_EXPONENT:
             raise Unreadable
-        return total
+        return _bounded({ONE: n * 10 ** max(shift, 0)} if n else {}, 10 ** max(-shift, 0))
 
-    def sum(self) -> Sum:
-        sign = self.tokens[self.at]
-        if sign == "-" or sign == "+":
-            self.at += 1
-        total = self.product()
-        if sign == "-":
-            total = {key: -c for key, c in total[0].items()}, total[1]
-        while True:
-            sign = self.tokens[self.at]
-            if sign == "-" or sign == "+":
-                self.at += 1
-                total = _plus(total, self.product(), 1 if sign == "+" else -1)
-            else:
-                return total
+    def name(self, token: str) -> Sum:
+        return {(1, ((token, 1),)): 1}, 1
 
-    def product(self) -> Sum:
-        tokens, start, after_division = self.tokens, self.at, False
-        total = self.power()
-        if tokens[self.at] == r"\frac" and self.at == start + 1 and tokens[start].isdigit():
-            total = self.mixed_number(total)
-        while True:
-            text = tokens[self.at]
-            if text in _ENDS:
-                return total
-            if text == "*" or text == "/":
-                self.at += 1
-            elif after_division or not self.multiplies_silently(text):
-                raise Unreadable
-            factor = self.power()
-            after_division = text == "/"
-            total = _times(total, _inverse(factor) if after_division else factor)
-
-    def multiplies_silently(self, text: str) -> bool:
-        """Whether a factor follows without a sign, as in 2x or 3(x+1), and can mean nothing
-        else."""
-        if text[0] in _NUMBER_START or text == "^" or text == "{":
-            return False
+    def multiplies_silently(self, token: str) -> bool:
+        """Also that it can mean nothing else."""
         last = self.tokens[self.at - 1]
+        if token[0] in NUMBER_START or token == "{":
+            return False
         if last[0].isalpha() or last == "∞":  # two words, or the call of a function
-            return text != "(" and (text[0] == "\\" or len(last) + len(text) == 2)
+            return token != "(" and (token[0] == "\\" or len(last) + len(token) == 2)
         return True
 
-    def mixed_number(self, whole: Sum) -> Sum:
+    def mixed_number(self, whole: Sum, fraction: Sum) -> Sum:
         r"""1\frac{1}{2} is 3/2, but 2\frac{x}{3} is a product; 2\frac{3}{2} could be either."""
-        fraction = self.power()
         if fraction[0].keys() - {ONE}:
             return _times(whole, fraction)
         if not 0 < fraction[0].get(ONE, 0) < fraction[1]:
             raise Unreadable
-        return _plus(whole, fraction, 1)
-
-    def power(self) -> Sum:
-        base = self.value()
-        if self.tokens[self.at] != "^":
-            return base
-        self.at += 1
-        sign = self.tokens[self.at]
-        if sign == "-" or sign == "+":
-            self.at += 1
-        terms, denominator = self.value()
-        return _power(base, ({key: -c for key, c in terms.items()} if sign == "-" else terms, denominator))
-
-    def value(self) -> Sum:
-        text = self.tokens[self.at]
-        self.at += 1
-        if text.isdigit():
-            if len(text) > 40:
-                raise Unreadable
-            n = int(text)
-            return {ONE: n} if n else {}, 1
-        if text in _SIGNS:
-            return self.group(text)
-        return _parse_number(text) if text[0] in _NUMBER_START else ({(1, ((text, 1),)): 1}, 1)
-
-    def group(self, text: str) -> Sum:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable
-        if text == "{" or text == "(":
-            result = self.sum()
-            if self.tokens[self.at] != ("}" if text == "{" else ")"):
-                raise Unreadable
-            self.at += 1
-        elif text == r"\frac":
-            above = self.fraction_part()
-            result = _times(above, _inverse(self.fraction_part()))
-        elif text == r"\sqrt":
-            result = _sqrt(self.value())
-        else:
-            raise Unreadable
-        self.depth -= 1
-        return result
-
-    def fraction_part(self) -> Sum:
-        r"""What \frac takes: a group or one sign, so that \frac12 is a half."""
-        text = self.tokens[self.at]
-        if text and text[0] in _NUMBER_START and len(text) > 1:
-            self.tokens[self.at : self.at + 1] = [text[0], text[1:]]
-        return self.value()
-
-
-_ENDS = frozenset(("", "+", "-", ")", "}"))
-_SIGNS = frozenset(("", "+", "-", "*", "/", "^", "(", ")", "{", "}", ".", r"\frac", r"\sqrt"))
-
-
-def _parse_number(text: str) -> Sum:
-    mantissa, _, exponent = text.lower().partition("e")
-    whole, _, decimals = mantissa.partition(".")
-    shift, digits = int(exponent or 0) - len(decimals), whole + decimals
-    if len(mantissa) > 40 or abs(int(exponent or 0)) > MAX_EXPONENT or not digits.isdigit():
-        raise Unreadable
-    n = int(digits)
-    return _bounded(
-        {ONE: n * 10**shift} if n and shift > 0 else {ONE: n} if n else {}, 10**-shift if shift < 0 else 1
-    )
+        return _plus(whole, fraction)

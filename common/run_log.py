@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from common import cli, files
