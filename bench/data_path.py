@@ -116,9 +116,8 @@ def measure(settings: Bench, kind: str, side: int, folder: Path) -> dict:
             questions, step = Questions(str(path), processor, 0, 4096, ahead=True), min(STEP, settings.images)
             questions.next(step)  # in which the threads start and each copies the tokenizer
             started = time.perf_counter()
-            taken = sum(
-                len(questions.next(step)) for _ in range(settings.images // step)
-            )  # an epoch, step by step
+            # an epoch, step by step
+            taken = sum(len(questions.next(step)) for _ in range(settings.images // step))
             rates["stream"].append(taken / (time.perf_counter() - started))
             questions.close()
     ratio = lambda a, b: median(x / y for x, y in zip(rates[a], rates[b], strict=True))  # noqa: E731

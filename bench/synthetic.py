@@ -28,10 +28,8 @@ from common import cli
 from data import HELD_OUT, figures
 
 BASE = ROOT / "data" / "tiny"
-KINDS = {
-    "in-context": 2700,
-    "direct": 4900,
-}  # source rows: direct writes the original question half of the time
+# source rows: direct writes the original question half of the time
+KINDS = {"in-context": 2700, "direct": 4900}
 TRAINED = ("original", *KINDS, "gold")
 MEASURES = ("pass@1", "maj@8", "pass@8", "chain_share", "chain_accuracy", "bare_accuracy")
 

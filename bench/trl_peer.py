@@ -178,18 +178,16 @@ class TrlPeer:
             )
 
         ours = load_processor(model_folder)
-        ours.tokenizer.padding_side = (
-            "left"  # TRL pads prompts on the left, and takes the token types from here
-        )
+        # TRL pads prompts on the left, and takes the token types from here
+        ours.tokenizer.padding_side = "left"
         self.clock = Clock(device)
         self.processor = ImageTextProcessor(
             ours.image_processor, ours.tokenizer, ours.tokenizer.chat_template
         )
         self.processor.clock = self.clock
         self.callback = PerStep(self.clock)
-        self.folder = tempfile.TemporaryDirectory(
-            prefix="trl-peer-"
-        )  # TRL makes its output folder, and leaves it empty
+        # TRL makes its output folder, and leaves it empty
+        self.folder = tempfile.TemporaryDirectory(prefix="trl-peer-")
 
         # TRL's own ban is overwritten by ours, so the image token is in both
         ban_eos = {"suppress_tokens": [ours.image_token_id, *ours.eos_ids]} if force_length else None

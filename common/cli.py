@@ -93,9 +93,8 @@ class _Parser(HfArgumentParser):
     def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there; here it knows the group
         if name := field.metadata.get("group"):
             self.section = self.add_argument_group(name)
-        plain = copy.copy(
-            field
-        )  # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
+        # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
+        plain = copy.copy(field)
         known = {name: field.metadata[name] for name in ("help", "choices") if field.metadata.get(name)}
         plain.metadata = MappingProxyType(known)
         HfArgumentParser._parse_dataclass_field(self.section or parser, plain)

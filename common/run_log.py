@@ -142,9 +142,8 @@ class RunLog:
 
     def append(self, name: str, row: dict) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(
-                json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n"
-            )  # NaN is not JSON
+            # NaN is not JSON
+            file.write(json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n")
 
 
 def saved_config(out: str) -> dict:

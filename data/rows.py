@@ -236,9 +236,8 @@ def split_options(text: str) -> list[str] | None:
 def lettered_parts(text: str, before: str) -> list[str] | None:
     starts, others = [], []
     for match in re.finditer(rf"(?:^|{before})\s*\(?([A-Z])\s*[.:)．：、]\s*", text):
-        (starts if match[1] == chr(65 + len(starts)) else others).append(
-            match
-        )  # another letter is part of a choice
+        # another letter is part of a choice
+        (starts if match[1] == chr(65 + len(starts)) else others).append(match)
     if any(0 <= ord(match[1]) - 65 - len(starts) < 4 for match in others):  # A, B, D
         return None
     ends = [*(match.start() for match in starts[1:]), len(text)]
@@ -264,9 +263,8 @@ def read_answer(value, column: str) -> str | None:
 
 def check_choice(answer: str, choices: tuple[str, ...], column: str) -> None:
     """Refuses the number of a choice, which would be taken for a value: nobody could be right."""
-    number = re.fullmatch(
-        r"(\d{1,2})(?:\.0*)?", answer
-    )  # integers beside a missing one may have become floats
+    # integers beside a missing one may have become floats
+    number = re.fullmatch(r"(\d{1,2})(?:\.0*)?", answer)
     if (
         number
         and int(number[1]) < len(choices)
@@ -392,9 +390,8 @@ class Source:
             wrong = [n for n in columns.questions if row.get(n) is not None and not isinstance(row[n], str)]
             raise BadRow(f"{where}: `{wrong[0]}` is not text" if wrong else f"{where}: no question")
         shown, options = first_of(columns.images, row), first_of(columns.choices, row)
-        told = next(
-            (name for name in columns.answers if name in row), None
-        )  # no solution where the answer is blank
+        # no solution where the answer is blank
+        told = next((name for name in columns.answers if name in row), None)
         try:
             choices = read_choices(row.get(options), options)
             answer = read_answer(row.get(told), told) if self.labels else None

@@ -61,9 +61,8 @@ class Questions:
         if ahead is None:
             ahead = world.device.type != "cpu" or torch.get_num_threads() < cores()
         self.threads = ThreadPoolExecutor(THREADS, "questions") if ahead else None
-        if (
-            ahead
-        ):  # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
+        # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
+        if ahead:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.ahead = deque()  # (position, index, future or None)
         self.gold: dict[str, str] = {}
@@ -103,9 +102,8 @@ class Questions:
                     if self.labels:
                         self.gold[key] = gold
         mine = self.world.my_part(list(taken.values()))
-        moved = {
-            index: self.start(index) for index in mine if index not in encoded
-        }  # by a bad row before them
+        # by a bad row before them
+        moved = {index: self.start(index) for index in mine if index not in encoded}
         for index, reading in moved.items():
             encoded[index], _, problem = self.result(index, reading)
             if problem:

@@ -38,22 +38,18 @@ Cell = tuple[str, str, float]
 class Benchmark:
     name: str
     columns: frozenset[str] = frozenset()  # a data set that has all of these is this benchmark
-    by: dict[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # categorisation -> where in the row; the first leads
-    prepare: Callable[[Example], Example] = lambda example: (
-        example
-    )  # for grading: finds choices that stand in the question
+    # categorisation -> where in the row; the first leads
+    by: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # for grading: finds choices that stand in the question
+    prepare: Callable[[Example], Example] = lambda example: example
     key: Callable[[Example, str | None], str | None] = lambda example, answer: option_key(
         answer, example.choices
     )
     right: Callable[[str, str], bool] = operator.eq  # (an answer's key, the gold key)
-    own_rule: Callable[[Example], bool] = lambda example: (
-        False
-    )  # the rule above is the benchmark's: no grader replaces it
-    unit: Callable[[dict], tuple[str, str] | None] = lambda meta: (
-        None
-    )  # (what hangs together, which part of it), by row
+    # the rule above is the benchmark's: no grader replaces it
+    own_rule: Callable[[Example], bool] = lambda example: False
+    # (what hangs together, which part of it), by row
+    unit: Callable[[dict], tuple[str, str] | None] = lambda meta: None
     measures: Callable[[Sequence[dict]], dict[str, list[Cell]]] = lambda records: {}
     details: Callable[[Sequence[dict]], dict] = lambda records: {}  # counts beside the measures
 

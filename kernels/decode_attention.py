@@ -253,9 +253,8 @@ if triton is not None:
         dims = tl.arange(0, BLOCK_D)
         at = row * splits + s
         total = tl.load(totals + at, mask=s < splits, other=0.0)
-        live = (
-            total != 0
-        )  # a split with keys has a total of at least 1, or NaN; one without has written nothing else
+        # a split with keys has a total of at least 1, or NaN; one without has written nothing else
+        live = total != 0
         maximum = tl.load(maxima + at, mask=live, other=float("-inf"))
         places = sums + at[:, None] * D + dims[None, :]
         summed = tl.load(places, mask=live[:, None] & (dims < D)[None, :], other=0.0)

@@ -221,9 +221,8 @@ def _row_backward_torch(logits, targets, temperature, stats, grad, out):
     for rows, block in _blocks(logits):
         total = stats.totals[rows, None]
         scale = grad[rows, None] / temperature  # [n, 1]
-        d = (
-            (block.to(total.dtype) - stats.maxima[rows, None]).div_(temperature).exp_().mul_(-scale / total)
-        )  # [n, V]
+        # [n, V]
+        d = (block.to(total.dtype) - stats.maxima[rows, None]).div_(temperature).exp_().mul_(-scale / total)
         d.scatter_(-1, targets[rows, None], scale * stats.others[rows, None] / total)
         d.masked_fill_(scale == 0, 0.0)  # a row without gradient gets none, whatever it holds
         out[rows] = d
@@ -258,9 +257,8 @@ def _add_product(total, a, b):
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     elif total.is_cuda:
-        torch.addmm(
-            total, a, b, out_dtype=total.dtype, out=total
-        )  # CUDA only; no [V, D] product stands beside total
+        # CUDA only; no [V, D] product stands beside total
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 

@@ -102,9 +102,8 @@ def _backward_kernel(
     total = tl.load(totals + row)
     others_share = tl.load(others + row) / total  # 1 - p(target), without its cancellation
     scale = tl.load(grad + row) * inverse_temperature
-    length = tl.where(
-        scale != 0, VOCABULARY, 0
-    )  # a row without gradient is not read, and gets none whatever it holds
+    # a row without gradient is not read, and gets none whatever it holds
+    length = tl.where(scale != 0, VOCABULARY, 0)
     for first in range(0, VOCABULARY, BLOCK):
         columns = first + tl.arange(0, BLOCK)
         # Each element is read before it is written, by the same program: `out` may be `logits`

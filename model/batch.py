@@ -16,12 +16,10 @@ class Encoded:
 
     id: str
     ids: list[int]  # image tokens already expanded
-    vision: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # what the family's image processor makes of the images
-    choices: tuple[
-        str, ...
-    ] = ()  # the options of a lettered question, so that an option's value votes as its letter
+    # what the family's image processor makes of the images
+    vision: dict[str, Tensor] = field(default_factory=dict)
+    # the options of a lettered question, so that an option's value votes as its letter
+    choices: tuple[str, ...] = ()
 
     def bytes(self) -> int:
         return 8 * len(self.ids) + sum(x.nbytes for x in self.vision.values())

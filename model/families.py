@@ -35,14 +35,8 @@ BLOCKS = ("gemma3",)  # the tokens of an image see each other in both directions
 DECODERS = (
     "qwen2", "qwen3", "llama", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
 )  # fmt: skip
-STATIC_ROPE = (
-    "default",
-    "linear",
-    "llama3",
-    "yarn",
-    "mrope",
-    "proportional",
-)  # the same for every length of sequence
+# the same for every length of sequence
+STATIC_ROPE = ("default", "linear", "llama3", "yarn", "mrope", "proportional")
 
 
 def refusal(config) -> str | None:
@@ -111,9 +105,8 @@ def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor
     joined = {name: torch.cat([v[name] for v in vision]) for name in vision[0]}
     if not lean and model.config.model_type in ROPE_IN_3D:
         tower = model.config.vision_config
-        if (
-            joined["pixel_values"].shape[1] == 3 * tower.patch_size**2
-        ):  # one frame of each patch: see pixels.py
+        # one frame of each patch: see pixels.py
+        if joined["pixel_values"].shape[1] == 3 * tower.patch_size**2:
             joined["pixel_values"] = with_frames(joined["pixel_values"], tower.temporal_patch_size)
     joined = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in joined.items()}
     if model.config.model_type in ("idefics3", "smolvlm"):
@@ -216,9 +209,8 @@ def image_blocks(model, prompts: Prompts) -> Tensor | None:
     if model.config.model_type not in BLOCKS:
         return None
     here = prompts.ids == model.config.image_token_id
-    first = (
-        here & ~F.pad(here, (1, 0))[:, :-1]
-    )  # two images never touch: tokens of their own stand around each
+    # two images never touch: tokens of their own stand around each
+    first = here & ~F.pad(here, (1, 0))[:, :-1]
     return (first.long().cumsum(-1) - 1).masked_fill(~here, -1) if bool(here.any()) else None
 
 

@@ -92,9 +92,8 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
     them, and none is a mapped file, transformers' way: its pages would stay in memory beside the
     copies."""
     find = partial(cached_file, path, _raise_exceptions_for_missing_entries=False)
-    if single := find(
-        SAFE_WEIGHTS_NAME
-    ):  # first, as transformers has it: an index beside it is of another save
+    # first, as transformers has it: an index beside it is of another save
+    if single := find(SAFE_WEIGHTS_NAME):
         files = [single]
     elif index := find(SAFE_WEIGHTS_INDEX_NAME):
         files, _ = get_checkpoint_shard_files(path, index)

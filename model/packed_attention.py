@@ -74,9 +74,8 @@ class Layout:
     """Which tokens of a flat row belong to which prompt and response."""
 
     prompts: Sequences  # P
-    responses: Sequences | None = (
-        None  # B, in any order; best by `width_class`. None where there are prompts alone
-    )
+    # B, in any order; best by `width_class`. None where there are prompts alone
+    responses: Sequences | None = None
     question: Tensor | None = None  # [B], each response's prompt
     blocks: Tensor | None = None  # [P, L], tokens of one prompt with the same number >= 0 read each other
     _reads: dict = field(default_factory=dict, init=False, compare=False)
@@ -141,9 +140,8 @@ class Layout:
                 before = torch.empty_like(lengths)
                 before[order] = lengths[order].cumsum(0) - lengths[order]
                 total = torch.zeros_like(self.prompts.lengths).index_add_(0, self.question, lengths)
-                before -= (total.cumsum(0) - total)[
-                    self.question
-                ]  # tokens of the question's earlier responses
+                # tokens of the question's earlier responses
+                before -= (total.cumsum(0) - total)[self.question]
                 readers = Blocks(self.question[row], before[row] + t, P, H, R)
                 bias = None if self.padding is None else self.padding.repeat_interleave(H, 0)[:, None, None]
                 found.append(Read(slice(n, None), readers, prompts, keys, causal=False, bias=bias))

@@ -30,11 +30,8 @@ from model.pixels import resize, supports, to_patches
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
 
-TEXT_INPUTS = (
-    "attention_mask",
-    "token_type_ids",
-    "mm_token_type_ids",
-)  # of what a processor gives, not about images
+# of what a processor gives, not about images
+TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)

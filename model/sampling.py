@@ -71,9 +71,8 @@ def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
     if V <= SMALL_VOCABULARY:
         cdf = weights.cumsum(-1, dtype=torch.float64)
         # below the total for any u of 53 bits, so some token with weight exceeds it
-        return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=V - 1)[
-            :, 0
-        ]  # NaN is above all
+        # NaN is above all
+        return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=V - 1)[:, 0]
     weights = (F.pad(weights, (0, -V % block)) if V % block else weights).view(N, -1, block)
     cdf = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # [N, blocks]
     target = (u * cdf[:, -1])[:, None]

@@ -18,16 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ATTENTIONS = (
-    "VisionAttention",
-    "Qwen2_5_VLVisionAttention",
-    "Qwen3VLVisionAttention",
-)  # classes whose forward `attention` stands for
-PATCH_EMBEDDINGS = (
-    "PatchEmbed",
-    "Qwen2_5_VisionPatchEmbed",
-    "Qwen3VLVisionPatchEmbed",
-)  # `embed_patches`, likewise
+# classes whose forward `attention` stands for
+ATTENTIONS = ("VisionAttention", "Qwen2_5_VLVisionAttention", "Qwen3VLVisionAttention")
+# `embed_patches`, likewise
+PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatchEmbed")
 
 
 @contextmanager

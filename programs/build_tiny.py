@@ -222,10 +222,8 @@ def warm_start(settings: WarmStart) -> None:
     tokenizer, image_processor = build_tokenizer(), build_image_processor()
     config = build_config(tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    for (
-        name,
-        weight,
-    ) in model.named_parameters():  # fan-in scaling: transformers' 0.02 is made for widths of thousands
+    # fan-in scaling: transformers' 0.02 is made for widths of thousands
+    for name, weight in model.named_parameters():
         if weight.ndim >= 2:
             std = 0.5 if "embed_tokens" in name else weight[0].numel() ** -0.5
             residual = name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight"))

@@ -46,9 +46,8 @@ class Written(NamedTuple):
     answered: bool = False  # an answer stood there and was cut off
 
 
-PREAMBLE = re.compile(
-    r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I
-)  # "Here is a new question:"
+# "Here is a new question:"
+PREAMBLE = re.compile(r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I)
 LABEL = re.compile(
     r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*(?:[:：]|\n)[*_]*\s*",
     re.I,
@@ -131,9 +130,8 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
 CJK = "\u3040-\u30ff\u3400-\u9fff"
 TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+|[-+*/=<>^%°√π∠]")
 ARTICLES = {"the", "a", "an"}
-ORDINARY = re.compile(
-    rf"[^\W\d_A-Z]{{2,}}|a|[{CJK}]"
-)  # a word; other tokens are numbers, names such as AB, x or A, and signs
+# a word; other tokens are numbers, names such as AB, x or A, and signs
+ORDINARY = re.compile(rf"[^\W\d_A-Z]{{2,}}|a|[{CJK}]")
 
 
 def tokens_of(text: str) -> tuple[str, ...]:
@@ -164,9 +162,8 @@ class NearIndex:
 
     def __init__(self, threshold: float, rarity: Counter):
         self.threshold, self.rarity = threshold, rarity  # rarity: any counts do, as long as they don't change
-        self.postings = defaultdict(
-            list
-        )  # (scope, particulars, shingle) -> [shingles of an earlier question]
+        # (scope, particulars, shingle) -> [shingles of an earlier question]
+        self.postings = defaultdict(list)
 
     def prefix(self, found: frozenset) -> list:
         """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of
