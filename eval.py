@@ -141,8 +141,7 @@ class Partial:
             ) from None
 
     def add(self, row: int, records: Sequence[dict], skipped: dict[int, str]) -> None:
-        """`row` is the next one to read: what was found about rows from there on will be found
-        again."""
+        """`row` is the next one to read: what was found about rows from there on will be found again."""
         if self.out:
             before = [why for r, why in skipped.items() if self.row <= r < row]
             self.append({"row": row, "records": records, "skipped": before})

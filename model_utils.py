@@ -1,5 +1,4 @@
-"""What the training loop needs of a model: load it, put questions to it, sample, score, save,
-resume.
+"""What the training loop needs of a model: load it, put questions to it, sample, score, save, resume.
 
     processor = load_processor("data/tiny")
     model     = load_model("data/tiny")
@@ -90,8 +89,7 @@ class Rollout:
 
 
 def uniforms(seed: int, step: int, key: str, sample: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) that depend on (seed, step, question, sample) and on nothing
-    else."""
+    """`count` numbers in [0, 1) that depend on (seed, step, question, sample) and on nothing else."""
     digest = hashlib.blake2b(f"{seed} {step} {sample} {key}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(count)
 

@@ -127,8 +127,7 @@ def per_question(result: dict) -> np.ndarray:
 
 
 def interval(gains: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of gains [seeds, questions]: over seeds and over
-    questions."""
+    """95 % bootstrap interval of the mean of gains [seeds, questions]: over seeds and over questions."""
     rng = np.random.default_rng(0)
     S, Q = gains.shape
     means = [gains[rng.integers(0, S, S)][:, rng.integers(0, Q, Q)].mean() for _ in range(resamples)]

@@ -435,8 +435,7 @@ def resident(which: str) -> int:
 
 
 def unshared(rollout: Rollout) -> Rollout:
-    """The same responses, each as a question of its own: the prompt and its images are read G
-    times."""
+    """The same responses, each as a question of its own: the prompt and its images are read G times."""
     G = rollout.num_samples
     return replace(
         rollout,
@@ -620,8 +619,7 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 
 def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of
-    several."""
+    """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of several."""
     big = torch.zeros(2**28 if device.startswith("cuda") else 2**26, dtype=torch.uint8, device=device)
     other = torch.empty_like(big)
     copy = min(clock(lambda: (other.copy_(big), None)[1], device) for _ in range(10))

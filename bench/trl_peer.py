@@ -1,5 +1,4 @@
-"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, for a benchmark to compare
-with.
+"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, for a benchmark to compare with.
 
     peer = TrlPeer("data/tiny", questions, num_generations=8, max_new_tokens=64)
     peer.step()                              # seconds of one optimiser step; peer.stages, peer.lengths say more
@@ -139,8 +138,7 @@ def even_sum(completion_ids: list[list[int]], **_) -> list[float]:
 
 
 class TrlPeer:
-    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist between
-    calls.
+    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist between calls.
 
     `micro_batch` is in sequences, 0 is all P*G; generation is one batch either way. On "cuda" the
     weights are float32 under bfloat16 autocast, as TRL has it by default and mmupt too; dtype
@@ -240,8 +238,7 @@ class TrlPeer:
         return self.callback.steps
 
     def step(self) -> float:
-        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (tokens of each
-        completion)."""
+        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (tokens of each completion)."""
         (self.last,) = self.run(1)
         return self.last.seconds
 

@@ -52,8 +52,7 @@ def flag(default, help: str, rule: str = "", *, choices: Iterable[str] = (), gro
 
 
 def require(settings, name: str, ok: bool, what: str) -> None:
-    """`what` the flag must be; what stands behind a colon says why, behind the value that was
-    given."""
+    """`what` the flag must be; what stands behind a colon says why, behind the value that was given."""
     if not ok:
         what, colon, why = what.partition(":")
         raise UsageError(f"--{name} must be {what} (got {getattr(settings, name)}){colon}{why}")
@@ -77,8 +76,7 @@ def check_pixels(settings) -> None:
 
 
 class _Help(ArgumentDefaultsHelpFormatter):
-    """A flag once, though `--a-b` is taken for `--a_b`, and without its value's name in
-    capitals."""
+    """A flag once, though `--a-b` is taken for `--a_b`, and without its value's name in capitals."""
 
     def _format_action_invocation(self, action):
         choices = f" {{{','.join(map(str, action.choices))}}}" if action.choices else ""

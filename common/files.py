@@ -25,8 +25,7 @@ _held: dict[Path, int] = {}  # open files, by their path
 
 
 def hold(path: str | Path) -> None:
-    """Keeps other processes from writing to the same file or folder, until `release` or this one's
-    end."""
+    """Keeps other processes from writing to the same file or folder, until `release` or this one's end."""
     path = Path(path).resolve()
     if path in _held:
         return

@@ -1,5 +1,4 @@
-"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any
-moment.
+"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any moment.
 
 A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the
 rows of steps that the resumed run does again. Everything here is label-free but the rows of
@@ -193,8 +192,7 @@ class Meter:
 
 
 class StopSignal:
-    """SIGINT and SIGTERM ask for a stop at the end of the step; a second one ends the process at
-    once."""
+    """SIGINT and SIGTERM ask for a stop at the end of the step; a second one ends the process at once."""
 
     def __init__(self):
         self.asked = False

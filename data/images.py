@@ -40,8 +40,7 @@ def open_image(file) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A camera that is held on its side notes it, and leaves the turning to whoever shows the
-    picture."""
+    """A camera that is held on its side notes it, and leaves the turning to whoever shows the picture."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # noqa: BLE001  a damaged note says nothing

@@ -105,8 +105,7 @@ class Columns:
 
 
 def find_columns(kinds: dict[str, str | None]) -> Columns:
-    """Column names with their kinds ("image", "text", "number", "other"; None: any) -> which is
-    what."""
+    """Column names with their kinds ("image", "text", "number", "other"; None: any) -> which is what."""
     names = {name.lower(): name for name in reversed(kinds)}
 
     def called(wanted: Iterable[str], *allowed: str | None) -> tuple[str, ...]:

@@ -77,8 +77,7 @@ def usable(
 
 
 class HeldOut(Sequence):
-    """Questions that are read again when asked for, but for those whose encodings the processor
-    keeps."""
+    """Questions that are read again when asked for, but for those whose encodings the processor keeps."""
 
     def __init__(self, source, rows: Sequence[int], kept: dict[int, Example]):
         self.source, self.rows, self.kept = source, rows, kept
@@ -186,8 +185,7 @@ def without_images(example: Example) -> Example:
 
 
 def batches(items: Iterable[tuple], most: int = 128) -> Iterator[list[tuple]]:
-    """Lists of (..., encoding) of at most `most` items and little more than BATCH_BYTES of
-    encodings."""
+    """Lists of (..., encoding) of at most `most` items and little more than BATCH_BYTES of encodings."""
     part, held = [], 0
     for item in items:
         part.append(item)

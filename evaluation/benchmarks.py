@@ -54,8 +54,7 @@ class Benchmark:
     details: Callable[[Sequence[dict]], dict] = lambda records: {}  # counts beside the measures
 
     def categories(self, meta: dict) -> dict[str, list[str]]:
-        """{categorisation: the question's values}, a list since a question may need several
-        skills."""
+        """{categorisation: the question's values}, a list since a question may need several skills."""
         found = {name: at(meta, path) for name, path in self.by.items()}
         return {
             name: [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -176,8 +175,7 @@ def wemath_unit(meta: dict) -> tuple[str, str] | None:
 
 
 def composites(records: Sequence[dict]) -> tuple[dict[str, dict[str, dict]], int]:
-    """({unit: {"1": record, "2": .., "multi": ..}}, how many units lack a member and are left
-    out)."""
+    """({unit: {"1": record, "2": .., "multi": ..}}, how many units lack a member and are left out)."""
     units = defaultdict(dict)
     for r in records:
         if "unit" in r:
@@ -218,8 +216,7 @@ def wemath_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 
 
 def wemath_details(records: Sequence[dict]) -> dict:
-    """Counts (means over samples), and RM's share of the composites whose multi-step question is
-    right."""
+    """Counts (means over samples), and RM's share of the composites whose multi-step question is right."""
     whole, incomplete = composites(records)
     out = {"composites": len(whole), "incomplete": incomplete}
     for name, loose in (("strict", False), ("loose", True)):
@@ -234,8 +231,7 @@ def wemath_details(records: Sequence[dict]) -> dict:
 
 
 def relaxed(key: str, gold: str) -> bool:
-    """Numbers within 5 % of the gold one (both 0, where it is 0); anything else equal but for
-    case."""
+    """Numbers within 5 % of the gold one (both 0, where it is 0); anything else equal but for case."""
     x, y = number(key), number(gold)
     if x is None or y is None:
         return key.casefold() == gold.casefold()

@@ -40,8 +40,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority_at_n(keys: Sequence[str | None], right: Sequence[bool]) -> float:
-    """How right the commonest key is: 1 or 0, and a mean where keys tie for first. None never
-    votes.
+    """How right the commonest key is: 1 or 0, and a mean where keys tie for first. None never votes.
 
     Votes group by key, whatever grades: two spellings that a grader holds equal but our canonical
     form does not are two candidates, and one key whose spellings it judges differently counts by
@@ -197,8 +196,7 @@ def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, 
 
 
 def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object, dict]:
-    """{measure: its mean with a 95 % interval over draws of units}, all measures on the same
-    draws."""
+    """{measure: its mean with a 95 % interval over draws of units}, all measures on the same draws."""
     units = {
         unit: i
         for i, unit in enumerate(sorted({unit for cells in measures.values() for unit, _, _ in cells}))

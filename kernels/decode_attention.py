@@ -1,5 +1,4 @@
-"""Attention of one decode step where G samples share a prompt: its keys are read once, not once per
-sample.
+"""Attention of one decode step where G samples share a prompt: its keys are read once, not once per sample.
 
     out = softmax(scale * q [k_prompt | k_own]^T) [v_prompt | v_own]
 

@@ -177,8 +177,7 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 def row_forward(logits, targets, temperature, stats):
-    """Fills `stats` [N] from logits [A, B, V] (last axis dense, A * B = N) and targets [N]
-    int64."""
+    """Fills `stats` [N] from logits [A, B, V] (last axis dense, A * B = N) and targets [N] int64."""
     if targets.numel() == 0:
         return
     rows_of = logprob_triton.row_forward if _use_triton(logits) else _row_forward_torch
@@ -229,8 +228,7 @@ def _row_backward_torch(logits, targets, temperature, stats, grad, out):
 
 
 def _blocks(logits):
-    """Walks [A, B, V] in blocks of rows of about BLOCK_BYTES as float32: (slice of the N rows, [n,
-    V])."""
+    """Walks [A, B, V] in blocks of rows of about BLOCK_BYTES as float32: (slice of the N rows, [n, V])."""
     outer, inner, vocabulary = logits.shape
     most = max(1, BLOCK_BYTES // (4 * vocabulary))
     outer_step, inner_step = max(1, most // inner), min(inner, most)
@@ -242,8 +240,7 @@ def _blocks(logits):
 
 
 def _logits_in_chunks(hidden, weight, chunk):
-    """Yields (rows, hidden[rows], their logits [n, V]); every chunk of logits overwrites the one
-    before."""
+    """Yields (rows, hidden[rows], their logits [n, V]); every chunk of logits overwrites the one before."""
     count, dtype = hidden.shape[0], weight.dtype
     buffer = torch.empty(min(chunk, count), weight.shape[0], dtype=dtype, device=weight.device)
     for first in range(0, count, chunk):
@@ -270,8 +267,7 @@ def _use_triton(logits):
 
 
 def _as_rows(logits):
-    """[..., V] as [A, B, V] with a dense last axis; a view wherever two strides can address the
-    rows."""
+    """[..., V] as [A, B, V] with a dense last axis; a view wherever two strides can address the rows."""
     vocabulary = logits.shape[-1]
     if vocabulary > 1 and logits.stride(-1) != 1:
         logits = logits.contiguous()

@@ -65,8 +65,7 @@ def checkpoints(parent: Path) -> list[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Every file that the checkpoint lists is there at its full size, and its tensors can be
-    opened."""
+    """Every file that the checkpoint lists is there at its full size, and its tensors can be opened."""
     try:
         for name, size in json.loads((folder / "trainer.json").read_text())["files"].items():
             if (folder / name).stat().st_size != size:
@@ -85,8 +84,7 @@ def latest_checkpoint(parent: Path) -> Path | None:
 
 
 def load_checkpoint(folder: Path, model, optimizer) -> dict:
-    """The optimiser's moments into `optimizer` -> the saved `state`. The weights are load_model's
-    to load."""
+    """The optimiser's moments into `optimizer` -> the saved `state`. The weights are load_model's to load."""
     parameters = dict(model.named_parameters())
     with safe_open(folder / "optimizer.safetensors", "pt") as file:
         for entry in file.keys():

@@ -167,8 +167,7 @@ def embed(model, ids: Tensor, prompts: Prompts) -> dict:
 
 
 def flat(features) -> Tensor:
-    """Image features as one [tokens, D]: some families give a list of those, others [tiles, tokens,
-    D]."""
+    """Image features as one [tokens, D]: some families give a list of those, others [tiles, tokens, D]."""
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([x.flatten(0, -2) for x in features])

@@ -1,5 +1,4 @@
-"""The decoder's layers in few calls: query, key and value from one product, gate and up from
-another.
+"""The decoder's layers in few calls: query, key and value from one product, gate and up from another.
 
     fused_layers(model)          the weights of a decoder of the standard make, or None where it is of another
     forward_packed(model, ..)    a flat row of whole sequences through them, or through the decoder's own forward
@@ -84,8 +83,7 @@ def colocate_qkv_gate_up(model) -> None:
 
 
 def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
-    """The parts as one tensor of `dtype`: a view where they lie side by side in memory, a copy
-    elsewhere."""
+    """The parts as one tensor of `dtype`: a view where they lie side by side in memory, a copy elsewhere."""
     if any(p is None for p in parts):
         return None
     if parts[0].dtype == dtype and (view := view_of(parts)) is not None:
@@ -146,8 +144,7 @@ def fused_layers(model) -> list[Layer] | None:
 
 
 def rms_norm(module) -> Callable:
-    """An RMS norm in few calls; one of another kind would fail the check at
-    loading."""
+    """An RMS norm in few calls; one of another kind would fail the check at loading."""
     weight, share = module.weight, 1 / module.weight.numel()
     if weight.is_cuda:
         return lambda x: F.rms_norm(x, weight.shape, weight, module.variance_epsilon)
@@ -163,8 +160,7 @@ def rms_norm(module) -> Callable:
 
 
 class Rows(Protocol):
-    """Rows of tokens that know their keys: one packed row of whole sequences, or a batch that
-    decodes."""
+    """Rows of tokens that know their keys: one packed row of whole sequences, or a batch that decodes."""
 
     def __len__(self) -> int: ...
 
@@ -172,8 +168,7 @@ class Rows(Protocol):
 
 
 def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Tensor:
-    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm. Takes x's
-    memory.
+    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm. Takes x's memory.
 
     Where products run in a narrower dtype than the weights', autocast is on around this: x stays in
     the wider one.
@@ -192,8 +187,7 @@ def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Ten
 def rotated_heads(
     layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> query [N, H*R, d], key and value [N, H,
-    d]"""
+    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> query [N, H*R, d], key and value [N, H, d]"""
     d, (cos, sin) = layer.head, rotation
     heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
     rotated, value = heads[:, :-H], heads[:, -H:]

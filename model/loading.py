@@ -116,8 +116,7 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
 
 
 def load_config(path: str):
-    """The checkpoint's configuration. Raises ModelError where there is none or its family is not
-    served."""
+    """The checkpoint's configuration. Raises ModelError where there is none or its family is not served."""
     check_model_folder(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -159,8 +158,7 @@ def generation_config(path: str) -> GenerationConfig | None:
 
 
 def freeze_vision(model) -> None:
-    """The vision tower and the projector behind it get no gradient; decoder and head are
-    trained."""
+    """The vision tower and the projector behind it get no gradient; decoder and head are trained."""
     for p in vision_parameters(model):
         p.requires_grad_(False)
 

@@ -28,8 +28,7 @@ ATTENTION = "mmupt"  # the name transformers knows it by
 
 @dataclass(frozen=True)
 class Sequences:
-    """A sequences one after the other, [total, ..], and the same as a padded block, [A, width,
-    ..]."""
+    """A sequences one after the other, [total, ..], and the same as a padded block, [A, width, ..]."""
 
     lengths: Tensor  # [A]
 
@@ -53,8 +52,7 @@ class Sequences:
 
     @cached_property
     def place(self) -> Tensor | None:
-        """[total]: the place of each token in the flattened block; None where there is no
-        padding."""
+        """[total]: the place of each token in the flattened block; None where there is no padding."""
         return None if self.total == self.real.numel() else self.real.flatten().nonzero()[:, 0]
 
     def pad(self, x: Tensor) -> Tensor:
@@ -99,8 +97,7 @@ class Layout:
         )
 
     def is_causal(self, window: int | None) -> bool:
-        """Whether all tokens read what stands before them in their prompt and response, and nothing
-        else."""
+        """Whether all tokens read what stands before them in their prompt and response, and nothing else."""
         return self.blocks is None and (window is None or self.longest <= window)
 
     def prompt_mask(self, window: int | None) -> Tensor:
@@ -261,8 +258,7 @@ class Read:
         return self.queries.take(out), self.queries.take(lse)
 
     def backward(self, grad, query, key, value, out, lse, scale: float, grads: list[Tensor]) -> None:
-        """Adds the gradients of flat query, key and value to `grads`, given the joined out and
-        lse."""
+        """Adds the gradients of flat query, key and value to `grads`, given the joined out and lse."""
         g, q, o, total = (self.queries.fill(x[self.readers]) for x in (grad, query, out, lse[..., None]))
         k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
         bias = self.bias_as(q)

@@ -75,8 +75,7 @@ class Processor:
             self.kept_bytes[0] -= self.kept.pop(id(example))[2].bytes()
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
-        """Chat template; each image's placeholder replaced by the tokens that its features will
-        stand for."""
+        """Chat template; each image's placeholder replaced by the tokens that its features will stand for."""
         known = self.kept.get(id(example))
         if known and known[0] is example and known[1] == instruction:
             return known[2]
@@ -170,8 +169,7 @@ class Processor:
 
 
 def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Processor:
-    """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is
-    missing."""
+    """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is missing."""
     config = load_config(path)
     sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
     if Path(path).is_dir() and not any(
@@ -241,8 +239,7 @@ def chat_template(settings: dict) -> str | None:
 
 
 def load_image_processor(path: str):
-    """The Pillow image processor of a checkpoint, which needs no torchvision; Qwen's resizes by
-    pixels.py."""
+    """The Pillow image processor of a checkpoint, which needs no torchvision; Qwen's resizes by pixels.py."""
     settings, _ = BaseImageProcessor.get_image_processor_dict(path)
     name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
     pillow = getattr(transformers, f"{name}Pil", None)
@@ -271,8 +268,7 @@ class LookupNormalise:
 
 
 def eos_ids(path: str, tokenizer) -> tuple[int, ...]:
-    """Every id that ends a response: generation_config's, else the config's, else the
-    tokenizer's."""
+    """Every id that ends a response: generation_config's, else the config's, else the tokenizer's."""
     found = None
     stated, _ = PreTrainedConfig.get_config_dict(path)  # config itself may have dropped some of it
     for generation in (generation_config(path), GenerationConfig.from_model_config(stated)):

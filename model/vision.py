@@ -1,5 +1,4 @@
-"""The vision tower of the Qwen-VL family, faster: the same weights and the same numbers up to
-rounding.
+"""The vision tower of the Qwen-VL family, faster: the same weights and the same numbers up to rounding.
 
     with lean_vision(model): features = model.get_image_features(...)
 
