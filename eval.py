@@ -86,8 +86,7 @@ class EvalConfig:
 
 
 class Partial:
-    """FILE.partial.jsonl beside --out: what is answered so far, a line a batch, so that a killed
-    evaluation goes on.
+    """FILE.partial.jsonl beside --out: what is answered so far, for a killed evaluation to go on from.
 
     The first line holds the settings; other settings are refused, and a torn last line is dropped.
     Without --out: nothing is read or written. It stays where an evaluation was stopped, and goes
@@ -141,7 +140,7 @@ class Partial:
             ) from None
 
     def add(self, row: int, records: Sequence[dict], skipped: dict[int, str]) -> None:
-        """`row` is the next one to read: what was found about rows from there on will be found again."""
+        """`row` is the next one to read; what was found about rows from there on is found again."""
         if self.out:
             before = [why for r, why in skipped.items() if self.row <= r < row]
             self.append({"row": row, "records": records, "skipped": before})
@@ -189,8 +188,7 @@ def find_benchmark(name: str, source) -> Benchmark:
 
 
 def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
-    """The whole JSON: --model's answers to --data, graded. Continues from --out's partial file,
-    where there is one."""
+    """The whole JSON: --model's answers to --data, graded. Goes on from --out's partial file, if any."""
     source = load(config.data, config.split, labels=True)
     try:
         total = min(len(source), config.limit or len(source))

@@ -1,4 +1,4 @@
-"""What the training loop needs of a model: load it, put questions to it, sample, score, save, resume.
+"""What training needs of a model: load it, put questions to it, sample, score, save, resume.
 
     processor = load_processor("data/tiny")
     model     = load_model("data/tiny")
@@ -89,7 +89,7 @@ class Rollout:
 
 
 def uniforms(seed: int, step: int, key: str, sample: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) that depend on (seed, step, question, sample) and on nothing else."""
+    """`count` numbers in [0, 1) that depend on (seed, step, question, sample) and nothing else."""
     digest = hashlib.blake2b(f"{seed} {step} {sample} {key}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(count)
 
@@ -108,8 +108,7 @@ def generate(
     memory: int = 0,
     progress: str | None = None,
 ) -> Rollout:
-    """G responses to each question. Greedy at temperature 0. `memory`: bytes that cache and logits
-    may take; 0 chooses."""
+    """G responses to each question; greedy at temperature 0. `memory`: bytes for cache and logits, 0 chooses."""
     device = next(model.parameters()).device
     prompts = examples
     if not isinstance(prompts, Prompts):
@@ -156,8 +155,7 @@ def generate(
 
 @dataclass(frozen=True)
 class Packed:
-    """A rollout as one flat row: the tokens of all prompts, then of all responses (see
-    model/packed_attention.py).
+    """A rollout as one flat row: all prompts' tokens, then all responses' (model/packed_attention.py).
 
     The last token of a response is predicted but never read, so it has no place in the row.
     """
@@ -193,8 +191,7 @@ def pack(rollout: Rollout) -> Packed:
 
 
 def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-    """Log-probs [B, T] float32 of the rollout's tokens under `model`, at the rollout's temperature;
-    0 after the end.
+    """Log-probs [B, T] float32 of the rollout's tokens at its temperature; 0 after the end.
 
     Equal in value and gradient to a forward of each [prompt | response] on its own. With gradient
     where the caller has it enabled. `with_entropy` also gives the entropy [B, T] of each token's
@@ -221,8 +218,7 @@ def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tenso
 
 
 def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> list[list[int]]:
-    """Splits questions so that each part reads at most `tokens` tokens (or is one question), like
-    lengths together."""
+    """Splits questions into parts of at most `tokens` tokens (or of one question), like lengths together."""
     read = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1) + rollout.prompts.lengths
     read = read.tolist()
     parts: list[list[int]] = []

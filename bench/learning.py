@@ -1,5 +1,4 @@
-"""Does it learn without labels? Several bases x several training seeds, against controls. `python
--m bench.learning`
+"""Does it learn without labels? Several bases and training seeds, against controls: `python -m bench.learning`
 
 Every run has the defaults of mmupt.py, which were chosen on the validation split. The figures come
 from the test split, which chose nothing; the curves are of the validation split. Beside the

@@ -1,5 +1,4 @@
-"""What loading a checkpoint of real size costs: memory beside its weights, and time. `python -m
-bench.loading`
+"""What loading a checkpoint of real size costs, in memory and time: `python -m bench.loading`
 
 Writes a random checkpoint of the shape of Qwen2.5-VL-3B (bfloat16, in shards) shard by shard into a
 temporary folder, loads it by load_model in a process of its own, and deletes it. Memory is the peak

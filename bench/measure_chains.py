@@ -1,5 +1,4 @@
-"""Test-split figures of one checkpoint, with the share of responses that show steps and how often
-those are right."""
+"""A checkpoint's test figures, the share of responses with steps, and how often those are right."""
 
 from dataclasses import dataclass, field
 

@@ -219,8 +219,7 @@ def geometric(rows: int, most: int, device: str) -> torch.Tensor:
 
 
 def widened(s: Speed, bed: Bed, vocabulary: int) -> dict[str, Bed]:
-    """The bed, and beside it the same model with a wider vocabulary: real ones have 30,000 to
-    260,000 entries."""
+    """The bed, and the same model with a wider vocabulary: real ones have 30,000 to 260,000 entries."""
     beds = {f"vocabulary {bed.processor.vocabulary}": bed}
     if vocabulary and s.shape == "tiny":
         folder = Path(bed.folder).with_name(f"vocabulary-{vocabulary}")
@@ -435,7 +434,7 @@ def resident(which: str) -> int:
 
 
 def unshared(rollout: Rollout) -> Rollout:
-    """The same responses, each as a question of its own: the prompt and its images are read G times."""
+    """The same responses, each as a question of its own: prompt and images are read G times."""
     G = rollout.num_samples
     return replace(
         rollout,
@@ -619,7 +618,7 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 
 def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of several."""
+    """(bytes/s of a copy, read and write; FLOP/s of a matrix product), the best of several."""
     big = torch.zeros(2**28 if device.startswith("cuda") else 2**26, dtype=torch.uint8, device=device)
     other = torch.empty_like(big)
     copy = min(clock(lambda: (other.copy_(big), None)[1], device) for _ in range(10))
@@ -687,9 +686,10 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 
 def packed_flops(step: OurStep) -> float:
-    """FLOPs of the decoder's attention over packed rows on a CPU, which the counter can't see: 2
-    products of d for each score, and 5 backward. Attention in the vision tower and in decoding is
-    not counted."""
+    """FLOPs of the decoder's packed attention on a CPU, which the counter can't see.
+
+    2 products of d for each score, and 5 backward. Attention in vision tower and decoding is not counted.
+    """
     text = step.policy.config.get_text_config()
     heads, d = (
         text.num_attention_heads,

@@ -1,4 +1,4 @@
-"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, for a benchmark to compare with.
+"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, to compare with.
 
     peer = TrlPeer("data/tiny", questions, num_generations=8, max_new_tokens=64)
     peer.step()                              # seconds of one optimiser step; peer.stages, peer.lengths say more
@@ -86,8 +86,7 @@ class Clock:
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
-    """Qwen2_5_VLProcessor for images alone: transformers reads what a processor consists of from
-    these parameters."""
+    """Qwen2_5_VLProcessor for images alone: transformers reads its parts from these parameters."""
 
     clock: Clock
 
@@ -115,8 +114,7 @@ class Step:
 
 
 class PerStep(TrainerCallback):
-    """From the start of the loop, or the end of the step before, to the end of a step: what train()
-    spends on it."""
+    """What train() spends on a step: from the end of the one before, or the start of the loop, to its end."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
@@ -138,7 +136,7 @@ def even_sum(completion_ids: list[list[int]], **_) -> list[float]:
 
 
 class TrlPeer:
-    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist between calls.
+    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist.
 
     `micro_batch` is in sequences, 0 is all P*G; generation is one batch either way. On "cuda" the
     weights are float32 under bfloat16 autocast, as TRL has it by default and mmupt too; dtype
@@ -230,15 +228,14 @@ class TrlPeer:
         return self.trainer.model
 
     def run(self, steps: int = 1) -> list[Step]:
-        """So many full steps, through trainer.train(). What train() does before its first step is
-        not in the times."""
+        """So many full steps, through trainer.train(), without what it does before the first of them."""
         self.callback.steps = []
         self.trainer.args.max_steps = steps
         self.trainer.train()
         return self.callback.steps
 
     def step(self) -> float:
-        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (tokens of each completion)."""
+        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (of each completion)."""
         (self.last,) = self.run(1)
         return self.last.seconds
 
@@ -252,8 +249,7 @@ class TrlPeer:
 
 
 def as_dataset(questions: Sequence[Example]):
-    """P rows, made when they are fetched: images in a stored column would be decoded from PNG at
-    every step."""
+    """P rows, made when fetched: images in a stored column would be decoded from PNG at every step."""
     from datasets import Dataset
 
     def rows(batch):
@@ -268,8 +264,7 @@ def as_dataset(questions: Sequence[Example]):
 
 
 def timed_trainer(clock: Clock, record: PerStep):
-    """GRPOTrainer whose own methods tell the clock which stage they are. Nothing of what they do is
-    changed."""
+    """GRPOTrainer whose own methods tell the clock which stage they are, and do what they always do."""
     from trl import GRPOTrainer
 
     class Timed(GRPOTrainer):

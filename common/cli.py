@@ -1,5 +1,4 @@
-"""Command lines from dataclasses: `--field value`, one-line errors that name the flag, exit status
-2 for a user's mistake.
+"""Command lines from dataclasses: `--field value`, one-line errors that name the flag, exit status 2.
 
     @dataclass
     class Settings:
@@ -52,7 +51,7 @@ def flag(default, help: str, rule: str = "", *, choices: Iterable[str] = (), gro
 
 
 def require(settings, name: str, ok: bool, what: str) -> None:
-    """`what` the flag must be; what stands behind a colon says why, behind the value that was given."""
+    """`what` the flag must be; what stands behind a colon says why, behind the value given."""
     if not ok:
         what, colon, why = what.partition(":")
         raise UsageError(f"--{name} must be {what} (got {getattr(settings, name)}){colon}{why}")
@@ -76,7 +75,7 @@ def check_pixels(settings) -> None:
 
 
 class _Help(ArgumentDefaultsHelpFormatter):
-    """A flag once, though `--a-b` is taken for `--a_b`, and without its value's name in capitals."""
+    """A flag once, though `--a-b` is taken for `--a_b`, and without its value's name."""
 
     def _format_action_invocation(self, action):
         choices = f" {{{','.join(map(str, action.choices))}}}" if action.choices else ""
@@ -104,8 +103,7 @@ class _Parser(HfArgumentParser):
 def parse(
     cls: type[Settings], argv: list[str], presets: dict[str, dict] | None = None, defaults: dict | None = None
 ) -> Settings:
-    """Flags -> an instance of the dataclass `cls`. `--preset` and `defaults` set other defaults;
-    flags given win."""
+    """Flags -> a `cls`. `--preset` and `defaults` set other defaults; flags given win."""
     parser = _Parser(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if presets and (chosen := value_of(argv, "--preset")):
@@ -140,8 +138,7 @@ def one_process(program: str) -> None:
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Calls main(argv) and exits with its status; what the user can mend becomes one line on stderr
-    and status 2."""
+    """Exits with the status of main(argv); what the user can mend is one line on stderr and status 2."""
     try:
         status = main(sys.argv[1:])
     except UserError as error:

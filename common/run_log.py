@@ -1,4 +1,4 @@
-"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any moment.
+"""What a run writes: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any moment.
 
 A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the
 rows of steps that the resumed run does again. Everything here is label-free but the rows of
@@ -168,8 +168,7 @@ def cut_log(path: Path, steps: int) -> None:
 
 
 class Meter:
-    """Weighted means of named numbers over a step and over all ranks. A new metric needs no more
-    than its name here."""
+    """Weighted means of named numbers over a step and all ranks. A new metric needs only a name here."""
 
     def __init__(self):
         self.sums: dict[str, list[float]] = {}
@@ -192,7 +191,7 @@ class Meter:
 
 
 class StopSignal:
-    """SIGINT and SIGTERM ask for a stop at the end of the step; a second one ends the process at once."""
+    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once."""
 
     def __init__(self):
         self.asked = False
@@ -230,8 +229,7 @@ def entropy_of(counts: Counter) -> float:
 
 
 def top_answer_share(votes: Sequence, world: World) -> float:
-    """Share of the commonest pseudo-label among different questions: a collapsed policy answers
-    everything alike."""
+    """Share of the commonest pseudo-label: a collapsed policy answers different questions alike."""
     hashes = [hash_of(v.winner) if v.winner is not None else -1 for v in votes]
     everywhere = world.gather(torch.tensor(hashes, device=world.device)).tolist()
     counts = Counter(h for h in everywhere if h >= 0)

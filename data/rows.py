@@ -105,7 +105,7 @@ class Columns:
 
 
 def find_columns(kinds: dict[str, str | None]) -> Columns:
-    """Column names with their kinds ("image", "text", "number", "other"; None: any) -> which is what."""
+    """Column names with their kinds (image, text, number, other; None: any) -> which is what."""
     names = {name.lower(): name for name in reversed(kinds)}
 
     def called(wanted: Iterable[str], *allowed: str | None) -> tuple[str, ...]:
@@ -135,8 +135,7 @@ def first_of(names: tuple[str, ...], row: dict) -> str | None:
 
 
 def read_images(value, column: str, folder: Path) -> tuple[Image.Image, ...]:
-    """A cell -> decoded pictures. A picture is {bytes, path}, bytes, a Pillow image or a path
-    beside the file."""
+    """A cell -> decoded pictures: each {bytes, path}, bytes, a Pillow image or a path beside the file."""
     if value is None:
         return ()
     if isinstance(value, str) and column == "images":
@@ -178,8 +177,7 @@ def names_pictures(value) -> bool:
 
 
 def place_images(question: str, images: tuple) -> tuple[str, tuple]:
-    """Numbered tags `<image2>` -> `<image>`, and the pictures in the order of their tags, untagged
-    ones first.
+    """Numbered tags `<image2>` -> `<image>`, and the pictures in their tags' order, untagged ones first.
 
     A number is used once and only where there is such a picture; any other numbered tag stays as
     text: in MathVision one picture shows all that `<image1>` to `<image5>` name.
@@ -222,8 +220,7 @@ def unlettered(choices: list[str]) -> list[str]:
 
 
 def split_options(text: str) -> list[str] | None:
-    """`A. 3; B. 4; C. No correct answer` -> its choices; None where it isn't a list lettered from A
-    on without a gap.
+    """`A. 3; B. 4; C. None` -> its choices; None where it isn't a list lettered from A on without a gap.
 
     Choices stand behind semicolons or line breaks; where there are none, also behind commas and
     spaces.
@@ -286,8 +283,7 @@ def is_plain(value) -> bool:
 
 
 class Source:
-    """The examples of a store of rows, by index. Rows are checked when they are used: a bad row
-    costs one row.
+    """The examples of a store of rows, by index. They are checked when used: a bad row costs one row.
 
     Two rows of one id: the first is kept.
     """
@@ -366,9 +362,10 @@ class Source:
         return self.store.where(index)
 
     def blocks(self) -> list[tuple[range, int]]:
-        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row
-        comes alone. Answers are left out of the count, read or not: they decide nothing, not even
-        an order."""
+        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone.
+
+        Answers are left out of the count, read or not: they decide nothing, not even an order.
+        """
         return list(self.measured)
 
     @cached_property

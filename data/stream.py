@@ -1,5 +1,4 @@
-"""The training questions: endless, shuffled, without their answers. Unusable rows are skipped,
-counted and named once.
+"""Training questions: endless, shuffled, without answers. Unusable rows are skipped, counted, named once.
 
 Threads read and encode the rows of the next step while the model works on this one, unless the
 model has every core. Several processes share the reading: of the rows that a step tries each reads
@@ -27,8 +26,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Questions:
-    """`next(n)` gives this process's part of n different encoded questions. `state()` is all that a
-    resumed stream needs.
+    """`next(n)`: this process's part of n different encoded questions. `state()` is all that a resume needs.
 
     `labels` fills `gold` {question id: canonical answer}, for the control `--reward gold` alone;
     otherwise answers are stripped by the reader and `gold` stays empty.
@@ -118,8 +116,7 @@ class Questions:
         return [encoded[index] for index in mine]
 
     def untried(self, most: int, count: int, tried: set[int]) -> list[tuple]:
-        """The next (row, future or None) that this step has not tried, up to `most`, or all that
-        the source has left."""
+        """The next (row, future or None) not yet tried in this step, up to `most` or all that are left."""
         rows = []
         while len(rows) < most and len(tried) != self.size:
             self.read_ahead(count if self.threads else 1, tried)  # the threads go on with the next step's
@@ -131,8 +128,7 @@ class Questions:
         return rows
 
     def read_together(self, rows: list[tuple], encoded: dict) -> list[list]:
-        """[place, id, tokens, gold, what is wrong] of each row; the questions that this process has
-        read go to `encoded`."""
+        """[place, id, tokens, gold, what is wrong] of each row; what this process has read goes to `encoded`."""
         here = [
             (n, index, reading or self.start(index))
             for n, (index, reading) in enumerate(rows)
@@ -177,8 +173,7 @@ class Questions:
             self.ahead.append((position, index, reading.get(index)))
 
     def read(self, index: int) -> tuple:
-        """(encoded question, its gold key, None) or, where the row can't be used, (None, None, what
-        is wrong)."""
+        """(encoded question, its gold key, None); of a row that can't be used (None, None, what is wrong)."""
         try:
             example = self.examples[index]
             gold = option_key(example.answer, example.choices) if self.labels else None

@@ -1,5 +1,4 @@
-"""A model answers labelled questions, batch by batch, and each answer is graded: what eval.py and
-the training loop share.
+"""A model answers labelled questions and each answer is graded, for eval.py and the training loop.
 
     held_out, skipped = labelled(load("tiny:test", labels=True), processor, max_prompt_tokens=1024)
     records = evaluate(model, processor, held_out, Decoding(num_samples=8, max_new_tokens=48))
@@ -77,7 +76,7 @@ def usable(
 
 
 class HeldOut(Sequence):
-    """Questions that are read again when asked for, but for those whose encodings the processor keeps."""
+    """Questions that are read again when asked for, but for those the processor keeps."""
 
     def __init__(self, source, rows: Sequence[int], kept: dict[int, Example]):
         self.source, self.rows, self.kept = source, rows, kept
@@ -95,8 +94,7 @@ class HeldOut(Sequence):
 def labelled(
     examples, processor: Processor, max_prompt_tokens: int, instruction: str = INSTRUCTION, limit: int = 0
 ) -> tuple[HeldOut, list[str]]:
-    """The usable labelled questions and what was wrong with the others. Holds what is small, for
-    repeated evaluations."""
+    """The usable labelled questions and what was wrong with the others, for repeated evaluations."""
     rows: list[int] = []
     kept: dict[int, Example] = {}
     skipped: dict[int, str] = {}
@@ -161,8 +159,7 @@ def evaluate(
     batch: int = 512,
     texts: list | None = None,
 ) -> list[dict]:
-    """One record per labelled question. `texts`, where given, collects the responses, num_samples
-    per question."""
+    """One record per labelled question. `texts`, where given, collects num_samples responses of each."""
     questions = (
         (row, example, processor.encode(example, instruction)) for row, example in enumerate(examples)
     )
@@ -185,7 +182,7 @@ def without_images(example: Example) -> Example:
 
 
 def batches(items: Iterable[tuple], most: int = 128) -> Iterator[list[tuple]]:
-    """Lists of (..., encoding) of at most `most` items and little more than BATCH_BYTES of encodings."""
+    """Lists of (..., encoding): at most `most` items, little more than BATCH_BYTES of encodings."""
     part, held = [], 0
     for item in items:
         part.append(item)

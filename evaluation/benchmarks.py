@@ -54,7 +54,7 @@ class Benchmark:
     details: Callable[[Sequence[dict]], dict] = lambda records: {}  # counts beside the measures
 
     def categories(self, meta: dict) -> dict[str, list[str]]:
-        """{categorisation: the question's values}, a list since a question may need several skills."""
+        """{categorisation: the question's values}: a question may need several skills."""
         found = {name: at(meta, path) for name, path in self.by.items()}
         return {
             name: [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -96,8 +96,7 @@ def is_right(
     gold: str,
     grader: Callable | None = None,
 ) -> bool | None:
-    """Whether an answer is right; None where the grader ran out of time. `key` and `gold` are
-    benchmark.key of both.
+    """Whether an answer is right, by benchmark.key of it and of the gold; None where the grader ran out of time.
 
     The grader (gold text, answer text), by default `equivalent`, judges free-form answers: a letter
     is a letter, and a benchmark's own rule (rounding, tolerance) stands, beside which `3 people` is
@@ -120,8 +119,7 @@ MOST = 10**300  # what a float can hold, about
 
 
 def mathvista_key(example: Example, answer: str | None) -> str | None:
-    """The answer brought to the question's type: an option's letter, a truncated integer, a rounded
-    float, a list."""
+    """The answer in the question's type: an option's letter, a truncated integer, a rounded float, a list."""
     if example.choices or example.meta.get("question_type") == "multi_choice":
         return option_key(answer, example.choices)
     key, kind = canonical(answer), example.meta.get("answer_type")
@@ -168,8 +166,7 @@ def mathverse_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 
 
 def wemath_unit(meta: dict) -> tuple[str, str] | None:
-    """`ID` counts the 2-step and the 3-step composites apart: 2steps_multi with ID 7 belongs to
-    2steps_1 with ID 7."""
+    """`ID` counts 2-step and 3-step composites apart: 2steps_multi 7 belongs to 2steps_1 7."""
     match = re.fullmatch(r"([23])steps_(1|2|3|multi)", str(meta.get("key")))
     return (f"{match[1]}steps {meta.get('ID')}", match[2]) if match else None
 
@@ -216,7 +213,7 @@ def wemath_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 
 
 def wemath_details(records: Sequence[dict]) -> dict:
-    """Counts (means over samples), and RM's share of the composites whose multi-step question is right."""
+    """Counts (means over samples), and RM's share of composites with a right multi-step question."""
     whole, incomplete = composites(records)
     out = {"composites": len(whole), "incomplete": incomplete}
     for name, loose in (("strict", False), ("loose", True)):
@@ -231,7 +228,7 @@ def wemath_details(records: Sequence[dict]) -> dict:
 
 
 def relaxed(key: str, gold: str) -> bool:
-    """Numbers within 5 % of the gold one (both 0, where it is 0); anything else equal but for case."""
+    """Numbers within 5 % of the gold one (0 only with 0); all else equal but for case."""
     x, y = number(key), number(gold)
     if x is None or y is None:
         return key.casefold() == gold.casefold()

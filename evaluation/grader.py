@@ -38,8 +38,7 @@ class MathVerify:
         self.equal = lru_cache(maxsize=65536)(self.equal)  # samples repeat each other
 
     def equal(self, gold: str, answer: str) -> bool | None:
-        """Whether the two mean the same; None where that took too long. An answer it can't read is
-        no match."""
+        """Whether the two mean the same; None where that took too long. What it can't read is no match."""
         if self.worker is None:
             self.start()
         try:
@@ -66,8 +65,7 @@ class MathVerify:
             raise GraderError("--grader math-verify does not start: python -c 'import math_verify' says why")
 
     def read(self, seconds: float) -> bytes:
-        """The worker's next line; nothing where none came in time. It writes one short line at a
-        time, never half."""
+        """The worker's next line, short and never half written; nothing where none came in time."""
         return self.worker.stdout.readline() if self.lines.select(seconds) else b""
 
     def close(self) -> None:

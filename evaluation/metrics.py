@@ -1,5 +1,4 @@
-"""From responses to figures: a record per question, reports over records, the difference of two
-reports, as tables.
+"""From responses to figures: records, reports over them, the difference of two reports, tables.
 
     pass@k = 1 - C(n-c, k) / C(n, k)       n samples, c right: unbiased (Chen et al. 2021, arXiv 2107.03374); pass@1 = c/n
     maj@n  = 1 if the commonest parsed answer is right; a tie for first counts the right one's share of it.
@@ -34,8 +33,7 @@ from evaluation.benchmarks import (
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of the n samples, drawn without replacement, hold at least one of the c
-    right ones."""
+    """Probability that k of the n samples, drawn without replacement, hold one of the c right ones."""
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
@@ -196,7 +194,7 @@ def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, 
 
 
 def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object, dict]:
-    """{measure: its mean with a 95 % interval over draws of units}, all measures on the same draws."""
+    """{measure: mean with 95 % interval over draws of units}, all measures on the same draws."""
     units = {
         unit: i
         for i, unit in enumerate(sorted({unit for cells in measures.values() for unit, _, _ in cells}))

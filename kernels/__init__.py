@@ -1,5 +1,4 @@
-"""Log-probs of chosen tokens: `selective_log_softmax` of given logits, `linear_logprobs` of hidden
-states and a head.
+"""Log-probs of chosen tokens: of given logits, or of hidden states and a head.
 
 `logprob.py` holds both functions, their gradients and the plain-torch arithmetic;
 `logprob_triton.py` holds the same arithmetic as two Triton kernels, used on CUDA. `decode.py` is

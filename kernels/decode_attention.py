@@ -1,4 +1,4 @@
-"""Attention of one decode step where G samples share a prompt: its keys are read once, not once per sample.
+"""Attention of one decode step where G samples share a prompt, whose keys are read once, not G times.
 
     out = softmax(scale * q [k_prompt | k_own]^T) [v_prompt | v_own]
 
@@ -42,8 +42,7 @@ PROGRAMS_OWN = 4
 
 
 def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale):
-    """Attention of every row's newest token to its question's prompt and to what the row has
-    generated itself.
+    """Attention of every row's newest token to its question's prompt and to what the row has generated.
 
     query           [P*G, H*R, d], row p*G + g, head h*R + r: reads key/value head h. Any strides with a dense last
                     axis, here and below.
@@ -120,8 +119,7 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
 def decode_attention_torch(
     query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale
 ):
-    """The same in plain torch, on any device, with a copy of the prompt for every sample; float64
-    stays float64."""
+    """The same in plain torch, on any device, each sample with a copy of its prompt; float64 stays float64."""
     (P, H, L, d), (G, T) = prompt_key.shape, own_key.shape[2:4]
     wide = torch.promote_types(query.dtype, torch.float32)
     in_prompt = torch.arange(L, device=query.device) < prompt_lengths[:, None]  # [P, L]
@@ -138,8 +136,7 @@ def decode_attention_torch(
 
 
 def split_count(slots, programs, wanted):
-    """Into how many splits to cut the keys of `slots` slots, so that `programs` become the `wanted`
-    ones; 0 for no slot.
+    """Into how many splits to cut `slots` keys, so that `programs` become the `wanted`; 0 for no slot.
 
     Sizes alone decide, never lengths: the count is the grid's. Each program then shares the keys
     that are there evenly among the splits, so that a short response in a long cache is split no

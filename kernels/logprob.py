@@ -57,8 +57,7 @@ def selective_log_softmax(logits, targets, temperature=1.0, return_entropy=False
 
 
 def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return_entropy=False):
-    """selective_log_softmax(hidden @ weight.T, targets, temperature), of which only `chunk` rows
-    stand at a time.
+    """selective_log_softmax(hidden @ weight.T, targets, temperature), `chunk` rows at a time.
 
     hidden   [N, D] and
     weight   [V, D], as in nn.Linear without bias, both of one floating dtype. Under autocast they may differ, and the
@@ -185,8 +184,7 @@ def row_forward(logits, targets, temperature, stats):
 
 
 def row_backward(logits, targets, temperature, stats, grad, out):
-    """out [N, V] = grad [N] * (1[j = t] - p) / temperature, rounded once to out's dtype; out may be
-    the logits."""
+    """out [N, V] = grad [N] * (1[j = t] - p) / temperature, rounded once; out may be the logits."""
     if targets.numel() == 0:
         return
     rows_of = logprob_triton.row_backward if _use_triton(logits) else _row_backward_torch
@@ -228,7 +226,7 @@ def _row_backward_torch(logits, targets, temperature, stats, grad, out):
 
 
 def _blocks(logits):
-    """Walks [A, B, V] in blocks of rows of about BLOCK_BYTES as float32: (slice of the N rows, [n, V])."""
+    """Walks [A, B, V] in blocks of about BLOCK_BYTES as float32: (slice of the N rows, [n, V])."""
     outer, inner, vocabulary = logits.shape
     most = max(1, BLOCK_BYTES // (4 * vocabulary))
     outer_step, inner_step = max(1, most // inner), min(inner, most)
@@ -240,7 +238,7 @@ def _blocks(logits):
 
 
 def _logits_in_chunks(hidden, weight, chunk):
-    """Yields (rows, hidden[rows], their logits [n, V]); every chunk of logits overwrites the one before."""
+    """Yields (rows, hidden[rows], their logits [n, V]); each chunk of logits overwrites the last."""
     count, dtype = hidden.shape[0], weight.dtype
     buffer = torch.empty(min(chunk, count), weight.shape[0], dtype=dtype, device=weight.device)
     for first in range(0, count, chunk):
@@ -267,7 +265,7 @@ def _use_triton(logits):
 
 
 def _as_rows(logits):
-    """[..., V] as [A, B, V] with a dense last axis; a view wherever two strides can address the rows."""
+    """[..., V] as [A, B, V] with a dense last axis; a view where two strides address the rows."""
     vocabulary = logits.shape[-1]
     if vocabulary > 1 and logits.stride(-1) != 1:
         logits = logits.contiguous()

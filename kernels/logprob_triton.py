@@ -1,4 +1,4 @@
-"""The row kernels in Triton: one program per row, one pass over the row's logits, float32 arithmetic.
+"""The row kernels in Triton: a program and one pass per row of logits, float32 arithmetic.
 
 `row_forward` and `row_backward` have the contract of their namesakes in `logprob.py`, which calls
 these on CUDA. With TRITON_INTERPRET=1 in the environment before the first import they run on a CPU

@@ -67,8 +67,7 @@ def refusal(config) -> str | None:
 
 
 def compose_processor(model_type: str, tokenizer, image_processor, settings: dict):
-    """transformers' processor of a family, without its video part: that wants torchvision, and no
-    video is read here.
+    """transformers' processor of a family, without its video part: that wants torchvision.
 
     `settings`: what processor_config.json says; of it, what the class takes.
     """
@@ -87,8 +86,7 @@ def compose_processor(model_type: str, tokenizer, image_processor, settings: dic
 
 
 def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vision tensors of one question in a form in which those of several are joined along the
-    first axis."""
+    """One question's vision tensors in a form in which several questions' join along the first axis."""
     if model_type == "llava_onevision":  # [images, tiles, ..]; several tiles only where there is one image
         return vision | {"pixel_values": vision["pixel_values"].flatten(0, 1)}
     if model_type in ("idefics3", "smolvlm"):  # [1, tiles, ..]
@@ -137,8 +135,7 @@ def text_model(model) -> torch.nn.Module:
 
 
 def vision_parameters(model) -> list[torch.nn.Parameter]:
-    """Of the vision tower and of what projects its features to the decoder: all that is neither
-    decoder nor head."""
+    """Of the vision tower and of what projects its features: all that is neither decoder nor head."""
     others = {id(p) for part in (text_model(model), model.get_output_embeddings()) for p in part.parameters()}
     return [p for p in model.parameters() if id(p) not in others]
 
@@ -167,15 +164,14 @@ def embed(model, ids: Tensor, prompts: Prompts) -> dict:
 
 
 def flat(features) -> Tensor:
-    """Image features as one [tokens, D]: some families give a list of those, others [tiles, tokens, D]."""
+    """Image features as one [tokens, D]; some families list those, others have [tiles, tokens, D]."""
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([x.flatten(0, -2) for x in features])
 
 
 def rope_positions(model, prompts: Prompts) -> Tensor:
-    """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3 (time, height and width; equal
-    for text)."""
+    """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3: time, height, width."""
     mask = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
     in_order = (mask.long().cumsum(-1) - 1).clamp(min=0)[None]
     if model.config.model_type not in ROPE_IN_3D:

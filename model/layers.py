@@ -1,4 +1,4 @@
-"""The decoder's layers in few calls: query, key and value from one product, gate and up from another.
+"""The decoder's layers in few calls: query, key and value from one product, gate and up from one.
 
     fused_layers(model)          the weights of a decoder of the standard make, or None where it is of another
     forward_packed(model, ..)    a flat row of whole sequences through them, or through the decoder's own forward
@@ -83,7 +83,7 @@ def colocate_qkv_gate_up(model) -> None:
 
 
 def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
-    """The parts as one tensor of `dtype`: a view where they lie side by side in memory, a copy elsewhere."""
+    """The parts as one tensor of `dtype`: a view where they lie side by side, a copy elsewhere."""
     if any(p is None for p in parts):
         return None
     if parts[0].dtype == dtype and (view := view_of(parts)) is not None:
@@ -107,16 +107,14 @@ def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> Linear:
 
 
 def weight_of(linear) -> Tensor:
-    """Its weight, with the adapter's part added where peft has put one on it (see lora.py) and it
-    is not switched off."""
+    """Its weight; with the adapter's part where peft put one on it (model/lora.py) and it is on."""
     if type(linear) is torch.nn.Linear or linear.disable_adapters:
         return linear.weight
     return linear.weight.float() + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
 
 
 def uses_fused_layers(model) -> bool:
-    """Whether `fused_layers` serve. Not under an adapter in a narrow dtype: rounded to bfloat16, W
-    + BA is mostly W."""
+    """Whether `fused_layers` serve. Not under an adapter in bfloat16: rounded to it, W + BA is mostly W."""
     narrow = product_dtype(model).itemsize < 4
     adapted = any(
         hasattr(m, "lora_A") and not m.disable_adapters for m in text_model(model).layers[0].modules()
@@ -160,7 +158,7 @@ def rms_norm(module) -> Callable:
 
 
 class Rows(Protocol):
-    """Rows of tokens that know their keys: one packed row of whole sequences, or a batch that decodes."""
+    """Rows of tokens that know their keys: a packed row of whole sequences, or a decode batch."""
 
     def __len__(self) -> int: ...
 
@@ -187,7 +185,7 @@ def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Ten
 def rotated_heads(
     layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> query [N, H*R, d], key and value [N, H, d]"""
+    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> q [N, H*R, d], k and v [N, H, d]"""
     d, (cos, sin) = layer.head, rotation
     heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
     rotated, value = heads[:, :-H], heads[:, -H:]
@@ -249,8 +247,7 @@ def forward_packed(
 
 
 def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x + y W^T + b, in place where it can be; the sum stays in x's dtype, which may be wider than
-    the product's."""
+    """x + y W^T + b, in place where it can be, in x's dtype, which may be wider than the product's."""
     if bias is None and x.dtype == y.dtype == weight.dtype:
         return x.addmm_(y, weight.t())
     return x + F.linear(y, weight, bias)

@@ -33,8 +33,7 @@ def load_model(
     compute: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> torch.nn.Module:
-    """A Hugging Face checkpoint of a family in families.py -> model in eval mode. Safetensors only,
-    no remote code.
+    """A Hugging Face checkpoint of a family in model/families.py -> model in eval mode. No remote code.
 
     `dtype` is that of the weights, `compute` that of the matrix products (the same where None). A
     trained policy keeps float32 weights: in bfloat16 an update of lr 1e-6 would round away.
@@ -88,9 +87,10 @@ class Stored:
 
 
 def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
-    """By name. Those that are multiplied together are read to where colocate_qkv_gate_up would move
-    them, and none is a mapped file, transformers' way: its pages would stay in memory beside the
-    copies."""
+    """By name. What is multiplied together is read to where colocate_qkv_gate_up would move it.
+
+    No weight is a mapped file, transformers' way: its pages would stay in memory beside the copies.
+    """
     find = partial(cached_file, path, _raise_exceptions_for_missing_entries=False)
     # first, as transformers has it: an index beside it is of another save
     if single := find(SAFE_WEIGHTS_NAME):
@@ -116,7 +116,7 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
 
 
 def load_config(path: str):
-    """The checkpoint's configuration. Raises ModelError where there is none or its family is not served."""
+    """The checkpoint's configuration; ModelError where there is none or its family is not served."""
     check_model_folder(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -158,14 +158,13 @@ def generation_config(path: str) -> GenerationConfig | None:
 
 
 def freeze_vision(model) -> None:
-    """The vision tower and the projector behind it get no gradient; decoder and head are trained."""
+    """The vision tower and its projector get no gradient; decoder and head are trained."""
     for p in vision_parameters(model):
         p.requires_grad_(False)
 
 
 def recompute_activations(model) -> None:
-    """The backward pass computes each layer again, instead of keeping what is inside it:
-    `--gradient_checkpointing`."""
+    """`--gradient_checkpointing`: the backward pass computes layers again instead of keeping their insides."""
     again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
     # its name in later versions of transformers, where the older one warns
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)

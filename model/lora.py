@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters on the decoder's projections, through peft, in the place of training all weights.
+"""LoRA: low-rank adapters on the decoder's projections, through peft, instead of all weights.
 
     torchrun mmupt.py --lora_rank 16                                          trains the adapter alone
     python -m programs.merge_adapter --adapter RUN/checkpoints/step-60 --out FOLDER    base and adapter as one
@@ -42,8 +42,7 @@ def need_peft(flag: str):
 
 
 def add_adapter(model, base: str, rank: int, seed: int, resumed: Path | None = None) -> None:
-    """Puts an adapter on the decoder, in place, and has it alone be trained: a fresh one, or that
-    saved in `resumed`.
+    """Puts an adapter on the decoder, in place, and trains it alone: a fresh one, or `resumed`'s.
 
     `base`: the checkpoint's name, for whoever loads the adapter.
     """
@@ -66,14 +65,14 @@ def add_adapter(model, base: str, rank: int, seed: int, resumed: Path | None = N
 
 
 def targets_pattern(model) -> str:
-    """The decoder's linears of TARGETS, as the regular expression that peft matches against whole names."""
+    """The decoder's linears of TARGETS, as the pattern that peft matches against whole names."""
     decoder = text_model(model)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     return rf"{re.escape(prefix)}\..+\.({'|'.join(TARGETS)})"
 
 
 def save_adapter(model, settings, folder: Path) -> None:
-    """As peft writes it, which left to itself would ask the hub about the base's vocabulary at every save."""
+    """As peft writes it, which by itself would ask the hub about the base's vocabulary at every save."""
     own = need_peft("--lora_rank").get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file(
         {PREFIX + name: x.contiguous() for name, x in own.items()},
@@ -84,7 +83,7 @@ def save_adapter(model, settings, folder: Path) -> None:
 
 
 def fill_adapter(model, folder: Path) -> None:
-    """Reads the adapter's weights from a folder: every one of them, and nothing else. Safetensors only."""
+    """Reads the adapter's weights from a folder: each of them, and nothing else. Safetensors only."""
     peft = need_peft("--lora_rank")
     own = {
         name.removeprefix(PREFIX): name

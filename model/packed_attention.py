@@ -1,5 +1,4 @@
-"""Attention where the G responses to a question share its prompt: all at once for training, token
-by token for sampling.
+"""Attention where G responses share a prompt: all at once for training, by token for sampling.
 
 A batch of P questions with G responses each is one flat row of real tokens, all prompts first, then
 all responses, no padding between them. A prompt token reads its prompt up to itself; a response
@@ -28,7 +27,7 @@ ATTENTION = "mmupt"  # the name transformers knows it by
 
 @dataclass(frozen=True)
 class Sequences:
-    """A sequences one after the other, [total, ..], and the same as a padded block, [A, width, ..]."""
+    """A sequences one after the other, [total, ..], and as a padded block, [A, width, ..]."""
 
     lengths: Tensor  # [A]
 
@@ -52,7 +51,7 @@ class Sequences:
 
     @cached_property
     def place(self) -> Tensor | None:
-        """[total]: the place of each token in the flattened block; None where there is no padding."""
+        """[total]: each token's place in the flattened block; None where there is no padding."""
         return None if self.total == self.real.numel() else self.real.flatten().nonzero()[:, 0]
 
     def pad(self, x: Tensor) -> Tensor:
@@ -80,8 +79,7 @@ class Layout:
 
     @cached_property
     def padding(self) -> Tensor | None:
-        """[P, L] float32, -inf on the padding of shorter prompts: added to the scores of what reads
-        prompts."""
+        """[P, L] float32, -inf on the padding of shorter prompts: added to scores of what reads prompts."""
         if self.prompts.place is None:
             return None
         real = self.prompts.real
@@ -97,7 +95,7 @@ class Layout:
         )
 
     def is_causal(self, window: int | None) -> bool:
-        """Whether all tokens read what stands before them in their prompt and response, and nothing else."""
+        """Whether all tokens read all that stands before them in their prompt and response, and no more."""
         return self.blocks is None and (window is None or self.longest <= window)
 
     def prompt_mask(self, window: int | None) -> Tensor:
@@ -249,8 +247,7 @@ class Read:
     bias: Tensor | None = None  # [A*H, 1, 1, S], -inf where a key doesn't count
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Flat query [N, H*R, d], key and value [N, H, d] -> out [n*H*R, d] and lse [n*H*R] of the
-        readers."""
+        """Flat query [N, H*R, d], key and value [N, H, d] -> the readers' out [n*H*R, d] and lse [n*H*R]."""
         q = self.queries.fill(query[self.readers])
         # the R query heads of a block read the same keys, by stride 0
         k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
@@ -258,7 +255,7 @@ class Read:
         return self.queries.take(out), self.queries.take(lse)
 
     def backward(self, grad, query, key, value, out, lse, scale: float, grads: list[Tensor]) -> None:
-        """Adds the gradients of flat query, key and value to `grads`, given the joined out and lse."""
+        """Adds the gradients of flat query, key and value to `grads`, given joined out and lse."""
         g, q, o, total = (self.queries.fill(x[self.readers]) for x in (grad, query, out, lse[..., None]))
         k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
         bias = self.bias_as(q)
@@ -272,8 +269,7 @@ class Read:
 
 
 class Blocks:
-    """Flat heads [n, H*R, ..] as padded blocks [A*H, R, S, ..], one for each sequence and key/value
-    head, and back."""
+    """Flat heads [n, H*R, ..] as padded blocks [A*H, R, S, ..] by sequence and key/value head, and back."""
 
     def __init__(self, sequence: Tensor, t: Tensor, sequences: int, H: int, R: int):
         """sequence, t [n]: the sequence of each token, and its place in it."""

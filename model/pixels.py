@@ -42,8 +42,7 @@ def supports(image_processor) -> bool:
 
 
 def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
-    """Pictures -> pixels [H * W of each, 4] uint8 (the last of the 4 means nothing), image_grid_thw
-    [images, 3] in patches.
+    """Pictures -> [H * W of each, 4] uint8 (the last of 4 is blank), image_grid_thw [images, 3] in patches.
 
     Raises ValueError for a picture too thin to resize.
     """
@@ -61,8 +60,7 @@ def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
 
 
 def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
-    """-> [H, W, 4] uint8, red, green, blue and nothing, by bicubic interpolation, antialiased where
-    it shrinks."""
+    """-> [H, W, 4] uint8, red, green, blue, blank: bicubic, antialiased where it shrinks."""
     pixels = memory_of(image if image.mode == "RGB" else image.convert("RGB"))
     if pixels.shape[:2] == (H, W):
         return pixels
@@ -89,9 +87,10 @@ def memory_of(image: Image.Image) -> np.ndarray:
 
 
 def to_patches(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `resize` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in
-    place of pixels: a row for each patch, where patches whose features will be merged stand next to
-    each other."""
+    """What `resize` gave, on any device, its pixels as pixel_values [n, 3 * patch * patch] float32.
+
+    A row for each patch, where patches whose features will be merged stand next to each other.
+    """
     pixels, grids = vision["pixels"], vision["image_grid_thw"]
     p, m = image_processor.patch_size, image_processor.merge_size
     rule = image_processor.rescale_factor, tuple(image_processor.image_mean), tuple(image_processor.image_std)
@@ -113,8 +112,7 @@ def with_frames(pixel_values: Tensor, frames: int) -> Tensor:
 
 @lru_cache
 def normalisation_table(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """[3, 256] float32, what each byte stands for: (byte * scale - mean) / std, rounded where
-    transformers rounds."""
+    """[3, 256] float32, what each byte stands for: (byte * scale - mean) / std, rounded as transformers does."""
     rescaled = (np.arange(256) * scale).astype(np.float32)
     mean, std = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
     return torch.from_numpy((rescaled - mean) / std)

@@ -1,5 +1,4 @@
-"""From questions to tensors and from tokens to text: a checkpoint's tokenizer, chat template and
-image processor.
+"""Questions to tensors, tokens to text: a checkpoint's tokenizer, chat template and image processor.
 
 Left out: videos; image processors that need torchvision.
 """
@@ -75,7 +74,7 @@ class Processor:
             self.kept_bytes[0] -= self.kept.pop(id(example))[2].bytes()
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
-        """Chat template; each image's placeholder replaced by the tokens that its features will stand for."""
+        """The chat template's text, each image's placeholder replaced by a token for each of its features."""
         known = self.kept.get(id(example))
         if known and known[0] is example and known[1] == instruction:
             return known[2]
@@ -110,8 +109,7 @@ class Processor:
         return Encoded(example.id, ids, vision, example.choices)
 
     def with_places(self, text: str, vision: dict[str, Tensor], special: bool) -> list[int]:
-        """The ids of a text, the image token of each picture repeated once for every feature of the
-        picture."""
+        """The ids of a text, the image token of a picture once for each of the picture's features."""
         ids = self.own("tokenizer")(text, add_special_tokens=special)["input_ids"]
         if not vision:
             return ids
@@ -150,8 +148,7 @@ class Processor:
         return torch.tensor([i for i in self.tokenizer.get_vocab().values() if i < self.vocabulary])
 
     def banned(self) -> Tensor:
-        """[V] bool: special tokens other than the eos tokens, and the padding of the vocabulary.
-        Never sampled."""
+        """[V] bool, never sampled: special tokens but those of eos, and the padding of the vocabulary."""
         banned = torch.ones(self.vocabulary, dtype=torch.bool)
         banned[self.known] = False
         special = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
@@ -169,7 +166,7 @@ class Processor:
 
 
 def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Processor:
-    """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is missing."""
+    """A checkpoint's tokenizer and image processor. Raises ModelError, naming what is missing."""
     config = load_config(path)
     sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
     if Path(path).is_dir() and not any(
@@ -239,7 +236,7 @@ def chat_template(settings: dict) -> str | None:
 
 
 def load_image_processor(path: str):
-    """The Pillow image processor of a checkpoint, which needs no torchvision; Qwen's resizes by pixels.py."""
+    """A checkpoint's Pillow image processor, without torchvision; Qwen's resizes by model/pixels.py."""
     settings, _ = BaseImageProcessor.get_image_processor_dict(path)
     name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
     pillow = getattr(transformers, f"{name}Pil", None)
@@ -268,7 +265,7 @@ class LookupNormalise:
 
 
 def eos_ids(path: str, tokenizer) -> tuple[int, ...]:
-    """Every id that ends a response: generation_config's, else the config's, else the tokenizer's."""
+    """The ids that end a response: generation_config's, else the config's, else the tokenizer's."""
     found = None
     stated, _ = PreTrainedConfig.get_config_dict(path)  # config itself may have dropped some of it
     for generation in (generation_config(path), GenerationConfig.from_model_config(stated)):

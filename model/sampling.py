@@ -1,5 +1,4 @@
-"""One token per row from logits: temperature, top-p, by inverse CDF, with the log-prob that the
-trainer will score.
+"""One token per row from logits, by temperature and top-p, with the log-prob that will be scored.
 
 Letters: N rows, V vocabulary.
 """
@@ -61,8 +60,7 @@ def sample_tokens(
 
 
 def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
-    """weights [N, V] >= 0, u [N] float64 in [0, 1) -> [N], the first token whose cumulative weight
-    exceeds u * total.
+    """weights [N, V] >= 0, u [N] float64 in [0, 1) -> [N], the first whose cumulative weight exceeds u * total.
 
     Of a large vocabulary first the block of tokens by the sums of the blocks, then the token within
     it, so that only few numbers are accumulated in float64.
@@ -87,8 +85,7 @@ def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
 
 
 def nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """[N, V] unnormalised -> the same with 0 outside the smallest set of likeliest tokens of mass
-    >= top_p."""
+    """[N, V] unnormalised -> 0 outside the smallest set of likeliest tokens of mass >= top_p."""
     ordered, index = probs.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     outside = before >= top_p * ordered.sum(-1, keepdim=True)

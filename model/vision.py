@@ -1,4 +1,4 @@
-"""The vision tower of the Qwen-VL family, faster: the same weights and the same numbers up to rounding.
+"""The Qwen-VL family's vision tower, faster: the same weights, the same numbers up to rounding.
 
     with lean_vision(model): features = model.get_image_features(...)
 
@@ -25,8 +25,7 @@ PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatc
 
 @contextmanager
 def lean_vision(model):
-    """Replaces the forwards within this block only, so that the model by itself stays transformers'
-    to the last bit."""
+    """Replaces the forwards within this block only: by itself the model is transformers' to the last bit."""
     replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
     replaced += [
         (m, partial(embed_patches, m)) for m in model.modules() if type(m).__name__ in PATCH_EMBEDDINGS
@@ -52,8 +51,7 @@ def embed_patches(module, x: Tensor) -> Tensor:
 def attention(
     module, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs
 ) -> Tensor:
-    """x [N, D], windows one after the other -> [N, D]. Each patch reads its window; cu_seqlens
-    [windows + 1]."""
+    """x [N, D], windows one after the other -> [N, D]. cu_seqlens [windows + 1]."""
     qkv = module.qkv(x).unflatten(1, (3, module.num_heads, -1))  # [N, 3, heads, d]
     cos, sin = (part.float()[:, None, None] for part in position_embeddings)  # [N, 1, 1, d]
     qk, v = rotate(qkv[:, :2].float(), cos, sin).to(x.dtype), qkv[:, 2]
@@ -69,8 +67,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
-    """[N, heads, d] each, windows of these lengths one after the other -> [N, heads, d]. One call
-    for each length."""
+    """[N, heads, d] each, windows of these lengths in a row -> [N, heads, d]. One call for each length."""
     kinds = sorted(set(lengths))
     order = None
     if len(kinds) > 1:

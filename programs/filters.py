@@ -1,5 +1,4 @@
-"""What a model wrote when it was asked for a question -> a question, its choices, and whether it is
-worth training on.
+"""From what a model wrote to a question, its choices, and whether it is worth training on.
 
     parse_question(text)        the question and its lettered choices, without chatter and without an answer
     Filter(...).reason(...)     why a written question is dropped, or None: the first of FILTERS that applies
@@ -75,9 +74,10 @@ CHOSEN = re.compile(r"\s*(?:\((?:correct|right)(?: answer)?\)|[✓✔✅]\ufe0f?
 
 
 def parse_question(text: str) -> Written:
-    """Cuts off a preamble, a label ("**Question:**"), enclosing quotes, placeholders for the image
-    and an answer given along; takes lettered choices (A. B. ..., two or more, at the end) out of
-    the text."""
+    """Cuts off a preamble, a label ("**Question:**"), quotes, image placeholders and an answer given along.
+
+    Takes lettered choices (A. B. ..., two or more, at the end) out of the text.
+    """
     text = text.rsplit("</think>", 1)[-1].replace("\r\n", "\n").replace("<image>", " ").strip()
     text = PREAMBLE.sub("", text, count=1).strip()
     text = LABEL.sub("", text, count=1)
@@ -135,8 +135,7 @@ ORDINARY = re.compile(rf"[^\W\d_A-Z]{{2,}}|a|[{CJK}]")
 
 
 def tokens_of(text: str) -> tuple[str, ...]:
-    """Words in lower case, numbers, names and signs of arithmetic, in one notation; CJK characters
-    one by one."""
+    """Lower-case words, numbers, names and signs of arithmetic, in one notation; CJK by character."""
     found = TOKEN.findall(unicodedata.normalize("NFKC", text))
     return tuple(t if len(t) == 1 or (t.isupper() and len(t) <= 4) else t.lower() for t in found)
 
@@ -157,8 +156,7 @@ def jaccard(a: frozenset, b: frozenset) -> float:
 
 
 class NearIndex:
-    """Earlier token sequences by scope; `find` says whether one in the scope is at least
-    `threshold` similar."""
+    """Earlier token sequences by scope; `find`: is one in the scope at least `threshold` similar?"""
 
     def __init__(self, threshold: float, rarity: Counter):
         self.threshold, self.rarity = threshold, rarity  # rarity: any counts do, as long as they don't change
@@ -166,8 +164,7 @@ class NearIndex:
         self.postings = defaultdict(list)
 
     def prefix(self, found: frozenset) -> list:
-        """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of
-        these is shared."""
+        """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of these."""
         count = len(found) - math.ceil(self.threshold * len(found) - 1e-9) + 1
         return sorted(found, key=lambda s: (self.rarity[s], s))[:count]
 
@@ -242,8 +239,7 @@ class Filter:
         return reason
 
     def is_copy(self, written: Written, seed: Written) -> bool:
-        """The same words, with the same choices where both have some; or nearly the same, choices
-        included."""
+        """The same words, and the same choices where both have some; or nearly the same, with choices."""
         same_words = tokens_of(written.question) == tokens_of(seed.question)
         if same_words and not (written.choices and seed.choices):
             return True

@@ -1,4 +1,4 @@
-"""A first look at a source, answers included: `python -m data SOURCE [--split NAME] [--sheet FILE.png]`.
+"""A first look at a source, answers too: `python -m data SOURCE [--split NAME] [--sheet FILE.png]`.
 
 Prints how many questions there are, which column became what, how long the prompts are, three
 examples and the unusable rows. --sheet draws the first pictures with their questions and answers.

@@ -1,4 +1,4 @@
-"""The model writes new questions about its own images; training then needs no question from outside.
+"""The model writes new questions about its own images; training then needs no others.
 
     python -m data.synthesize --data photos.jsonl --mode direct --out new.jsonl --model
     Qwen/Qwen2.5-VL-3B-Instruct
