@@ -86,7 +86,7 @@ class EvalConfig:
 
 
 class Partial:
-    """FILE.partial.jsonl beside --out: what is answered so far, for a killed evaluation to go on from.
+    """FILE.partial.jsonl beside --out: what is answered so far, a line a batch.
 
     The first line holds the settings; other settings are refused, and a torn last line is dropped.
     Without --out: nothing is read or written. It stays where an evaluation was stopped, and goes
@@ -188,7 +188,7 @@ def find_benchmark(name: str, source) -> Benchmark:
 
 
 def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
-    """The whole JSON: --model's answers to --data, graded. Goes on from --out's partial file, if any."""
+    """The whole JSON: --model's answers to --data, graded. Goes on from a partial file."""
     source = load(config.data, config.split, labels=True)
     try:
         total = min(len(source), config.limit or len(source))

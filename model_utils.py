@@ -62,7 +62,8 @@ class Rollout:
     num_samples: int
     tokens: Tensor  # [B, T], padded after each response's end
     lengths: Tensor  # [B], the first eos counted
-    logprobs: Tensor  # [B, T] float32, of logits / temperature over the whole vocabulary; 0 after the end
+    # [B, T] float32, of logits / temperature over the whole vocabulary; 0 after the end
+    logprobs: Tensor
     finished: Tensor  # [B] bool: ended by an eos, not by max_new_tokens
     temperature: float
 
@@ -108,7 +109,7 @@ def generate(
     memory: int = 0,
     progress: str | None = None,
 ) -> Rollout:
-    """G responses to each question; greedy at temperature 0. `memory`: bytes for cache and logits, 0 chooses."""
+    """G responses to each question; greedy at temperature 0. `memory`: bytes, 0 chooses."""
     device = next(model.parameters()).device
     prompts = examples
     if not isinstance(prompts, Prompts):
@@ -155,7 +156,7 @@ def generate(
 
 @dataclass(frozen=True)
 class Packed:
-    """A rollout as one flat row: all prompts' tokens, then all responses' (model/packed_attention.py).
+    """A rollout as one flat row: all prompts, then all responses (model/packed_attention.py).
 
     The last token of a response is predicted but never read, so it has no place in the row.
     """
@@ -163,7 +164,8 @@ class Packed:
     ids: Tensor  # [1, N]
     positions: Tensor  # [A, 1, N]
     layout: Layout
-    predictor: Tensor  # index into N of what predicts each response token, in the order of rollout.mask
+    # index into N of what predicts each response token, in the order of rollout.mask
+    predictor: Tensor
 
 
 def pack(rollout: Rollout) -> Packed:
@@ -218,7 +220,7 @@ def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tenso
 
 
 def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> list[list[int]]:
-    """Splits questions into parts of at most `tokens` tokens (or of one question), like lengths together."""
+    """Splits questions into parts of at most `tokens` tokens, or of one; like lengths together."""
     read = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1) + rollout.prompts.lengths
     read = read.tolist()
     parts: list[list[int]] = []

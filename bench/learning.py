@@ -1,4 +1,4 @@
-"""Does it learn without labels? Several bases and training seeds, against controls: `python -m bench.learning`
+"""Does it learn without labels? Bases and seeds against controls: `python -m bench.learning`
 
 Every run has the defaults of mmupt.py, which were chosen on the validation split. The figures come
 from the test split, which chose nothing; the curves are of the validation split. Beside the
@@ -126,7 +126,7 @@ def per_question(result: dict) -> np.ndarray:
 
 
 def interval(gains: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of gains [seeds, questions]: over seeds and over questions."""
+    """95 % bootstrap interval of the mean of gains [seeds, questions], over both."""
     rng = np.random.default_rng(0)
     S, Q = gains.shape
     means = [gains[rng.integers(0, S, S)][:, rng.integers(0, Q, Q)].mean() for _ in range(resamples)]

@@ -82,7 +82,8 @@ def probe(folder: str) -> dict:
     before, started = resident("VmRSS"), time.monotonic()
     model = load_model(folder, dtype=torch.bfloat16)
     seconds = time.monotonic() - started
-    sum(float(p.detach().sum()) for p in model.parameters())  # whatever was only promised is in memory now
+    # whatever was only promised is in memory now
+    sum(float(p.detach().sum()) for p in model.parameters())
     return {"seconds": seconds, "peak": resident("VmHWM") - before, "after": resident("VmRSS") - before}
 
 

@@ -125,7 +125,8 @@ class Bed:
         drawn = load("tiny", "test")
         self.with_images = [drawn[i] for i in range(s.questions)]
         self.short = [Example(e.id, (), e.question.split(".")[-1]) for e in self.with_images]
-        self.never_ends = replace(self.processor, eos_ids=())  # all responses are max_new_tokens long
+        # all responses are max_new_tokens long
+        self.never_ends = replace(self.processor, eos_ids=())
         self.compute = torch.bfloat16 if s.device.startswith("cuda") else torch.float32
 
     def model(self):
@@ -183,7 +184,8 @@ class Generate:
         )
         self.model.to(bed.device).eval()
         self.images: dict[int, tuple] = {}
-        self.model.generation_config.eos_token_id = None  # generate() would fill it in, and end rows by it
+        # generate() would fill it in, and end rows by it
+        self.model.generation_config.eos_token_id = None
 
     def __call__(self, prompts, G: int, T: int, lengths=None, greedy=False, suppress=None):
         pad = self.bed.processor.tokenizer.pad_token_id
@@ -219,7 +221,7 @@ def geometric(rows: int, most: int, device: str) -> torch.Tensor:
 
 
 def widened(s: Speed, bed: Bed, vocabulary: int) -> dict[str, Bed]:
-    """The bed, and the same model with a wider vocabulary: real ones have 30,000 to 260,000 entries."""
+    """The bed, and the model with a wider vocabulary: real ones have 30,000 to 260,000 entries."""
     beds = {f"vocabulary {bed.processor.vocabulary}": bed}
     if vocabulary and s.shape == "tiny":
         folder = Path(bed.folder).with_name(f"vocabulary-{vocabulary}")

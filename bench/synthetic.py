@@ -53,7 +53,7 @@ def picture(row: dict) -> figures.Figure:
 
 
 def fits(row: dict) -> bool:
-    """Whether it is one of the questions that the writers of the warm start ask of such a picture."""
+    """Whether the writers of the warm start ask this question of such a picture."""
     drawn = picture(row)
     extra = ["Which bar is taller?"] if drawn.family == "bars" else []
     return row["question"] in [drawn.question, *figures.other_questions(drawn), *extra]

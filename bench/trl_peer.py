@@ -114,7 +114,7 @@ class Step:
 
 
 class PerStep(TrainerCallback):
-    """What train() spends on a step: from the end of the one before, or the start of the loop, to its end."""
+    """What train() spends on a step, from the end of the one before to its own."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
@@ -228,14 +228,14 @@ class TrlPeer:
         return self.trainer.model
 
     def run(self, steps: int = 1) -> list[Step]:
-        """So many full steps, through trainer.train(), without what it does before the first of them."""
+        """So many full steps of trainer.train(), without what it does before the first."""
         self.callback.steps = []
         self.trainer.args.max_steps = steps
         self.trainer.train()
         return self.callback.steps
 
     def step(self) -> float:
-        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (of each completion)."""
+        """One full step -> its seconds; also sets `stages` (seconds) and `lengths` (of completions)."""
         (self.last,) = self.run(1)
         return self.last.seconds
 
@@ -249,7 +249,7 @@ class TrlPeer:
 
 
 def as_dataset(questions: Sequence[Example]):
-    """P rows, made when fetched: images in a stored column would be decoded from PNG at every step."""
+    """P rows, made when fetched: images in a stored column would be decoded at every step."""
     from datasets import Dataset
 
     def rows(batch):
@@ -264,7 +264,7 @@ def as_dataset(questions: Sequence[Example]):
 
 
 def timed_trainer(clock: Clock, record: PerStep):
-    """GRPOTrainer whose own methods tell the clock which stage they are, and do what they always do."""
+    """GRPOTrainer whose methods tell the clock which stage they are, and nothing else new."""
     from trl import GRPOTrainer
 
     class Timed(GRPOTrainer):

@@ -1,4 +1,4 @@
-"""Command lines from dataclasses: `--field value`, one-line errors that name the flag, exit status 2.
+"""Command lines from dataclasses: `--field value`, and one-line errors that name the flag.
 
     @dataclass
     class Settings:
@@ -138,7 +138,7 @@ def one_process(program: str) -> None:
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Exits with the status of main(argv); what the user can mend is one line on stderr and status 2."""
+    """Exits with main(argv)'s status; what the user can mend: one line on stderr, status 2."""
     try:
         status = main(sys.argv[1:])
     except UserError as error:

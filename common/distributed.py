@@ -44,7 +44,7 @@ class World:
         return tensor
 
     def sum_gradients(self, model) -> None:
-        """A parameter that no question of this rank reached counts as zero: every rank calls the same collective."""
+        """A parameter that no question here reached counts as zero: all ranks call alike."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         for p in parameters:
             if p.grad is None:

@@ -65,7 +65,7 @@ def sync(path: Path) -> None:
 
 
 def files_of(path: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a local file, or of a folder's weights or tables: are they still the same?"""
+    """Names, sizes and times of a file, or of a folder's weights or tables: still the same?"""
     here = Path(path)
     files = [here] if here.is_file() else sorted(here.glob("**/*")) if here.is_dir() else []
     files = [f for f in files if f == here or f.suffix in (".safetensors", ".parquet")]

@@ -1,4 +1,4 @@
-"""What a run writes: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any moment.
+"""What a run writes: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9.
 
 A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the
 rows of steps that the resumed run does again. Everything here is label-free but the rows of
@@ -41,7 +41,8 @@ class RunLog:
         self.resumed = resumed
         self.collapse, self.reports = CollapseWatch(), {}
         used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
-        if used and not self.resume and world.is_main:  # by now another rank may have made the folder
+        # by now another rank may have made the folder
+        if used and not self.resume and world.is_main:
             raise UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
 
     def open(self, done: int) -> None:
@@ -168,7 +169,7 @@ def cut_log(path: Path, steps: int) -> None:
 
 
 class Meter:
-    """Weighted means of named numbers over a step and all ranks. A new metric needs only a name here."""
+    """Weighted means of named numbers over a step and all ranks. A metric needs only a name."""
 
     def __init__(self):
         self.sums: dict[str, list[float]] = {}
@@ -201,7 +202,8 @@ class StopSignal:
         if self.asked:
             os._exit(128 + number)
         self.asked = True
-        os.write(2, b"stopping after this step (again to stop at once)\n")  # print is not safe in a handler
+        # print is not safe in a handler
+        os.write(2, b"stopping after this step (again to stop at once)\n")
 
     def anywhere(self, world: World) -> bool:
         """On every rank alike, whichever rank was asked."""

@@ -25,7 +25,8 @@ from PIL import Image, ImageDraw
 SIZE = 56
 COLOURS = {"red": (214, 48, 49), "green": (39, 174, 96), "blue": (41, 98, 214), "orange": (243, 156, 18)}
 PAPER, GRID, INK = (255, 255, 255), (222, 222, 222), (45, 45, 45)
-SPLITS = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}  # parameter-hash buckets of eight
+# parameter-hash buckets of eight
+SPLITS = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. A plain convert() would turn transparent pixels into the colour beneath them."""
+    """Any mode -> RGB. A plain convert() would show the colour under transparent pixels."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):  # Pillow would cut off all above 255

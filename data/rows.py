@@ -59,10 +59,12 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a 
 class Example:
     id: str
     images: tuple[Image.Image, ...]
-    question: str  # `<image>` where a picture belongs, one per picture in order; untagged pictures come first
+    # `<image>` where a picture belongs, one per picture in order; untagged pictures come first
+    question: str
     answer: str | None = None  # None where unlabelled
     choices: tuple[str, ...] = ()
-    meta: dict = field(default_factory=dict)  # `category` is used for tables; other columns of labelled rows
+    # `category` is used for tables; other columns of labelled rows
+    meta: dict = field(default_factory=dict)
 
 
 # --- Columns --------------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ def first_of(names: tuple[str, ...], row: dict) -> str | None:
 
 
 def read_images(value, column: str, folder: Path) -> tuple[Image.Image, ...]:
-    """A cell -> decoded pictures: each {bytes, path}, bytes, a Pillow image or a path beside the file."""
+    """A cell -> decoded pictures: {bytes, path}, bytes, Pillow images or paths beside the file."""
     if value is None:
         return ()
     if isinstance(value, str) and column == "images":
@@ -177,7 +179,7 @@ def names_pictures(value) -> bool:
 
 
 def place_images(question: str, images: tuple) -> tuple[str, tuple]:
-    """Numbered tags `<image2>` -> `<image>`, and the pictures in their tags' order, untagged ones first.
+    """Tags `<image2>` -> `<image>`, and the pictures in the tags' order, untagged ones first.
 
     A number is used once and only where there is such a picture; any other numbered tag stays as
     text: in MathVision one picture shows all that `<image1>` to `<image5>` name.
@@ -220,7 +222,7 @@ def unlettered(choices: list[str]) -> list[str]:
 
 
 def split_options(text: str) -> list[str] | None:
-    """`A. 3; B. 4; C. None` -> its choices; None where it isn't a list lettered from A on without a gap.
+    """`A. 3; B. 4; C. None` -> its choices; None where it isn't lettered from A without a gap.
 
     Choices stand behind semicolons or line breaks; where there are none, also behind commas and
     spaces.
@@ -283,7 +285,7 @@ def is_plain(value) -> bool:
 
 
 class Source:
-    """The examples of a store of rows, by index. They are checked when used: a bad row costs one row.
+    """The examples of a store of rows, by index. Checked when used: a bad row costs one row.
 
     Two rows of one id: the first is kept.
     """
@@ -362,7 +364,7 @@ class Source:
         return self.store.where(index)
 
     def blocks(self) -> list[tuple[range, int]]:
-        """(rows that are read together, bytes in memory); elsewhere than in parquet files a row comes alone.
+        """(rows read together, bytes in memory); elsewhere than in parquet files, a row alone.
 
         Answers are left out of the count, read or not: they decide nothing, not even an order.
         """

@@ -1,4 +1,4 @@
-"""Training questions: endless, shuffled, without answers. Unusable rows are skipped, counted, named once.
+"""Training questions: endless, shuffled, without answers. Unusable rows are skipped and counted.
 
 Threads read and encode the rows of the next step while the model works on this one, unless the
 model has every core. Several processes share the reading: of the rows that a step tries each reads
@@ -26,7 +26,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Questions:
-    """`next(n)`: this process's part of n different encoded questions. `state()` is all that a resume needs.
+    """`next(n)`: this process's part of n encoded questions. `state()`: all that a resume needs.
 
     `labels` fills `gold` {question id: canonical answer}, for the control `--reward gold` alone;
     otherwise answers are stripped by the reader and `gold` stays empty.
@@ -116,10 +116,11 @@ class Questions:
         return [encoded[index] for index in mine]
 
     def untried(self, most: int, count: int, tried: set[int]) -> list[tuple]:
-        """The next (row, future or None) not yet tried in this step, up to `most` or all that are left."""
+        """The next (row, future or None) not tried in this step, up to `most` or all left."""
         rows = []
         while len(rows) < most and len(tried) != self.size:
-            self.read_ahead(count if self.threads else 1, tried)  # the threads go on with the next step's
+            # the threads go on with the next step's
+            self.read_ahead(count if self.threads else 1, tried)
             position, index, reading = self.ahead.popleft()
             self.position = position + 1
             if index not in tried:  # else the next epoch has begun: one question once a step
@@ -128,7 +129,7 @@ class Questions:
         return rows
 
     def read_together(self, rows: list[tuple], encoded: dict) -> list[list]:
-        """[place, id, tokens, gold, what is wrong] of each row; what this process has read goes to `encoded`."""
+        """[place, id, tokens, gold, what is wrong] of each row; questions go to `encoded`."""
         here = [
             (n, index, reading or self.start(index))
             for n, (index, reading) in enumerate(rows)
@@ -173,7 +174,7 @@ class Questions:
             self.ahead.append((position, index, reading.get(index)))
 
     def read(self, index: int) -> tuple:
-        """(encoded question, its gold key, None); of a row that can't be used (None, None, what is wrong)."""
+        """(question, its gold key, None); of an unusable row (None, None, what is wrong)."""
         try:
             example = self.examples[index]
             gold = option_key(example.answer, example.choices) if self.labels else None

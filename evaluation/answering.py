@@ -94,7 +94,7 @@ class HeldOut(Sequence):
 def labelled(
     examples, processor: Processor, max_prompt_tokens: int, instruction: str = INSTRUCTION, limit: int = 0
 ) -> tuple[HeldOut, list[str]]:
-    """The usable labelled questions and what was wrong with the others, for repeated evaluations."""
+    """The usable labelled questions, and what was wrong with the others."""
     rows: list[int] = []
     kept: dict[int, Example] = {}
     skipped: dict[int, str] = {}
@@ -159,7 +159,7 @@ def evaluate(
     batch: int = 512,
     texts: list | None = None,
 ) -> list[dict]:
-    """One record per labelled question. `texts`, where given, collects num_samples responses of each."""
+    """One record per labelled question. `texts`, where given, collects the responses."""
     questions = (
         (row, example, processor.encode(example, instruction)) for row, example in enumerate(examples)
     )

@@ -96,7 +96,7 @@ def is_right(
     gold: str,
     grader: Callable | None = None,
 ) -> bool | None:
-    """Whether an answer is right, by benchmark.key of it and of the gold; None where the grader ran out of time.
+    """Whether an answer is right by its key and the gold one; None: the grader ran out of time.
 
     The grader (gold text, answer text), by default `equivalent`, judges free-form answers: a letter
     is a letter, and a benchmark's own rule (rounding, tolerance) stands, beside which `3 people` is
@@ -119,7 +119,7 @@ MOST = 10**300  # what a float can hold, about
 
 
 def mathvista_key(example: Example, answer: str | None) -> str | None:
-    """The answer in the question's type: an option's letter, a truncated integer, a rounded float, a list."""
+    """The answer in the question's type: a letter, a truncated integer, a rounded float, a list."""
     if example.choices or example.meta.get("question_type") == "multi_choice":
         return option_key(answer, example.choices)
     key, kind = canonical(answer), example.meta.get("answer_type")
@@ -172,7 +172,7 @@ def wemath_unit(meta: dict) -> tuple[str, str] | None:
 
 
 def composites(records: Sequence[dict]) -> tuple[dict[str, dict[str, dict]], int]:
-    """({unit: {"1": record, "2": .., "multi": ..}}, how many units lack a member and are left out)."""
+    """({unit: {"1": record, "2": .., "multi": ..}}, how many lack a member and are left out)."""
     units = defaultdict(dict)
     for r in records:
         if "unit" in r:
@@ -213,7 +213,7 @@ def wemath_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 
 
 def wemath_details(records: Sequence[dict]) -> dict:
-    """Counts (means over samples), and RM's share of composites with a right multi-step question."""
+    """Counts (means over samples), and RM's share of composites whose last step is right."""
     whole, incomplete = composites(records)
     out = {"composites": len(whole), "incomplete": incomplete}
     for name, loose in (("strict", False), ("loose", True)):

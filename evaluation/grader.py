@@ -38,7 +38,7 @@ class MathVerify:
         self.equal = lru_cache(maxsize=65536)(self.equal)  # samples repeat each other
 
     def equal(self, gold: str, answer: str) -> bool | None:
-        """Whether the two mean the same; None where that took too long. What it can't read is no match."""
+        """Whether the two mean the same; None where that took too long. Unreadable is no match."""
         if self.worker is None:
             self.start()
         try:

@@ -33,12 +33,12 @@ from evaluation.benchmarks import (
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of the n samples, drawn without replacement, hold one of the c right ones."""
+    """Probability that k of the n samples, without replacement, hold one of the c right ones."""
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def majority_at_n(keys: Sequence[str | None], right: Sequence[bool]) -> float:
-    """How right the commonest key is: 1 or 0, and a mean where keys tie for first. None never votes.
+    """How right the commonest key is: 1 or 0, a mean where keys tie. None never votes.
 
     Votes group by key, whatever grades: two spellings that a grader holds equal but our canonical
     form does not are two candidates, and one key whose spellings it judges differently counts by

@@ -176,7 +176,7 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 def row_forward(logits, targets, temperature, stats):
-    """Fills `stats` [N] from logits [A, B, V] (last axis dense, A * B = N) and targets [N] int64."""
+    """Fills `stats` [N] from logits [A, B, V] (dense last axis, A * B = N) and targets [N] int64."""
     if targets.numel() == 0:
         return
     rows_of = logprob_triton.row_forward if _use_triton(logits) else _row_forward_torch
@@ -238,7 +238,7 @@ def _blocks(logits):
 
 
 def _logits_in_chunks(hidden, weight, chunk):
-    """Yields (rows, hidden[rows], their logits [n, V]); each chunk of logits overwrites the last."""
+    """Yields (rows, hidden[rows], their logits [n, V]); each chunk overwrites the last."""
     count, dtype = hidden.shape[0], weight.dtype
     buffer = torch.empty(min(chunk, count), weight.shape[0], dtype=dtype, device=weight.device)
     for first in range(0, count, chunk):
@@ -284,7 +284,8 @@ def _shaped_outputs(ctx, stats, shape):
 
 
 def _flat(x, dtype):
-    return x.reshape(-1).to(dtype).contiguous()  # contiguous: the gradient of a sum arrives with stride 0
+    # contiguous: the gradient of a sum arrives with stride 0
+    return x.reshape(-1).to(dtype).contiguous()
 
 
 def _automatic_chunk(vocabulary, dtype, device):
@@ -309,7 +310,8 @@ def _check_targets(targets, shape, vocabulary, device):
         raise ValueError(f"targets must be {shape}, one per row (got {list(targets.shape)})")
     if targets.device != device:
         raise ValueError(f"targets are on {targets.device} but the rows on {device}")
-    if device.type == "cpu" and targets.numel():  # on a GPU the look would wait for all work in flight
+    # on a GPU the look would wait for all work in flight
+    if device.type == "cpu" and targets.numel():
         low, high = (int(x) for x in targets.aminmax())
         if low < 0 or high >= vocabulary:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a Hugging Face folder plus optimiser and trainer state, whole or not at all."""
+"""A run's checkpoints: a Hugging Face folder, optimiser and trainer state, all or nothing."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def latest_checkpoint(parent: Path) -> Path | None:
 
 
 def load_checkpoint(folder: Path, model, optimizer) -> dict:
-    """The optimiser's moments into `optimizer` -> the saved `state`. load_model loads the weights."""
+    """The optimiser's moments into `optimizer` -> the saved `state`. load_model has the weights."""
     parameters = dict(model.named_parameters())
     with safe_open(folder / "optimizer.safetensors", "pt") as file:
         for entry in file.keys():

@@ -86,8 +86,9 @@ def compose_processor(model_type: str, tokenizer, image_processor, settings: dic
 
 
 def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One question's vision tensors in a form in which several questions' join along the first axis."""
-    if model_type == "llava_onevision":  # [images, tiles, ..]; several tiles only where there is one image
+    """One question's vision tensors, such that those of several join along the first axis."""
+    # [images, tiles, ..]; several tiles only where there is one image
+    if model_type == "llava_onevision":
         return vision | {"pixel_values": vision["pixel_values"].flatten(0, 1)}
     if model_type in ("idefics3", "smolvlm"):  # [1, tiles, ..]
         return {name: x[0] for name, x in vision.items()}
@@ -135,7 +136,7 @@ def text_model(model) -> torch.nn.Module:
 
 
 def vision_parameters(model) -> list[torch.nn.Parameter]:
-    """Of the vision tower and of what projects its features: all that is neither decoder nor head."""
+    """Of the vision tower and the projector: all that is neither decoder nor head."""
     others = {id(p) for part in (text_model(model), model.get_output_embeddings()) for p in part.parameters()}
     return [p for p in model.parameters() if id(p) not in others]
 
@@ -150,7 +151,8 @@ def embed(model, ids: Tensor, prompts: Prompts) -> dict:
     with lean_vision(model):
         found = model.model.get_image_features(**inputs)
     here, features = ids == model.config.image_token_id, flat(found.pooler_output)
-    if (tokens := int(here.sum())) != len(features):  # masked_scatter would pass over features too many
+    # masked_scatter would pass over features too many
+    if (tokens := int(here.sum())) != len(features):
         raise ModelError(
             f"--model: its processor writes {tokens} image tokens where the model has {len(features)} image features: "
             "processor_config.json or image_token_id in config.json is of another model"
@@ -164,7 +166,7 @@ def embed(model, ids: Tensor, prompts: Prompts) -> dict:
 
 
 def flat(features) -> Tensor:
-    """Image features as one [tokens, D]; some families list those, others have [tiles, tokens, D]."""
+    """Image features as one [tokens, D], also of a list of those or of [tiles, tokens, D]."""
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([x.flatten(0, -2) for x in features])

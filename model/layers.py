@@ -114,7 +114,7 @@ def weight_of(linear) -> Tensor:
 
 
 def uses_fused_layers(model) -> bool:
-    """Whether `fused_layers` serve. Not under an adapter in bfloat16: rounded to it, W + BA is mostly W."""
+    """Whether `fused_layers` serve: not with an adapter in bfloat16, where W + BA is mostly W."""
     narrow = product_dtype(model).itemsize < 4
     adapted = any(
         hasattr(m, "lora_A") and not m.disable_adapters for m in text_model(model).layers[0].modules()
@@ -166,7 +166,7 @@ class Rows(Protocol):
 
 
 def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Tensor:
-    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm. Takes x's memory.
+    """x [N, D], embedded newest tokens -> [N, D] before the last norm. Takes x's memory.
 
     Where products run in a narrower dtype than the weights', autocast is on around this: x stays in
     the wider one.
@@ -209,7 +209,8 @@ class PackedRow:
 
     def __init__(self, model, positions: Tensor, layout: Layout, cache: KVCache | None):
         self.layout, self.cache, self.H = layout, cache, model.config.get_text_config().num_key_value_heads
-        self.rotation = rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)  # [N, 1, d] each
+        # [N, 1, d] each
+        self.rotation = rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)
 
     def __len__(self) -> int:
         return len(self.rotation[0])
@@ -235,7 +236,8 @@ def forward_packed(
     norm; the keys of prompts go to `cache`. Through `layers` without gradient, where they are
     given; else through the decoder's own forward."""
     inputs = embed(model, ids, prompts)
-    if layers is not None and len(inputs) == 1:  # nothing but embeddings: no features for later layers
+    # nothing but embeddings: no features for later layers
+    if layers is not None and len(inputs) == 1:
         x = inputs["inputs_embeds"][0]
         return rms_norm(text_model(model).norm)(
             run_layers(layers, x, [PackedRow(model, positions, layout, cache)])
@@ -247,7 +249,7 @@ def forward_packed(
 
 
 def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x + y W^T + b, in place where it can be, in x's dtype, which may be wider than the product's."""
+    """x + y W^T + b, in place where it can be; x's dtype may be wider than the product's."""
     if bias is None and x.dtype == y.dtype == weight.dtype:
         return x.addmm_(y, weight.t())
     return x + F.linear(y, weight, bias)

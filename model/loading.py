@@ -33,7 +33,7 @@ def load_model(
     compute: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> torch.nn.Module:
-    """A Hugging Face checkpoint of a family in model/families.py -> model in eval mode. No remote code.
+    """A Hugging Face checkpoint of a served family -> model in eval mode. No remote code.
 
     `dtype` is that of the weights, `compute` that of the matrix products (the same where None). A
     trained policy keeps float32 weights: in bfloat16 an update of lr 1e-6 would round away.
@@ -116,7 +116,7 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
 
 
 def load_config(path: str):
-    """The checkpoint's configuration; ModelError where there is none or its family is not served."""
+    """The checkpoint's configuration; ModelError where it is missing or not served."""
     check_model_folder(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -164,7 +164,7 @@ def freeze_vision(model) -> None:
 
 
 def recompute_activations(model) -> None:
-    """`--gradient_checkpointing`: the backward pass computes layers again instead of keeping their insides."""
+    """`--gradient_checkpointing`: the backward pass computes layers again."""
     again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
     # its name in later versions of transformers, where the older one warns
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
@@ -195,6 +195,7 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes: smaller blocks come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much free heap may stay
-        libc.mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads, since those of others give pages back
+        # M_ARENA_MAX: one heap for all threads, since those of others give pages back
+        libc.mallopt(-8, 1)
     except (OSError, AttributeError):
         pass

@@ -72,7 +72,7 @@ def targets_pattern(model) -> str:
 
 
 def save_adapter(model, settings, folder: Path) -> None:
-    """As peft writes it, which by itself would ask the hub about the base's vocabulary at every save."""
+    """As peft writes it, which by itself would ask the hub about the base's vocabulary."""
     own = need_peft("--lora_rank").get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file(
         {PREFIX + name: x.contiguous() for name, x in own.items()},
@@ -83,7 +83,7 @@ def save_adapter(model, settings, folder: Path) -> None:
 
 
 def fill_adapter(model, folder: Path) -> None:
-    """Reads the adapter's weights from a folder: each of them, and nothing else. Safetensors only."""
+    """Reads a folder's adapter: each weight of this one, and nothing else. Safetensors only."""
     peft = need_peft("--lora_rank")
     own = {
         name.removeprefix(PREFIX): name

@@ -74,12 +74,13 @@ class Layout:
     # B, in any order; best by `width_class`. None where there are prompts alone
     responses: Sequences | None = None
     question: Tensor | None = None  # [B], each response's prompt
-    blocks: Tensor | None = None  # [P, L], tokens of one prompt with the same number >= 0 read each other
+    # [P, L], tokens of one prompt with the same number >= 0 read each other
+    blocks: Tensor | None = None
     _reads: dict = field(default_factory=dict, init=False, compare=False)
 
     @cached_property
     def padding(self) -> Tensor | None:
-        """[P, L] float32, -inf on the padding of shorter prompts: added to scores of what reads prompts."""
+        """[P, L] float32, -inf on the padding of prompts: added to scores of what reads them."""
         if self.prompts.place is None:
             return None
         real = self.prompts.real
@@ -95,7 +96,7 @@ class Layout:
         )
 
     def is_causal(self, window: int | None) -> bool:
-        """Whether all tokens read all that stands before them in their prompt and response, and no more."""
+        """Whether tokens read all that stands before them in prompt and response, and no more."""
         return self.blocks is None and (window is None or self.longest <= window)
 
     def prompt_mask(self, window: int | None) -> Tensor:
@@ -106,7 +107,8 @@ class Layout:
         mask = (back >= 0)[None]
         if self.blocks is not None:
             mask = mask | (self.blocks[:, :, None] == self.blocks[:, None]) & (self.blocks >= 0)[:, None]
-        mask = mask & (back < (window or self.longest + 1))  # also within an image, as in transformers
+        # also within an image, as in transformers
+        mask = mask & (back < (window or self.longest + 1))
         return mask[:, None].expand(len(self.prompts.lengths), -1, -1, -1)
 
     def response_mask(self, window: int | None) -> Tensor:
@@ -179,7 +181,8 @@ def packed_attention_by_rows(
     with its own copy of the prompt's keys."""
     n, R = layout.prompts.total, query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(R, 1), value.repeat_interleave(R, 1)
-    q, k, v = (layout.prompts.pad(x[:n]).transpose(1, 2) for x in (query, key, value))  # [P, H*R, L, d]
+    # [P, H*R, L, d]
+    q, k, v = (layout.prompts.pad(x[:n]).transpose(1, 2) for x in (query, key, value))
     # right padding lies after every real token, so plain causal attention is right for all of those
     plain = layout.is_causal(window)
     mask = None if plain else layout.prompt_mask(window)
@@ -187,7 +190,8 @@ def packed_attention_by_rows(
     out = layout.prompts.unpad(out.transpose(1, 2))
     if layout.responses is None:
         return out
-    rows = [layout.responses.pad(x[n:]).transpose(1, 2) for x in (query, key, value)]  # [B, H*R, T, d]
+    # [B, H*R, T, d]
+    rows = [layout.responses.pad(x[n:]).transpose(1, 2) for x in (query, key, value)]
     k, v = (torch.cat([x[layout.question], own], 2) for x, own in zip((k, v), rows[1:], strict=True))
     own = F.scaled_dot_product_attention(rows[0], k, v, attn_mask=layout.response_mask(window), scale=scale)
     return torch.cat([out, layout.responses.unpad(own.transpose(1, 2))])
@@ -247,7 +251,7 @@ class Read:
     bias: Tensor | None = None  # [A*H, 1, 1, S], -inf where a key doesn't count
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Flat query [N, H*R, d], key and value [N, H, d] -> the readers' out [n*H*R, d] and lse [n*H*R]."""
+        """Flat query [N, H*R, d], key, value [N, H, d] -> readers' out [n*H*R, d], lse [n*H*R]."""
         q = self.queries.fill(query[self.readers])
         # the R query heads of a block read the same keys, by stride 0
         k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
@@ -269,7 +273,7 @@ class Read:
 
 
 class Blocks:
-    """Flat heads [n, H*R, ..] as padded blocks [A*H, R, S, ..] by sequence and key/value head, and back."""
+    """Flat heads [n, H*R, ..] <-> padded blocks [A*H, R, S, ..] by sequence and key/value head."""
 
     def __init__(self, sequence: Tensor, t: Tensor, sequences: int, H: int, R: int):
         """sequence, t [n]: the sequence of each token, and its place in it."""

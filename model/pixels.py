@@ -42,7 +42,7 @@ def supports(image_processor) -> bool:
 
 
 def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
-    """Pictures -> [H * W of each, 4] uint8 (the last of 4 is blank), image_grid_thw [images, 3] in patches.
+    """Pictures -> [H * W of each, 4] uint8 (the last is blank), image_grid_thw [images, 3].
 
     Raises ValueError for a picture too thin to resize.
     """
@@ -112,7 +112,7 @@ def with_frames(pixel_values: Tensor, frames: int) -> Tensor:
 
 @lru_cache
 def normalisation_table(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """[3, 256] float32, what each byte stands for: (byte * scale - mean) / std, rounded as transformers does."""
+    """[3, 256] float32, each byte's (byte * scale - mean) / std, rounded as transformers does."""
     rescaled = (np.arange(256) * scale).astype(np.float32)
     mean, std = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
     return torch.from_numpy((rescaled - mean) / std)

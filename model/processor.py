@@ -1,4 +1,4 @@
-"""Questions to tensors, tokens to text: a checkpoint's tokenizer, chat template and image processor.
+"""Questions to tensors, tokens to text: tokenizer, chat template and image processor.
 
 Left out: videos; image processors that need torchvision.
 """
@@ -44,9 +44,12 @@ class Processor:
     image_token_id: int | None
     eos_ids: tuple[int, ...]
     vocabulary: int  # width of the head; an id without a token is padding
-    files: dict[str, str] = field(default_factory=dict)  # of the checkpoint, to be saved again as they are
-    copies: object = field(default_factory=local)  # of each thread: a tokenizer serves one at a time
-    kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
+    # of the checkpoint, to be saved again as they are
+    files: dict[str, str] = field(default_factory=dict)
+    # of each thread: a tokenizer serves one at a time
+    copies: object = field(default_factory=local)
+    # by the example's identity: (example, instruction, Encoded)
+    kept: dict = field(default_factory=dict)
     kept_bytes: list = field(default_factory=lambda: [0])
 
     @property
@@ -74,7 +77,7 @@ class Processor:
             self.kept_bytes[0] -= self.kept.pop(id(example))[2].bytes()
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
-        """The chat template's text, each image's placeholder replaced by a token for each of its features."""
+        """The chat template's text, each image's placeholder once for each of its features."""
         known = self.kept.get(id(example))
         if known and known[0] is example and known[1] == instruction:
             return known[2]
@@ -109,7 +112,7 @@ class Processor:
         return Encoded(example.id, ids, vision, example.choices)
 
     def with_places(self, text: str, vision: dict[str, Tensor], special: bool) -> list[int]:
-        """The ids of a text, the image token of a picture once for each of the picture's features."""
+        """The ids of a text, the image token once for each feature of the picture."""
         ids = self.own("tokenizer")(text, add_special_tokens=special)["input_ids"]
         if not vision:
             return ids
@@ -148,7 +151,7 @@ class Processor:
         return torch.tensor([i for i in self.tokenizer.get_vocab().values() if i < self.vocabulary])
 
     def banned(self) -> Tensor:
-        """[V] bool, never sampled: special tokens but those of eos, and the padding of the vocabulary."""
+        """[V] bool, never sampled: special tokens but eos, and the padding of the vocabulary."""
         banned = torch.ones(self.vocabulary, dtype=torch.bool)
         banned[self.known] = False
         special = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
@@ -236,7 +239,7 @@ def chat_template(settings: dict) -> str | None:
 
 
 def load_image_processor(path: str):
-    """A checkpoint's Pillow image processor, without torchvision; Qwen's resizes by model/pixels.py."""
+    """A checkpoint's Pillow image processor, without torchvision (Qwen's: model/pixels.py)."""
     settings, _ = BaseImageProcessor.get_image_processor_dict(path)
     name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
     pillow = getattr(transformers, f"{name}Pil", None)
@@ -257,7 +260,8 @@ class LookupNormalise:
         if image.dtype != np.uint8 or not self.do_rescale:
             return super().normalize(image, mean, std, **kwargs)
         every = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(image), 1, 256))
-        table = super().normalize(super().rescale(every, self.rescale_factor), mean, std)  # [C, 1, 256]
+        # [C, 1, 256]
+        table = super().normalize(super().rescale(every, self.rescale_factor), mean, std)
         out = np.empty(image.shape, table.dtype)
         for channel, values, place in zip(image, table, out, strict=True):
             np.take(values[0], channel, out=place, mode="clip")

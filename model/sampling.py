@@ -60,7 +60,7 @@ def sample_tokens(
 
 
 def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
-    """weights [N, V] >= 0, u [N] float64 in [0, 1) -> [N], the first whose cumulative weight exceeds u * total.
+    """weights [N, V] >= 0, u [N] in [0, 1) -> [N], the first with cumulative weight > u * total.
 
     Of a large vocabulary first the block of tokens by the sums of the blocks, then the token within
     it, so that only few numbers are accumulated in float64.

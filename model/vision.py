@@ -25,7 +25,7 @@ PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatc
 
 @contextmanager
 def lean_vision(model):
-    """Replaces the forwards within this block only: by itself the model is transformers' to the last bit."""
+    """Replaces the forwards within this block only: outside it the model is transformers'."""
     replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
     replaced += [
         (m, partial(embed_patches, m)) for m in model.modules() if type(m).__name__ in PATCH_EMBEDDINGS
@@ -67,7 +67,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
-    """[N, heads, d] each, windows of these lengths in a row -> [N, heads, d]. One call for each length."""
+    """[N, heads, d] each, windows in a row -> [N, heads, d]. One call for each length."""
     kinds = sorted(set(lengths))
     order = None
     if len(kinds) > 1:
@@ -77,7 +77,8 @@ def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float
     counts = [length * lengths.count(length) for length in kinds]
     outs = []
     for length, *parts in zip(kinds, *(x.split(counts) for x in (q, k, v)), strict=True):
-        windows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts]  # [windows, heads, length, d]
+        # [windows, heads, length, d]
+        windows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts]
         outs.append(F.scaled_dot_product_attention(*windows, scale=scale).transpose(1, 2).flatten(0, 1))
     out = torch.cat(outs) if len(outs) > 1 else outs[0]
     return out if order is None else torch.empty_like(out).index_copy(0, order, out)

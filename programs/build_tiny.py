@@ -104,7 +104,7 @@ def demonstration(index: int, careful: bool = False) -> tuple[figures.Figure, st
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE as Qwen's, trained on demonstrations; special tokens take the last ids, as theirs."""
+    """Byte-level BPE as Qwen's, trained on demonstrations; special tokens come last."""
     texts = [text for i in range(4000) for text in demonstration(i)[1:]] + [
         "You are a helpful assistant.",
         "\n",

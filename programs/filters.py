@@ -74,7 +74,7 @@ CHOSEN = re.compile(r"\s*(?:\((?:correct|right)(?: answer)?\)|[✓✔✅]\ufe0f?
 
 
 def parse_question(text: str) -> Written:
-    """Cuts off a preamble, a label ("**Question:**"), quotes, image placeholders and an answer given along.
+    """Cuts off a preamble, a label ("**Question:**"), quotes, image placeholders and an answer.
 
     Takes lettered choices (A. B. ..., two or more, at the end) out of the text.
     """
@@ -135,7 +135,7 @@ ORDINARY = re.compile(rf"[^\W\d_A-Z]{{2,}}|a|[{CJK}]")
 
 
 def tokens_of(text: str) -> tuple[str, ...]:
-    """Lower-case words, numbers, names and signs of arithmetic, in one notation; CJK by character."""
+    """Lower-case words, numbers, names and signs in one notation; CJK by character."""
     found = TOKEN.findall(unicodedata.normalize("NFKC", text))
     return tuple(t if len(t) == 1 or (t.isupper() and len(t) <= 4) else t.lower() for t in found)
 
@@ -156,15 +156,16 @@ def jaccard(a: frozenset, b: frozenset) -> float:
 
 
 class NearIndex:
-    """Earlier token sequences by scope; `find`: is one in the scope at least `threshold` similar?"""
+    """Earlier token sequences by scope; `find`: is one at least `threshold` similar?"""
 
     def __init__(self, threshold: float, rarity: Counter):
-        self.threshold, self.rarity = threshold, rarity  # rarity: any counts do, as long as they don't change
+        # rarity: any counts do, as long as they don't change
+        self.threshold, self.rarity = threshold, rarity
         # (scope, particulars, shingle) -> [shingles of an earlier question]
         self.postings = defaultdict(list)
 
     def prefix(self, found: frozenset) -> list:
-        """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of these."""
+        """The rarest shingles: two sets of similarity t share at least ceil(t n), so one of these."""
         count = len(found) - math.ceil(self.threshold * len(found) - 1e-9) + 1
         return sorted(found, key=lambda s: (self.rarity[s], s))[:count]
 
@@ -239,7 +240,7 @@ class Filter:
         return reason
 
     def is_copy(self, written: Written, seed: Written) -> bool:
-        """The same words, and the same choices where both have some; or nearly the same, with choices."""
+        """The same words, and choices where both have some; or nearly the same, with choices."""
         same_words = tokens_of(written.question) == tokens_of(seed.question)
         if same_words and not (written.choices and seed.choices):
             return True

@@ -42,7 +42,7 @@ class MergeConfig:
 
 
 def merge(adapter: str, base: str = ""):
-    """-> (the base model in float32 with the adapter's part added to it, the base's processor, its name)"""
+    """-> (base model in float32 with the adapter's part added, the base's processor, its name)"""
     peft, folder = need_peft("--adapter"), Path(adapter)
     try:
         said = json.loads((folder / SETTINGS).read_text())
