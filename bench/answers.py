@@ -14,13 +14,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import answers
 import answers.keys
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 
 TABLE = Path(__file__).parent.parent / "tests" / "golden" / "answer_pairs.jsonl"
 RESULTS = Path(__file__).parent / "results" / "answers.md"
@@ -37,11 +38,9 @@ Grader = Callable[[str, str], bool]  # (gold, answer)
 
 @dataclass
 class Settings:
-    out: str = field(default=str(RESULTS), metadata={"help": "Markdown file to write"})
-    repeats: int = field(
-        default=15, metadata={"help": "timings of which the best counts, as others use the machine"}
-    )
-    group_size: int = field(default=8, metadata={"help": "samples of a question in the stream of votes"})
+    out: str = flag(str(RESULTS), "Markdown file to write")
+    repeats: int = flag(15, "timings of which the best counts, as others use the machine")
+    group_size: int = flag(8, "samples of a question in the stream of votes")
 
 
 def main(argv: list[str]) -> int:

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +28,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 from data import TINY, load
 from data.stream import THREADS, Questions
 from data.tables import need
@@ -42,17 +43,12 @@ PIXELS = (262144, 1204224)  # bounds of a picture, of the paper's training
 class Bench:
     """What is read, and how often."""
 
-    images: int = field(default=128, metadata={"help": "pictures per round and format; a multiple of 32"})
-    rounds: int = field(default=7, metadata={"help": "rounds; the median is shown"})
-    side: list[int] = field(
-        default_factory=lambda: [1000, 1008],
-        metadata={
-            "help": "width and height of a picture; one of 1008 needs no resizing by Qwen2.5-VL's rules"
-        },
+    images: int = flag(128, "pictures per round and format; a multiple of 32")
+    rounds: int = flag(7, "rounds; the median is shown")
+    side: list[int] = flag(
+        [1000, 1008], "width and height of a picture; one of 1008 needs no resizing by Qwen2.5-VL's rules"
     )
-    out: str = field(
-        default=str(Path(__file__).parent / "results" / "data.md"), metadata={"help": "Markdown to write"}
-    )
+    out: str = flag(str(Path(__file__).parent / "results" / "data.md"), "Markdown to write")
 
 
 def drawn(kind: str, side: int, seed: int) -> bytes:

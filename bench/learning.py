@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -31,11 +32,11 @@ COLLAPSE_LR = 2e-3
 
 @dataclass
 class Learning:
-    bases: int = field(default=3, metadata={"help": "warm-start seeds"})
-    seeds: int = field(default=3, metadata={"help": "training seeds per base"})
-    work: str = field(default=str(ROOT / "runs" / "learning"), metadata={"help": "folder of the runs"})
-    workers: int = field(default=2, metadata={"help": "runs at a time, one thread each"})
-    extra: str = field(default="", metadata={"help": "more flags for every run, in one string"})
+    bases: int = flag(3, "warm-start seeds")
+    seeds: int = flag(3, "training seeds per base")
+    work: str = flag(str(ROOT / "runs" / "learning"), "folder of the runs")
+    workers: int = flag(2, "runs at a time, one thread each")
+    extra: str = flag("", "more flags for every run, in one string")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 
 SHARD = 2**30  # bytes
 ALLOWED = 1.15  # of the checkpoint's size
@@ -29,11 +30,9 @@ ALLOWED = 1.15  # of the checkpoint's size
 
 @dataclass
 class Loading:
-    layers: int = field(default=36, metadata={"help": "of the decoder; fewer is a smaller checkpoint"})
-    folder: str = field(
-        default="", metadata={"help": "where the checkpoint is made for a while; empty: a temporary folder"}
-    )
-    probe: str = field(default="", metadata={"help": "load this checkpoint here and print what it cost"})
+    layers: int = flag(36, "of the decoder; fewer is a smaller checkpoint")
+    folder: str = flag("", "where the checkpoint is made for a while; empty: a temporary folder")
+    probe: str = flag("", "load this checkpoint here and print what it cost")
 
 
 def shape(layers: int) -> Qwen2_5_VLConfig:

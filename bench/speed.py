@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Stopping
 from bench.machine import describe_machine
 from bench.shapes import build_shape
 from common import cli
+from common.cli import flag
 from common.distributed import World
 from common.run_log import Meter
 from data import Example, load
@@ -47,28 +48,20 @@ PARTS = ("rollout", "step", "shared", "constant", "growth", "profile")
 
 @dataclass
 class Speed:
-    parts: str = field(default=",".join(PARTS), metadata={"help": "comma-separated parts to run"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
-    shape: str = field(
-        default="tiny", metadata={"help": "tiny, or a Qwen2.5-VL shape with random weights: toy, 3b, 7b"}
-    )
-    questions: int = field(default=8, metadata={"help": "P"})
-    group_size: int = field(default=8, metadata={"help": "G"})
-    max_new_tokens: int = field(default=64, metadata={"help": "tokens of a response"})
-    image_side: int = field(default=448, metadata={"help": "pixels; 448 is 256 image tokens"})
-    repeats: int = field(default=7, metadata={"help": "timed rounds; the median counts"})
-    vocabulary: int = field(
-        default=32768, metadata={"help": "of the wider model whose rollout is measured too; 0: none"}
-    )
-    step_vocabulary: int = field(default=0, metadata={"help": "the same for the step; TRL's takes gigabytes"})
-    out: str = field(
-        default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"}
-    )
-    peak: str = field(
-        default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"}
-    )
-    folder: str = field(default="", metadata={"help": "inner use: the model of --peak"})
-    micro_batch: int = field(default=0, metadata={"help": "inner use: TRL's, for --peak"})
+    parts: str = flag(",".join(PARTS), "comma-separated parts to run")
+    device: str = flag("cpu", "cpu or cuda")
+    shape: str = flag("tiny", "tiny, or a Qwen2.5-VL shape with random weights: toy, 3b, 7b")
+    questions: int = flag(8, "P")
+    group_size: int = flag(8, "G")
+    max_new_tokens: int = flag(64, "tokens of a response")
+    image_side: int = flag(448, "pixels; 448 is 256 image tokens")
+    repeats: int = flag(7, "timed rounds; the median counts")
+    vocabulary: int = flag(32768, "of the wider model whose rollout is measured too; 0: none")
+    step_vocabulary: int = flag(0, "the same for the step; TRL's takes gigabytes")
+    out: str = flag("", "where results go, without suffix; empty: bench/results/speed")
+    peak: str = flag("", "inner use: print the peak memory of one side, ours or trl")
+    folder: str = flag("", "inner use: the model of --peak")
+    micro_batch: int = flag(0, "inner use: TRL's, for --peak")
 
 
 # --- Measuring ------------------------------------------------------------------------------------

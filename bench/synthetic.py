@@ -16,7 +16,7 @@ bench/results/synthetic.{json,md}.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from bench.learning import RESULTS, ROOT, interval, measure, per_question, python
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 from data import HELD_OUT, figures
 
 BASE = ROOT / "data" / "tiny"
@@ -36,12 +37,10 @@ MEASURES = ("pass@1", "maj@8", "pass@8", "chain_share", "chain_accuracy", "bare_
 
 @dataclass
 class Synthetic:
-    seeds: int = field(default=3, metadata={"help": "seeds of images, questions and training"})
-    work: str = field(default=str(ROOT / "runs" / "synthetic"), metadata={"help": "folder of the runs"})
-    scale: float = field(
-        default=1.0, metadata={"help": "share of the questions that are written; less is for a trial"}
-    )
-    extra: str = field(default="", metadata={"help": "more flags for every run, in one string"})
+    seeds: int = flag(3, "seeds of images, questions and training")
+    work: str = flag(str(ROOT / "runs" / "synthetic"), "folder of the runs")
+    scale: float = flag(1.0, "share of the questions that are written; less is for a trial")
+    extra: str = flag("", "more flags for every run, in one string")
 
 
 # --- the questions

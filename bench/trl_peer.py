@@ -34,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -42,6 +42,7 @@ from transformers import PrinterCallback, ProcessorMixin, Qwen2_5_VLProcessor, T
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 from data import Example, load
 from data.prompts import INSTRUCTION, with_choices
 from mmupt import Config
@@ -301,16 +302,16 @@ def timed_trainer(clock: Clock, record: PerStep):
 
 @dataclass
 class Measure:
-    model: str = field(default=Config.model, metadata={"help": "checkpoint folder"})
-    questions: int = field(default=8, metadata={"help": "built-in questions per step (P)"})
-    group_size: int = field(default=8, metadata={"help": "generations per question (G)"})
-    max_new_tokens: int = field(default=64, metadata={"help": "tokens of every completion"})
-    beta: float = field(default=0.01, metadata={"help": "weight of the KL term; at 0 there is no reference"})
-    micro_batch: int = field(default=0, metadata={"help": "sequences per forward of the update; 0 is all"})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "TRL's own default is True"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
-    warmup: int = field(default=2, metadata={"help": "steps that are not counted"})
-    steps: int = field(default=5, metadata={"help": "steps that are"})
+    model: str = flag(Config.model, "checkpoint folder")
+    questions: int = flag(8, "built-in questions per step (P)")
+    group_size: int = flag(8, "generations per question (G)")
+    max_new_tokens: int = flag(64, "tokens of every completion")
+    beta: float = flag(0.01, "weight of the KL term; at 0 there is no reference")
+    micro_batch: int = flag(0, "sequences per forward of the update; 0 is all")
+    gradient_checkpointing: bool = flag(False, "TRL's own default is True")
+    device: str = flag("cpu", "cpu or cuda")
+    warmup: int = flag(2, "steps that are not counted")
+    steps: int = flag(5, "steps that are")
 
 
 def main(argv: list[str]) -> int:

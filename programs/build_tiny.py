@@ -26,7 +26,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
@@ -72,11 +72,11 @@ STEPS_SHARE, CARELESS, HASTY = 0.5, 0.08, 0.20
 
 @dataclass
 class WarmStart:
-    out: str = field(default=str(TINY), metadata={"help": "folder to write the checkpoint to"})
-    seed: int = field(default=0, metadata={"help": "weights, demonstrations and their order"})
-    steps: int = field(default=2400, metadata={"help": "optimiser steps; the first 7/12 are careful"})
-    batch: int = field(default=32, metadata={"help": "demonstrations per step"})
-    lr: float = field(default=3e-3, metadata={"help": "peak learning rate; cosine decay to a tenth"})
+    out: str = flag(str(TINY), "folder to write the checkpoint to")
+    seed: int = flag(0, "weights, demonstrations and their order")
+    steps: int = flag(2400, "optimiser steps; the first 7/12 are careful")
+    batch: int = flag(32, "demonstrations per step")
+    lr: float = flag(3e-3, "peak learning rate; cosine decay to a tenth")
 
 
 def demonstration(index: int, careful: bool = False) -> tuple[figures.Figure, str, str]:
