@@ -1,8 +1,9 @@
 """How often a checkpoint is right: pass@1, maj@k and pass@k on any labelled data.
 
-    python eval.py --model data/tiny --data tiny --split test --out base.json python eval.py --model
-    Qwen/Qwen2.5-VL-7B-Instruct --data AI4Math/MathVista --split testmini --preset paper-eval python
-    eval.py --compare base.json trained.json
+    python eval.py --model data/tiny --data tiny --split test --out base.json
+    python eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data AI4Math/MathVista \\
+        --split testmini --preset paper-eval
+    python eval.py --compare base.json trained.json
 
 What a right answer is, which categories there are and what else is scored depends on the benchmark
 (evaluation/benchmarks.py), which is recognised from the data's columns. answers/ grades, or
@@ -35,13 +36,16 @@ from model_utils import compute_dtype, load_model, load_processor
 GRADERS = ("ours", "math-verify")
 
 PRESETS = {
-    # how the paper measures (arXiv 2505.22453 and its code); the length of prompts is ours: nine
-    # images of 1,280 tokens fit
+    # how the paper measures (arXiv 2505.22453 and its code)
     "paper-eval": dict(
-        temperature=0.2, num_samples=1, min_pixels=224 * 224, max_pixels=1280 * 28 * 28, max_new_tokens=16384,
-        max_prompt_tokens=12288,
+        num_samples=1,
+        temperature=0.2,
+        min_pixels=224 * 224,
+        max_pixels=1280 * 28 * 28,
+        max_new_tokens=16384,
+        max_prompt_tokens=12288,  # ours: nine images of 1,280 tokens fit
     ),
-}  # fmt: skip
+}
 
 
 @dataclass

@@ -3,7 +3,7 @@
     processor = load_processor("data/tiny")
     model     = load_model("data/tiny")
     rollout   = generate(model, processor, examples, num_samples=8, max_new_tokens=64)
-    logprobs  = token_logprobs(model, rollout)                       # what the policy says of those same tokens, with gradient
+    logprobs  = token_logprobs(model, rollout)  # of those same tokens, with gradient
 
 The model's code is transformers'. Loading, scoring and checkpoints are here; attention over shared
 prompts is in model/packed_attention.py, sampling in model/decode.py, and what differs between model
@@ -45,9 +45,10 @@ from model.processor import Processor, load_processor
 from model.sampling import Sampling, bias_against
 
 __all__ = [
-    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "freeze_vision", "generate", "keep_freed_memory",
-    "latest_checkpoint", "load_checkpoint", "load_model", "load_processor", "micro_batches", "recompute_activations",
-    "rollout_logprobs", "save_checkpoint", "token_logprobs",
+    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "freeze_vision",
+    "generate", "keep_freed_memory", "latest_checkpoint", "load_checkpoint", "load_model",
+    "load_processor", "micro_batches", "recompute_activations", "rollout_logprobs", "save_checkpoint",
+    "token_logprobs",
 ]  # fmt: skip
 
 

@@ -124,17 +124,18 @@ def measure(settings: Bench, kind: str, side: int, folder: Path) -> dict:
 
 def table(settings: Bench, results: list[dict]) -> str:
     lines = [
-        f"Pictures a second, {THREADS} threads, medians of {settings.rounds} rounds in turns over {settings.images} "
-        "pictures:",
+        f"Pictures a second, {THREADS} threads, medians of {settings.rounds} rounds in turns over "
+        f"{settings.images} pictures:",
         "",
-        "| format | width and height | kB each | decoding alone | reader | reader / decoding | decoding and resizing alone "
-        "| stream of questions | stream / both |",
+        "| format | width and height | kB each | decoding alone | reader | reader / decoding "
+        "| decoding and resizing alone | stream of questions | stream / both |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         lines.append(
             f"| {r['kind']} | {r['side']} | {r['kB']:.0f} | {r['decode']:.0f} | {r['reader']:.0f} "
-            f"| {r['reader / decode']:.2f} | {r['resize']:.0f} | {r['stream']:.0f} | {r['stream / resize']:.2f} |"
+            f"| {r['reader / decode']:.2f} "
+            f"| {r['resize']:.0f} | {r['stream']:.0f} | {r['stream / resize']:.2f} |"
         )
     return "\n".join(lines)
 

@@ -97,8 +97,9 @@ def train(settings: Learning, run: Run) -> None:
             *settings.extra.split(),
         ]
         python(
-            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume", "--eval_data", "tiny:validation",
-            "--eval_every", 10, "--keep", 1, *flags, log=work / f"{run.name}.log",
+            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume",
+            "--eval_data", "tiny:validation", "--eval_every", 10, "--keep", 1, *flags,
+            log=work / f"{run.name}.log",
         )  # fmt: skip
         (checkpoint,) = last.glob("step-*")
         measure(checkpoint, work / f"{run.name}.json", work / f"{run.name}.log")
@@ -179,24 +180,27 @@ def summarise(settings: Learning) -> dict:
 
 def table(result: dict) -> str:
     names = (
-        "base", "pass@1", "maj@8", "pass@8", "label-free gain (95 % interval)", "by seed", "gold gain", "random gain",
-        "share of chains", "right in chains", "right in bare answers",
+        "base", "pass@1", "maj@8", "pass@8", "label-free gain (95 % interval)", "by seed", "gold gain",
+        "random gain", "share of chains", "right in chains", "right in bare answers",
     )  # fmt: skip
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for i, b in enumerate(result["bases"]):
         arrow = {k: f"{b['base'][k]:.3f} → {b['trained'][k]:.3f}" for k in b["base"]}
         lines.append(
-            f"| {i} | {arrow['pass@1']} | {arrow['maj@8']} | {arrow['pass@8']} | **{b['gain']:+.3f}** ({b['low']:+.3f} to "
-            f"{b['high']:+.3f}) | {', '.join(f'{g:+.3f}' for g in b['gain_by_seed'])} | {b['gold_gain']:+.3f} | "
-            f"{b['random_gain']:+.3f} | {arrow['chain_share']} | {arrow['chain_accuracy']} | {arrow['bare_accuracy']} |"
+            f"| {i} | {arrow['pass@1']} | {arrow['maj@8']} | {arrow['pass@8']} "
+            f"| **{b['gain']:+.3f}** ({b['low']:+.3f} to {b['high']:+.3f}) "
+            f"| {', '.join(f'{g:+.3f}' for g in b['gain_by_seed'])} "
+            f"| {b['gold_gain']:+.3f} | {b['random_gain']:+.3f} "
+            f"| {arrow['chain_share']} | {arrow['chain_accuracy']} | {arrow['bare_accuracy']} |"
         )
     c = result["collapse"]
     lines += [
         "",
-        f"Mean label-free gain {result['mean_gain']:+.3f}, {result['share_of_gold']:.2f} of what gold labels gain, over "
-        f"{result['questions']} test questions. At learning rate {c['lr']:g} the vote's reward goes {c['reward'][0]:.2f} → "
-        f"{c['reward'][1]:.2f} while validation pass@1 goes {c['pass@1'][0]:.2f} → {c['pass@1'][1]:.2f}; first warning: "
-        + (f'step {c["warnings"][0]["step"]}, "{c["warnings"][0]["warning"]}".' if c["warnings"] else "none.")
+        f"Mean label-free gain {result['mean_gain']:+.3f}, {result['share_of_gold']:.2f} of what gold labels "
+        f"gain, over {result['questions']} test questions. At learning rate {c['lr']:g} the vote's reward "
+        f"goes {c['reward'][0]:.2f} → {c['reward'][1]:.2f} while validation pass@1 goes {c['pass@1'][0]:.2f} → "
+        f"{c['pass@1'][1]:.2f}; first warning: "
+        + ('step {step}, "{warning}".'.format(**c["warnings"][0]) if c["warnings"] else "none.")
         + f" Healthy runs warned {sum(b['warnings'] for b in result['bases'])} times.",
         "",
         f"`make learn` on {result['machine']}.",

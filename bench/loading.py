@@ -38,11 +38,13 @@ class Loading:
 def shape(layers: int) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=layers, num_attention_heads=16,
-            num_key_value_heads=2, tie_word_embeddings=True,
+            vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=layers,
+            num_attention_heads=16, num_key_value_heads=2, tie_word_embeddings=True,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         ),
-        vision_config=dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048),
+        vision_config=dict(
+            depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048
+        ),
         tie_word_embeddings=True, dtype="bfloat16",
     )  # fmt: skip
 
@@ -103,8 +105,9 @@ def main(argv: list[str]) -> int:
         shutil.rmtree(folder)
     ratio = cost["peak"] / size
     print(
-        f"{size / 1e9:.2f} GB loaded in {cost['seconds']:.1f} s ({size / 1e9 / cost['seconds']:.2f} GB/s); peak "
-        f"{cost['peak'] / 1e9:.2f} GB, {ratio:.3f} of its size (allowed {ALLOWED}); after it {cost['after'] / size:.3f}"
+        f"{size / 1e9:.2f} GB loaded in {cost['seconds']:.1f} s ({size / 1e9 / cost['seconds']:.2f} GB/s); "
+        f"peak {cost['peak'] / 1e9:.2f} GB, {ratio:.3f} of its size (allowed {ALLOWED}); "
+        f"after it {cost['after'] / size:.3f}"
     )
     print(describe_machine())
     return 0 if ratio <= ALLOWED else 1

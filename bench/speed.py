@@ -44,6 +44,7 @@ from model_utils import Rollout, generate, load_model, load_processor, rollout_l
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PARTS = ("rollout", "step", "shared", "constant", "growth", "profile")
+SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}  # as mmupt samples, in transformers' settings
 
 
 @dataclass
@@ -192,10 +193,14 @@ class Generate:
         if images := self.images[id(prompts)][0]:
             inputs |= dict(**images, mm_token_type_ids=(ids == self.model.config.image_token_id).int())
         settings = GenerationConfig(
-            max_new_tokens=T, do_sample=not greedy, temperature=None if greedy else 1.0, top_k=None if greedy else 0,
-            top_p=None if greedy else 1.0, num_return_sequences=G, pad_token_id=pad, cache_implementation=self.cache,
+            max_new_tokens=T,
+            num_return_sequences=G,
+            pad_token_id=pad,
+            cache_implementation=self.cache,
             suppress_tokens=suppress,
-        )  # fmt: skip
+            do_sample=not greedy,
+            **dict.fromkeys(("temperature", "top_p", "top_k")) if greedy else SAMPLED,
+        )
         ends = None if lengths is None else StoppingCriteriaList([EndAt(width, lengths)])
         with torch.no_grad():
             out = self.model.generate(**inputs, generation_config=settings, stopping_criteria=ends)
@@ -281,9 +286,13 @@ class OurStep:
     def __init__(self, bed: Bed, examples: Sequence[Example], beta: float = 0.01):
         s = bed.s
         self.config = Config(
-            model=bed.folder, questions=s.questions, group_size=s.group_size, max_new_tokens=s.max_new_tokens,
-            beta=beta, eval_data="",
-        )  # fmt: skip
+            model=bed.folder,
+            questions=s.questions,
+            group_size=s.group_size,
+            max_new_tokens=s.max_new_tokens,
+            beta=beta,
+            eval_data="",
+        )
         self.bed, self.examples = bed, examples
         self.world = World(0, 1, torch.device(bed.device))
         self.policy = bed.model()
@@ -380,7 +389,8 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
         "peak, MB",
         "of it above the loaded model",
     ]
-    title = f"### Full step, beta > 0, {s.questions} x {s.group_size} x {s.max_new_tokens} tokens, image prompts, {name}"
+    size = f"{s.questions} x {s.group_size} x {s.max_new_tokens} tokens"
+    title = f"### Full step, beta > 0, {size}, image prompts, {name}"
     return found, [title, "", *table(head, rows)]
 
 
@@ -406,9 +416,14 @@ def print_peak(s: Speed) -> int:
         from bench.trl_peer import TrlPeer
 
         peer = TrlPeer(
-            bed.folder, bed.with_images, num_generations=s.group_size, max_new_tokens=s.max_new_tokens,
-            force_length=True, device=s.device, micro_batch=s.micro_batch,
-        )  # fmt: skip
+            bed.folder,
+            bed.with_images,
+            num_generations=s.group_size,
+            max_new_tokens=s.max_new_tokens,
+            force_length=True,
+            device=s.device,
+            micro_batch=s.micro_batch,
+        )
         step = peer.step
     on_gpu = s.device.startswith("cuda")
     loaded = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
@@ -458,10 +473,8 @@ def shared_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
             both.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         difference = float((both[0] - both[1]).norm() / both[1].norm())
         assert difference < (1e-5 if bed.device == "cpu" else 2e-2), difference
-        seconds = in_turns(
-            {"shared": lambda r=rollout: update(model, r), "unshared": lambda r=apart: update(model, r)},
-            s.repeats, bed.device, f"update, G {G}",
-        )  # fmt: skip
+        sides = {"shared": lambda r=rollout: update(model, r), "unshared": lambda r=apart: update(model, r)}
+        seconds = in_turns(sides, s.repeats, bed.device, f"update, G {G}")
         L = int(prompts.lengths.max())
         times = ratio_of(seconds["unshared"], seconds["shared"])
         found[f"G {G}"] = {"seconds": seconds, "ratio": times, "gradient_difference": difference}
@@ -599,14 +612,12 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
             generate(model, bed.never_ends, prompts, G, T)
 
     # rows that ended should cost nothing: the same as if they had never been there
-    seconds = in_turns(
-        {
-            f"rollout, {G} samples, half end at once": half_end,
-            f"rollout, {G // 2} samples": lambda: generate(model, bed.never_ends, prompts, G // 2, T),
-            f"rollout, {G} samples": lambda: generate(model, bed.never_ends, prompts, G, T),
-        },
-        2 * s.repeats, bed.device, "finished rows",
-    )  # fmt: skip
+    sides = {
+        f"rollout, {G} samples, half end at once": half_end,
+        f"rollout, {G // 2} samples": lambda: generate(model, bed.never_ends, prompts, G // 2, T),
+        f"rollout, {G} samples": lambda: generate(model, bed.never_ends, prompts, G, T),
+    }
+    seconds = in_turns(sides, 2 * s.repeats, bed.device, "finished rows")
     found["finished rows"] = seconds
     rows += [[k, spread(v)] for k, v in seconds.items()]
     return found, ["### What must not grow", "", *table(["", "s"], rows)]

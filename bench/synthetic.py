@@ -1,6 +1,6 @@
 """Does it learn from questions that the base wrote itself? `python -m bench.synthetic`
 
-The built-in base writes questions about built-in training images (data/synthesize.py), in-context
+The built-in base writes questions about built-in training images (programs/synthesize.py), in-context
 and directly, and is then trained on one kind alone, label-free, with the defaults of mmupt.py: no
 original question is among them. Beside it: the same training on original questions, and with gold
 labels. Several seeds, each with images, questions and training of its own. The figures are of the
@@ -69,8 +69,9 @@ def write_questions(settings: Synthetic, kind: str, seed: int, held_out: set) ->
     written, clean = work / f"{kind}-{seed}.jsonl", work / f"{kind}-{seed}-clean.jsonl"
     if not clean.exists():
         python(
-            "-m", "data.synthesize", "--model", BASE, "--mode", kind, "--limit", int(settings.scale * KINDS[kind]), "--seed",
-            seed, "--max_new_tokens", 32, "--batch", 128, "--out", written, log=work / f"{kind}-{seed}.log",
+            "-m", "data.synthesize", "--model", BASE, "--mode", kind, "--seed", seed, "--out", written,
+            "--limit", int(settings.scale * KINDS[kind]), "--max_new_tokens", 32, "--batch", 128,
+            log=work / f"{kind}-{seed}.log",
         )  # fmt: skip
         rows = [json.loads(line) for line in written.read_text().splitlines()]
         kept = [row for row in rows if (picture(row).image().tobytes(), row["question"]) not in held_out]
@@ -92,8 +93,9 @@ def train(settings: Synthetic, name: str, seed: int, held_out: set) -> None:
         return
     data = write_questions(settings, name, seed, held_out) if name in KINDS else "tiny"
     python(
-        "mmupt.py", "--model", BASE, "--train_data", data, "--reward", "gold" if name == "gold" else "majority", "--seed",
-        seed, "--out", run, "--resume", "--eval_data", "", "--keep", 1, *settings.extra.split(),
+        "mmupt.py", "--model", BASE, "--train_data", data, "--seed", seed, "--out", run, "--resume",
+        "--reward", "gold" if name == "gold" else "majority", "--eval_data", "", "--keep", 1,
+        *settings.extra.split(),
         log=work / f"{name}-{seed}.log",
     )  # fmt: skip
     (checkpoint,) = (run / "checkpoints").glob("step-*")
@@ -154,8 +156,8 @@ def table(result: dict) -> str:
         lines.append(f"| {kind} | " + " | ".join(cells) + f" | {np.mean([c['valid'] for c in counts]):.3f} |")
     lines += [
         "",
-        f"`python -m bench.synthetic`: {result['seeds']} seeds, {result['questions']} test questions x 8 samples, on "
-        f"{result['machine']}. The interval is a bootstrap over seeds and questions.",
+        f"`python -m bench.synthetic`: {result['seeds']} seeds, {result['questions']} test questions x "
+        f"8 samples, on {result['machine']}. The interval is a bootstrap over seeds and questions.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,8 +1,8 @@
 """The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, to compare with.
 
     peer = TrlPeer("data/tiny", questions, num_generations=8, max_new_tokens=64)
-    peer.step()                              # seconds of one optimiser step; peer.stages, peer.lengths say more
-    python -m bench.trl_peer                 # 8 questions x 8 generations x 64 tokens of the built-in base
+    peer.step()                 # seconds of one optimiser step; peer.stages, peer.lengths say more
+    python -m bench.trl_peer    # 8 questions x 8 generations x 64 tokens of the built-in base
 
 Needs `pip install "trl>=1.16"`. A step is what `trainer.train()` does for it: fetch P questions,
 generate G completions of each with plain transformers, reward, reference log-probs where beta is
@@ -198,11 +198,12 @@ class TrlPeer:
             num_generations=num_generations,
             shuffle_dataset=False,
             # the objective and the optimiser of mmupt's defaults
-            loss_type="grpo", scale_rewards="group", beta=beta, use_bias_correction_kl=False, disable_dropout=True,
-            learning_rate=lr, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.01, max_grad_norm=1.0,
+            loss_type="grpo", scale_rewards="group", beta=beta, use_bias_correction_kl=False,
+            disable_dropout=True, learning_rate=lr, lr_scheduler_type="constant", warmup_steps=0,
+            weight_decay=0.01, max_grad_norm=1.0,
             # sampling
-            max_completion_length=max_new_tokens, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs=ban_eos,
-            use_vllm=False,
+            max_completion_length=max_new_tokens, temperature=1.0, top_p=1.0, top_k=0,
+            generation_kwargs=ban_eos, use_vllm=False,
             # speed and precision
             model_init_kwargs={"attn_implementation": "sdpa", "dtype": dtype, "device_map": None},
             gradient_checkpointing=gradient_checkpointing, use_cpu=device == "cpu", bf16=device != "cpu",
@@ -318,10 +319,16 @@ def main(argv: list[str]) -> int:
     s = cli.parse(Measure, argv)
     examples = load("tiny", "test")
     peer = TrlPeer(
-        s.model, [examples[i] for i in range(s.questions)], num_generations=s.group_size, force_length=True,
-        max_new_tokens=s.max_new_tokens, beta=s.beta, device=s.device, micro_batch=s.micro_batch,
+        s.model,
+        [examples[i] for i in range(s.questions)],
+        num_generations=s.group_size,
+        force_length=True,
+        max_new_tokens=s.max_new_tokens,
+        beta=s.beta,
+        device=s.device,
+        micro_batch=s.micro_batch,
         gradient_checkpointing=s.gradient_checkpointing,
-    )  # fmt: skip
+    )
     for _ in range(s.warmup):
         peer.step()
     steps = [step for _ in range(s.steps) for step in peer.run(1)]

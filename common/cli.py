@@ -2,11 +2,11 @@
 
     @dataclass
     class Settings:
-        steps: int = flag(60, "rollout steps", "at least 1", group="how long")       rule and group are optional
+        steps: int = flag(60, "rollout steps", "at least 1", group="how long")
 
-A rule stands beside its flag and is the end of its error: `--steps must be at least 1 (got 0)`; "at
-least 2: a vote needs company" says why as well. A group holds the flags from the one that names it
-to the next that does; `--help` shows them so.
+Rule and group are optional. A rule stands beside its flag and is the end of its error: `--steps
+must be at least 1 (got 0)`; "at least 2: a vote needs company" says why as well. A group holds the
+flags from the one that names it to the next that does; `--help` shows them so.
 """
 
 import copy
@@ -87,7 +87,7 @@ class _Parser(HfArgumentParser):
         self.section = None
         super().__init__(cls, allow_abbrev=False, formatter_class=_Help, **options)
 
-    def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there; here it knows the group
+    def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there
         if name := field.metadata.get("group"):
             self.section = self.add_argument_group(name)
         # HfArgumentParser hands all metadata on to argparse, which knows the help text alone

@@ -9,6 +9,7 @@ import os
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -33,9 +34,17 @@ class Questions:
     """
 
     def __init__(
-        self, source: str | list[str], processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
-        labels: bool = False, ahead: bool | None = None, world: World = ALONE, state: dict | None = None,
-    ):  # fmt: skip
+        self,
+        source: str | list[str],
+        processor: Any,
+        seed: int,
+        max_prompt_tokens: int,
+        instruction: str = INSTRUCTION,
+        labels: bool = False,
+        ahead: bool | None = None,
+        world: World = ALONE,
+        state: dict | None = None,
+    ):
         """`ahead`: whether threads read the next step's questions; None: where the model leaves
         them a core. `state`: of the stream to be continued."""
         sources = [source] if isinstance(source, str) else source
@@ -45,8 +54,8 @@ class Questions:
         if files != self.files:
             changed = next(f[0] for f in self.files + files if f not in files or f not in self.files)
             raise DataError(
-                f"--train_data {self.source}: {changed} is not what it was when this run began, so that its order is lost; "
-                "put it back, or begin another --out"
+                f"--train_data {self.source}: {changed} is not what it was when this run began, so that its "
+                "order is lost; put it back, or begin another --out"
             )
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
@@ -80,7 +89,8 @@ class Questions:
         while len(taken) < count:
             if len(tried) - len(taken) >= self.most_tries or len(tried) == self.size:
                 raise DataError(
-                    f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, but --questions is {count}"
+                    f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, "
+                    f"but --questions is {count}"
                 )
             rows = self.untried(count - len(taken), count, tried)
             for (index, _), (_, key, tokens, gold, problem) in zip(

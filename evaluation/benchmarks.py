@@ -6,8 +6,9 @@ A benchmark says three things: the key of an answer (what votes group by and wha
 the gold key), the categories of a question, and its own scores over graded records. Everything else
 is `plain`.
 
-    mathvista   multi_choice by option; integer compares int(float(x)); float rounds to `precision`; list item by item
-    mathverse   mean of the five versions with an image; Text Only stands in its own row and outside the mean
+    mathvista   multi_choice by option; integer compares int(float(x)); float rounds to `precision`;
+                list item by item
+    mathverse   mean of the five versions with an image; Text Only stands in a row of its own
     mathvision  letter or value of the option; by level and subject
     wemath      plain accuracy of the rows, and the four-way score of each composite with its sub-questions
     chartqa     relaxed accuracy: numbers within 5 % of the gold one, other answers equal but for case

@@ -1,6 +1,7 @@
 """From responses to figures: records, reports over them, the difference of two reports, tables.
 
-    pass@k = 1 - C(n-c, k) / C(n, k)       n samples, c right: unbiased (Chen et al. 2021, arXiv 2107.03374); pass@1 = c/n
+    pass@k = 1 - C(n-c, k) / C(n, k)       n samples, c right: unbiased (Chen et al. 2021,
+             arXiv 2107.03374); pass@1 = c/n
     maj@n  = 1 if the commonest parsed answer is right; a tie for first counts the right one's share of it.
              Votes group by canonical key, whoever grades.
 
@@ -139,7 +140,8 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
         raise cli.UsageError("--compare: the two files share no question")
     if alone := len(left) + len(right) - 2 * len(ids):
         raise cli.UsageError(
-            f"--compare: {alone} questions are in one file only; measure both with the same --data, --split and --limit"
+            f"--compare: {alone} questions are in one file only; measure both with the same --data, "
+            "--split and --limit"
         )
     for i in ids:
         if ("asked" in left[i]) != ("asked" in right[i]):
@@ -246,9 +248,8 @@ def table(columns: dict[str, dict], k: int, by: str = "") -> str:
     for category in [*groups[0], None]:
         parts = list(columns.values()) if category is None else [g.get(category, {}) for g in groups]
         cells = "".join(f"{p.get(m, math.nan):>9.3f}" for p in parts for m in measures)
-        lines.append(
-            f"{'all' if category is None else category or '-':{wide}}{cells}{parts[0].get('questions', 0):>11}"
-        )
+        shown = "all" if category is None else category or "-"
+        lines.append(f"{shown:{wide}}{cells}{parts[0].get('questions', 0):>11}")
     return "\n".join(lines)
 
 
@@ -268,7 +269,8 @@ def comparison_lines(result: dict) -> str:
     ]
     wide = max(len(group + name) for group, name, _ in rows)
     lines = [
-        f"{group + name:{wide}} {d['difference']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]  over {d['questions']}"
+        f"{group + name:{wide}} {d['difference']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]"
+        f"  over {d['questions']}"
         + ("" if group else " questions" if name in ("pass@1", "maj") else " values")
         for group, name, d in rows
     ]

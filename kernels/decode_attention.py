@@ -45,16 +45,18 @@ PROGRAMS_OWN = 4
 def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale):
     """Attention of each row's newest token to its question's prompt and to its own tokens.
 
-    query           [P*G, H*R, d], row p*G + g, head h*R + r: reads key/value head h. Any strides with a dense last
-                    axis, here and below.
+    query           [P*G, H*R, d], row p*G + g, head h*R + r: reads key/value head h. Any strides
+                    with a dense last axis, here and below.
     prompt_key,
-    prompt_value    [P, H, L, d], of one dtype with query: float32, bfloat16 or float16 (float64: plain torch).
+    prompt_value    [P, H, L, d], of one dtype with query: float32, bfloat16 or float16 (float64: plain
+                    torch).
     own_key,
     own_value       [P, H, G, T, d]
     prompt_lengths  [P], integer: the first prompt_lengths[p] of the L slots count.
-    own_length      one integer on the device: the first own_length of the T slots count, in every row. Nothing here
-                    depends on its value but what is read, so that a captured CUDA graph can be
-                    replayed as it grows.
+    own_length      one integer on the device: the first own_length of the T slots count, in every
+                    row. Nothing here depends on its value but what is read, so that a captured CUDA
+                    graph can be replayed as it grows.
+
     Slots that don't count may hold anything, NaN too. Returns [P*G, H*R, d] in query's dtype,
     contiguous. Scores and sums are float32; as is usual, the weights are rounded to the dtype of
     the values before they meet. A row without any key gives NaN. Not differentiable. Errors:
@@ -185,8 +187,8 @@ if triton is not None:
         H, groups, samples, slots, length_stride, query_row, query_head,
         key_question, key_head, key_group, key_slot, value_question, value_head, value_group, value_slot,
         splits, first_split, scale_log2,
-        R: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-        WIDEN: tl.constexpr,
+        R: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+        BLOCK_KEYS: tl.constexpr, WIDEN: tl.constexpr,
     ):  # fmt: skip
         """One split of the keys that a group of samples shares: the prompt's (one group of G) or a
         sample's own (G groups of one). Grid: (P * H * groups, splits of these keys, tiles of the

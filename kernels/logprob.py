@@ -39,8 +39,8 @@ def selective_log_softmax(logits, targets, temperature=1.0, return_entropy=False
              `logits[..., :V_real]`); other layouts, and slices of more than three axes that don't
              merge, are copied. -inf forbids a token: its p and its gradient are 0. A row of nothing
              but -inf gives NaN.
-    targets  [...], integer, 0 <= target < V. Out of range: an error on a CPU, a NaN log-prob on a GPU, where looking
-             would stall. Give positions that don't count any valid id.
+    targets  [...], integer, 0 <= target < V. Out of range: an error on a CPU, a NaN log-prob on a
+             GPU, where looking would stall. Give positions that don't count any valid id.
     Returns log-probs [...] float32, differentiable in logits, whose gradient is computed in float32
     and rounded once to their dtype. A row whose incoming gradient is 0 gets gradient 0, even where
     its logits are NaN. With return_entropy: (log-probs, entropy); the entropy, -sum_j p_j log p_j,
@@ -60,10 +60,11 @@ def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return
     """selective_log_softmax(hidden @ weight.T, targets, temperature), `chunk` rows at a time.
 
     hidden   [N, D] and
-    weight   [V, D], as in nn.Linear without bias, both of one floating dtype. Under autocast they may differ, and the
-             product runs in autocast's dtype.
+    weight   [V, D], as in nn.Linear without bias, both of one floating dtype. Under autocast they
+             may differ, and the product runs in autocast's dtype.
     targets  [N], as in `selective_log_softmax`.
-    chunk    rows at a time; None fits the buffer into about 256 MB on a GPU, 16 MB on a CPU, but takes at least 64.
+    chunk    rows at a time; None fits the buffer into about 256 MB on a GPU, 16 MB on a CPU, but
+             takes at least 64.
     Returns log-probs [N] float32 in nats, differentiable in hidden and weight; with return_entropy,
     (log-probs, entropy). The logits are rounded to the dtype of the product, as the model's own
     head would round them; everything after them is float32. The backward makes each chunk of logits

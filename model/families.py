@@ -32,9 +32,8 @@ VISION = {
 }
 ROPE_IN_3D = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # rotary positions in time, height and width
 BLOCKS = ("gemma3",)  # the tokens of an image see each other in both directions
-DECODERS = (
-    "qwen2", "qwen3", "llama", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
-)  # fmt: skip
+TEXT_DECODERS = ("qwen2", "qwen3", "llama", "gemma3_text")  # also checkpoints of their own
+DECODERS = (*TEXT_DECODERS, "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
 # the same for every length of sequence
 STATIC_ROPE = ("default", "linear", "llama3", "yarn", "mrope", "proportional")
 
@@ -43,7 +42,7 @@ def refusal(config) -> str | None:
     """Why a checkpoint of this configuration can't be served; None where it can."""
     text = config.get_text_config()
     if config.model_type not in VISION and (config.model_type not in DECODERS or text is not config):
-        return f"{config.model_type} is not served; served are {', '.join([*VISION, *DECODERS[:4]])}"
+        return f"{config.model_type} is not served; served are {', '.join([*VISION, *TEXT_DECODERS])}"
     if getattr(config, "quantization_config", None):
         return "quantised weights are not served"
     if text.model_type not in DECODERS:
@@ -104,7 +103,7 @@ def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor
     joined = {name: torch.cat([v[name] for v in vision]) for name in vision[0]}
     if not lean and model.config.model_type in ROPE_IN_3D:
         tower = model.config.vision_config
-        # one frame of each patch: see pixels.py
+        # one frame of each patch: see model/pixels.py
         if joined["pixel_values"].shape[1] == 3 * tower.patch_size**2:
             joined["pixel_values"] = with_frames(joined["pixel_values"], tower.temporal_patch_size)
     joined = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in joined.items()}
@@ -154,8 +153,8 @@ def embed(model, ids: Tensor, prompts: Prompts) -> dict:
     # masked_scatter would pass over features too many
     if (tokens := int(here.sum())) != len(features):
         raise ModelError(
-            f"--model: its processor writes {tokens} image tokens where the model has {len(features)} image features: "
-            "processor_config.json or image_token_id in config.json is of another model"
+            f"--model: its processor writes {tokens} image tokens where the model has {len(features)} image "
+            "features: processor_config.json or image_token_id in config.json is of another model"
         )
     embeddings = embeddings.masked_scatter(here[..., None], features.to(embeddings.dtype))
     if getattr(found, "deepstack_features", None) is None:
@@ -182,10 +181,10 @@ def rope_positions(model, prompts: Prompts) -> Tensor:
     if not grids:
         return in_order.expand(3, -1, -1)
     # without the token types transformers falls back to one-dimensional positions, silently
+    kinds, grid = (prompts.ids == model.config.image_token_id).int(), torch.cat(grids)
     return model.model.get_rope_index(
-        prompts.ids, mm_token_type_ids=(prompts.ids == model.config.image_token_id).int(),
-        image_grid_thw=torch.cat(grids), attention_mask=mask.int(),
-    )[0]  # fmt: skip
+        prompts.ids, mm_token_type_ids=kinds, image_grid_thw=grid, attention_mask=mask.int()
+    )[0]
 
 
 def with_positions(model, prompts: Prompts) -> Prompts:

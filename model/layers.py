@@ -1,7 +1,7 @@
 """The decoder's layers in few calls: query, key and value from one product, gate and up from one.
 
-    fused_layers(model)          the weights of a decoder of the standard make, or None where it is of another
-    forward_packed(model, ..)    a flat row of whole sequences through them, or through the decoder's own forward
+    fused_layers(model)          the weights of a decoder of the standard make, None of another
+    forward_packed(model, ..)    a flat row of sequences through them, or through the decoder's forward
 
 Letters: N tokens, D width, H key/value heads, R query heads for each of them, d width of a head, A
 axes of positions.
@@ -133,11 +133,19 @@ def fused_layers(model) -> list[Layer] | None:
         qkv, gate_up = (linear_of(linears, dtype) for linears in together(layer))
         layers.append(
             Layer(
-                rms_norm(layer.input_layernorm), qkv, getattr(attention, "q_norm", None), getattr(attention, "k_norm", None),
-                linear_of([attention.o_proj], dtype), rms_norm(layer.post_attention_layernorm), gate_up,
-                linear_of([mlp.down_proj], dtype), mlp.act_fn.forward, attention.scaling, attention.head_dim,
+                norm_in=rms_norm(layer.input_layernorm),
+                qkv=qkv,
+                norm_query=getattr(attention, "q_norm", None),
+                norm_key=getattr(attention, "k_norm", None),
+                out=linear_of([attention.o_proj], dtype),
+                norm_mlp=rms_norm(layer.post_attention_layernorm),
+                gate_up=gate_up,
+                down=linear_of([mlp.down_proj], dtype),
+                act=mlp.act_fn.forward,
+                scale=attention.scaling,
+                head=attention.head_dim,
             )
-        )  # fmt: skip
+        )
     return layers
 
 
@@ -243,9 +251,13 @@ def forward_packed(
             run_layers(layers, x, [PackedRow(model, positions, layout, cache)])
         )
     return text_model(model)(
-        **inputs, position_ids=position_ids(model, positions), attention_mask=no_mask(model), use_cache=False,
-        layout=layout, caches=None if cache is None else [cache],
-    ).last_hidden_state[0]  # fmt: skip
+        **inputs,
+        position_ids=position_ids(model, positions),
+        attention_mask=no_mask(model),
+        use_cache=False,
+        layout=layout,
+        caches=None if cache is None else [cache],
+    ).last_hidden_state[0]
 
 
 def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

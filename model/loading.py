@@ -42,9 +42,15 @@ def load_model(
     cls = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
     try:
         model, info = cls._model_mapping[type(config)].from_pretrained(
-            None, config=config, state_dict=stored_weights(path, dtype), dtype=dtype, attn_implementation=ATTENTION,
-            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+            None,
+            config=config,
+            state_dict=stored_weights(path, dtype),
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     except Exception as error:  # noqa: BLE001  transformers raises many kinds for a file that is no good checkpoint
         raise ModelError(f"--model {path}: {first_line(error)}") from None
     if differing := sorted(info["mismatched_keys"]):
@@ -136,7 +142,8 @@ def check_model_folder(path: str) -> None:
         raise ModelError(f"--model {path}: no such folder")
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise ModelError(
-            f"--model {path}: a LoRA adapter; first: python -m programs.merge_adapter --adapter {path} --out FOLDER"
+            f"--model {path}: a LoRA adapter; first: "
+            f"python -m programs.merge_adapter --adapter {path} --out FOLDER"
         )
     if not (folder / "config.json").exists():
         raise ModelError(f"--model {path}: no config.json, so not a checkpoint folder")

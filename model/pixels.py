@@ -1,9 +1,9 @@
 """Pictures as the Qwen-VL family reads them: resized as bytes by the threads that read questions,
 turned into numbers and cut into patches on the model's device.
 
-    resize(image_processor, images)       ->  {"pixels": bytes, "image_grid_thw": ..}
-    to_patches(image_processor, resize(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
-    with_frames(pixel_values, 2)       ->  what transformers' image processor gives, for transformers' own tower
+    resize(image_processor, images)          ->  {"pixels": bytes, "image_grid_thw": ..}
+    to_patches(image_processor, resize(..))  ->  {"pixel_values": .., ..}, for the tower of model/vision.py
+    with_frames(pixel_values, 2)             ->  as transformers' image processor gives, for its own tower
 
 transformers makes 24 bytes of every pixel: three floats, twice, since to these models a picture is
 a video of two equal frames. Here it is 4 until collate makes it 12: less to keep and to copy to a
@@ -36,9 +36,9 @@ def supports(image_processor) -> bool:
         isinstance(p, Qwen2VLImageProcessorPil)
         and {"shortest_edge", "longest_edge"} <= dict(p.size).keys()
         and all(isinstance(x, (list, tuple)) for x in (p.image_mean, p.image_std))
-        and p.do_resize and p.do_rescale and p.do_normalize
+        and all((p.do_resize, p.do_rescale, p.do_normalize))
         and p.resample == Image.Resampling.BICUBIC
-    )  # fmt: skip
+    )
 
 
 def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:

@@ -103,9 +103,12 @@ class Processor:
             vision = resize(self.image_processor, example.images) if example.images else {}
             return Encoded(example.id, self.with_places(text, vision, special), vision, example.choices)
         made = self.own("whole")(
-            text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
-            add_special_tokens=special, return_mm_token_type_ids=False,
-        )  # fmt: skip
+            text=[text],
+            images=[list(example.images)] if example.images else None,
+            return_tensors="pt",
+            add_special_tokens=special,
+            return_mm_token_type_ids=False,
+        )
         ids = made.pop("input_ids")[0].tolist()
         vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
         vision = per_question(self.model_type, vision) if example.images else {}

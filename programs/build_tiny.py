@@ -1,17 +1,16 @@
 """The built-in base: a Qwen2.5-VL of 0.8 million parameters that half knows the drawn questions.
-`python -m programs.build_tiny`
 
 Architecture, special tokens, chat template and file layout are Qwen2.5-VL's own; only the sizes are
 small. The weights come from a warm start on demonstrations, first by a careful writer and then by
 careless ones:
 
     careful       reads every number right and shows the steps. This part teaches the model to see.
-    careless      half of the writers show their steps, half write the bare box. A writer misreads each number of the
-                  picture, one step off, with probability CARELESS when showing steps and HASTY when
-                  not. Whatever was misread is then worked out correctly. Beside answering they do
-                  two more things: write a new question about the picture, from the picture alone or
-                  beside an example question, and say Yes or No to "is this answer true for this
-                  image?", where wrong proposals come from misreadings.
+    careless      half of the writers show their steps, half write the bare box. A writer misreads
+                  each number of the picture, one step off, with probability CARELESS when showing
+                  steps and HASTY when not. Whatever was misread is then worked out correctly.
+                  Beside answering they do two more things: write a new question about the picture,
+                  from the picture alone or beside an example question, and say Yes or No to "is
+                  this answer true for this image?", where wrong proposals come from misreadings.
 
 A model that imitates careless writers is calibrated like them: its samples scatter around the right
 answer, its majority is better than its average, and its steps are better than its guesses. That is
@@ -34,7 +33,6 @@ from tokenizers import Regex as TokenizerRegex
 from tqdm import tqdm
 from transformers import (
     GenerationConfig,
-    HfArgumentParser,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -42,13 +40,15 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from common import cli
+from common.cli import flag
 from data import TINY, figures, prompts
 
 VOCABULARY = 512
 SPECIAL = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>",
+    "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
 # Renders the text that Qwen2.5-VL's template renders, for string content and for lists of images
 # and texts.
@@ -263,6 +263,11 @@ def warm_start(settings: WarmStart) -> None:
     image_processor.save_pretrained(settings.out)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
     torch.set_num_threads(1)  # the same bits on any machine of a kind, and about as fast as two
-    warm_start(HfArgumentParser(WarmStart, allow_abbrev=False).parse_args_into_dataclasses()[0])
+    warm_start(cli.parse(WarmStart, argv))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -5,9 +5,9 @@
 
     empty          no word in it
     truncated      the model did not come to an end
-    no_question    neither a question mark, nor a sentence that starts with a question word, nor a clause that starts with
-                   an imperative ("Find x.", "In triangle ABC, calculate ..."); the lists are below,
-                   English alone
+    no_question    neither a question mark, nor a sentence that starts with a question word, nor a
+                   clause that starts with an imperative ("Find x.", "In triangle ABC, calculate
+                   ..."); the lists are below, English alone
     copy           the question that came with the image, exactly or nearly
     duplicate      the same words as an earlier question about the same image
     near           nearly an earlier question about the same image; with `near_across` also about any image
@@ -58,14 +58,17 @@ ECHO = re.compile(
 KEYED = r"(?:correct|right|final)\s+(?:answer|option|choice)|answer(?:\s+key)?|ans\.?"
 ANSWER = re.compile(  # it and all after it; of a text with a box, what was not asked by then
     rf"{SENTENCE}[ \t(\[*#_]*(?:the\s+)?(?:its\s+)?(?:"
-    rf"(?:{KEYED}|(?:correct\s+|final\s+)?(?:solution|explanation|hint|rationale))[ \t*_]*(?:[:：]|\n)|correct[ \t*_]*[:：]"
+    rf"(?:{KEYED}|(?:correct\s+|final\s+)?(?:solution|explanation|hint|rationale))[ \t*_]*(?:[:：]|\n)"
+    r"|correct[ \t*_]*[:：]"
     rf"|(?:{KEYED})[ \t*_]*(?:[-–—=][ \t]|is\b)|ans\.[ \t]).*"
     rf"|[*(\[]*(?-i:\bAnswer[ *_]*[:：]).*|(?:^|(?<=\?))[^?]*\\boxed.*|</?(?:answer|think)>.*",
     re.I | re.S,
 )
 EXPLAINED = re.compile(  # a paragraph behind one that asks
-    r"(?<=[?？])[*_)\"”]*[ \t]*\n[ \t]*\n[\s*_(]*(?:to\s+(?:find|solve|answer|determine|calculate|compute|get)"
-    r"|let's|let\s+us|we\s+(?:can|know|need|have)|step\s+1|first|since|because|therefore|thus|by\s+\w+ing"
+    r"(?<=[?？])[*_)\"”]*[ \t]*\n[ \t]*\n[\s*_(]*"
+    r"(?:to\s+(?:find|solve|answer|determine|calculate|compute|get)"
+    r"|let's|let\s+us|we\s+(?:can|know|need|have)"
+    r"|step\s+1|first|since|because|therefore|thus|by\s+\w+ing"
     r"|(?:this|the)(?:\s+new)?\s+question)\b(?!.*[?？]).*",
     re.I | re.S,
 )
@@ -185,10 +188,14 @@ class NearIndex:
 
 # --- Dropping -------------------------------------------------------------------------------------
 
-ASKING = "what what's which who whose whom when where why how is are was were do does did can could will would should has"
+ASKING = (
+    "what what's which who whose whom when where why how "
+    "is are was were do does did can could will would should has"
+)
 TASKS = (  # "what" and "how" also follow a comma; "which" does so in other sentences too
-    "what how find calculate compute determine evaluate solve express give state name identify count estimate measure "
-    "simplify choose select pick tell prove show describe explain compare complete fill work list write draw convert"
+    "what how find calculate compute determine evaluate solve express give state name identify count "
+    "estimate measure simplify choose select pick tell prove show describe explain compare complete fill "
+    "work list write draw convert"
 )
 LINK = r"(?:(?:then|so|and|please|now)[ \t]+)*"
 ASKS = re.compile(

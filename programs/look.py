@@ -71,9 +71,8 @@ def main(argv: list[str]) -> int:
         for name, kind in examples.store.kinds.items():
             print(f"  {name:28} {examples.columns.role(name, kind)}")
     if lengths:
-        print(
-            f"prompt tokens: min {min(lengths)}, median {median(lengths):g}, max {max(lengths)} ({look.model})"
-        )
+        least, most = min(lengths), max(lengths)
+        print(f"prompt tokens: min {least}, median {median(lengths):g}, max {most} ({look.model})")
         print(f"without an answer: {unlabelled}")
     for name, count in sorted(categories.items()) if len(categories) > 1 or "" not in categories else ():
         print(f"  {name or '(no category)':28} {count}")

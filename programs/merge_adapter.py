@@ -58,7 +58,8 @@ def merge(adapter: str, base: str = ""):
         )
     if (start := said.get("init_lora_weights", True)) not in STARTS:
         raise ModelError(
-            f"--adapter {adapter}: its training began by changing the base ({start}); have peft convert it to plain LoRA"
+            f"--adapter {adapter}: its training began by changing the base ({start}); "
+            "have peft convert it to plain LoRA"
         )
     if not base:
         raise ModelError(f"--base must be given: {folder / SETTINGS} names none")
