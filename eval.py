@@ -209,14 +209,15 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     settings = {k: v for k, v in vars(config).items() if k not in ("out", "preset", "compare")} | graded_by
     settings |= {"model files": files.files_of(config.model), "data files": files.files_of(config.data)}
     partial = Partial(config.out, settings)
-    records, skipped = list(partial.records), {}
+    records = list(partial.records)
+    problems: dict[int, str] = {}
     if records:
         print(f"continuing {partial.path} after {len(records)} questions", file=sys.stderr)
     questions = usable(
         source,
         processor.encode,
         config.max_prompt_tokens,
-        skipped,
+        problems,
         benchmark,
         partial.row,
         [r["id"] for r in records],
@@ -226,9 +227,9 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     decoding = Decoding(*(getattr(config, name) for name in names))
     equal = grader.equal if grader else None
     for row, new in answered(model, processor, questions, decoding, total, benchmark, equal, before=records):
-        partial.add(row, new, skipped)
+        partial.add(row, new, problems)
         records += new
-    if skipped := [*partial.skipped, *skipped.values()]:
+    if skipped := [*partial.skipped, *problems.values()]:
         print(f"skipped {len(skipped)} rows, the first: {skipped[0]}", file=sys.stderr)
     if not records:
         partial.replace(None)
@@ -244,7 +245,8 @@ def main(argv: list[str]) -> int:
     config = cli.parse(EvalConfig, argv, PRESETS)
     cli.one_process("eval.py")
     if config.compare:
-        result = compare(*(read_json(path) for path in config.compare))
+        before, after = map(read_json, config.compare)
+        result = compare(before, after)
         print(comparison_lines(result))
         if config.out:
             write_json(config.out, result)

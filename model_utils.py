@@ -18,6 +18,7 @@ Left out: videos, beam search, sharded weights.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from common.errors import ModelError
 from data import Example
 from kernels import linear_logprobs
-from model.batch import Encoded, Prompts, next_position
+from model.batch import Encoded, Model, Prompts, next_position
 from model.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from model.decode import decode
 from model.families import product_dtype, with_positions
@@ -98,7 +99,7 @@ def uniforms(seed: int, step: int, key: str, sample: int, count: int) -> np.ndar
 
 @torch.no_grad()
 def generate(
-    model,
+    model: Model,
     processor: Processor,
     examples: Sequence[Example] | Prompts,
     num_samples: int,
@@ -112,8 +113,9 @@ def generate(
 ) -> Rollout:
     """G responses to each question; greedy at temperature 0. `memory`: bytes, 0 chooses."""
     device = next(model.parameters()).device
-    prompts = examples
-    if not isinstance(prompts, Prompts):
+    if isinstance(examples, Prompts):
+        prompts = examples
+    else:
         prompts = processor.collate([processor.encode(e) for e in examples], device)
     prompts = with_positions(model, prompts)
     sampling = Sampling(
@@ -193,7 +195,11 @@ def pack(rollout: Rollout) -> Packed:
     return Packed(ids[None], positions[:, None], layout, predictor[rollout.mask])
 
 
-def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+@overload
+def token_logprobs(model: Model, rollout: Rollout) -> Tensor: ...
+@overload
+def token_logprobs(model: Model, rollout: Rollout, with_entropy: Literal[True]) -> tuple[Tensor, Tensor]: ...
+def token_logprobs(model: Model, rollout: Rollout, with_entropy: bool = False):
     """Log-probs [B, T] float32 of the rollout's tokens at its temperature; 0 after the end.
 
     Equal in value and gradient to a forward of each [prompt | response] on its own. With gradient
@@ -222,8 +228,8 @@ def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tenso
 
 def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> list[list[int]]:
     """Splits questions into parts of at most `tokens` tokens, or of one; like lengths together."""
-    read = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1) + rollout.prompts.lengths
-    read = read.tolist()
+    read_own = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1)
+    read = (read_own + rollout.prompts.lengths).tolist()
     parts: list[list[int]] = []
     room = 0
     for q in sorted(questions, key=lambda q: (read[q], q)):
@@ -236,7 +242,7 @@ def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> li
 
 
 @torch.no_grad()
-def rollout_logprobs(model, rollout: Rollout, tokens: int) -> Tensor:
+def rollout_logprobs(model: Model, rollout: Rollout, tokens: int) -> Tensor:
     """Log-probs [B, T] of a whole rollout, without gradient, in micro-batches."""
     out = torch.zeros(rollout.logprobs.shape, device=rollout.logprobs.device)
     for part in micro_batches(rollout, range(len(rollout.prompts)), tokens):

@@ -198,8 +198,8 @@ def table(result: dict) -> str:
         "",
         f"Mean label-free gain {result['mean_gain']:+.3f}, {result['share_of_gold']:.2f} of what gold labels "
         f"gain, over {result['questions']} test questions. At learning rate {c['lr']:g} the vote's reward "
-        f"goes {c['reward'][0]:.2f} → {c['reward'][1]:.2f} while validation pass@1 goes {c['pass@1'][0]:.2f} → "
-        f"{c['pass@1'][1]:.2f}; first warning: "
+        f"goes {c['reward'][0]:.2f} → {c['reward'][1]:.2f} while validation pass@1 goes "
+        f"{c['pass@1'][0]:.2f} → {c['pass@1'][1]:.2f}; first warning: "
         + ('step {step}, "{warning}".'.format(**c["warnings"][0]) if c["warnings"] else "none.")
         + f" Healthy runs warned {sum(b['warnings'] for b in result['bases'])} times.",
         "",

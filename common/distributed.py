@@ -8,6 +8,7 @@ gradient averaging.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,7 +34,7 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def my_part(self, items: list) -> list:
+    def my_part(self, items: Sequence) -> Sequence:
         """This rank's part of a list that every rank holds."""
         return items[self.rank :: self.size]
 

@@ -13,12 +13,13 @@ import resource
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import contextmanager
 from math import log
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -39,7 +40,9 @@ class RunLog:
         self.path, self.world, self.config, self.resume = Path(config["out"]), world, config, config["resume"]
         self.checkpoints = self.path / "checkpoints"
         self.resumed = resumed
-        self.collapse, self.reports = CollapseWatch(), {}
+        self.collapse = CollapseWatch()
+        self.reports: dict[int, dict] = {}
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step's stages
         used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
         # by now another rank may have made the folder
         if used and not self.resume and world.is_main:
@@ -80,7 +83,7 @@ class RunLog:
             range(done, total), desc="training", unit="step", disable=None if self.world.is_main else True
         )
         for step in self.bar:
-            self.meter, self.seconds, self.began = Meter(), Counter(), time.perf_counter()
+            self.meter, self.seconds, self.began = Meter(), defaultdict(float), time.perf_counter()
             yield step
 
     @contextmanager
@@ -103,7 +106,7 @@ class RunLog:
         responses = len(rollout.lengths)
         self.meter.add(responses, response_length=rollout.lengths.float().mean())
         self.meter.add(responses, truncated=(~rollout.finished).float().mean())
-        row = self.meter.means(self.world)
+        row: dict[str, Any] = {**self.meter.means(self.world)}
         row["top_answer_share"] = top_answer_share(batch.votes, self.world)
         tokens = int(self.world.sum(rollout.lengths.sum().clone()))
         row["tokens_per_second"] = tokens / (time.perf_counter() - self.began)
@@ -174,7 +177,7 @@ class Meter:
     def __init__(self):
         self.sums: dict[str, list[float]] = {}
 
-    def add(self, weight: float = 1.0, **values: float) -> None:
+    def add(self, weight: float = 1.0, **values: float | torch.Tensor) -> None:
         for name, value in values.items():
             total = self.sums.setdefault(name, [0.0, 0.0])
             total[0] += float(value) * weight

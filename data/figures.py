@@ -253,7 +253,8 @@ def figure(split: str, index: int) -> Figure:
 
 def held_out(split: str, count: int) -> list[Figure]:
     """The first `count` distinct questions of a held-out split."""
-    seen, index = {}, 0
+    seen: dict[tuple, Figure] = {}
+    index = 0
     while len(seen) < count:
         drawn = figure(split, index)
         seen.setdefault((drawn.family, drawn.params), drawn)

@@ -8,8 +8,8 @@ every size-th, and all hear what became of it.
 import os
 import sys
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -20,6 +20,10 @@ from common.errors import BadRow, DataError
 from common.files import files_of
 from data import load, order
 from data.prompts import INSTRUCTION
+
+if TYPE_CHECKING:  # model/ itself reads data's
+    from model.batch import Encoded
+    from model.processor import Processor
 
 THREADS = min(8, cores())
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
@@ -36,7 +40,7 @@ class Questions:
     def __init__(
         self,
         source: str | list[str],
-        processor: Any,
+        processor: "Processor",
         seed: int,
         max_prompt_tokens: int,
         instruction: str = INSTRUCTION,
@@ -71,7 +75,7 @@ class Questions:
         # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
         if ahead:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self.ahead = deque()  # (position, index, future or None)
+        self.ahead: deque[tuple[int, int, Future | None]] = deque()  # (position, index, reading)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
 
@@ -84,7 +88,9 @@ class Questions:
         }
 
     def next(self, count: int) -> list:
-        taken, tried, encoded = {}, set(), {}  # {id: row}, rows, {row: what was read here}
+        taken: dict[str, int] = {}  # rows, by their ids
+        tried: set[int] = set()
+        encoded: dict[int, Encoded] = {}  # what was read here, by its row
         self.first = self.position
         while len(taken) < count:
             if len(tried) - len(taken) >= self.most_tries or len(tried) == self.size:
@@ -127,7 +133,7 @@ class Questions:
 
     def untried(self, most: int, count: int, tried: set[int]) -> list[tuple]:
         """The next (row, future or None) not tried in this step, up to `most` or all left."""
-        rows = []
+        rows: list[tuple] = []
         while len(rows) < most and len(tried) != self.size:
             # the threads go on with the next step's
             self.read_ahead(count if self.threads else 1, tried)

@@ -19,6 +19,7 @@ from data import Example
 from data.prompts import INSTRUCTION
 from evaluation.benchmarks import Benchmark, recognise, share_right
 from evaluation.metrics import record
+from model.batch import Model
 from model_utils import Encoded, Processor, generate
 
 BATCH_BYTES = 2**31  # of encoded images that are answered together
@@ -116,7 +117,7 @@ def labelled(
 
 
 def answered(
-    model,
+    model: Model,
     processor: Processor,
     questions: Iterable[Question],
     decoding: Decoding,
@@ -151,7 +152,7 @@ def answered(
 
 
 def evaluate(
-    model,
+    model: Model,
     processor: Processor,
     examples: Sequence[Example],
     decoding: Decoding,
@@ -167,7 +168,9 @@ def evaluate(
     return [one for _, records in parts for one in records]
 
 
-def answers(model, processor: Processor, encoded: Sequence[Encoded], decoding: Decoding) -> list[list[str]]:
+def answers(
+    model: Model, processor: Processor, encoded: Sequence[Encoded], decoding: Decoding
+) -> list[list[str]]:
     """The responses to each question."""
     n, most, temperature, top_p, seed = decoding
     prompts = processor.collate(encoded, next(model.parameters()).device)

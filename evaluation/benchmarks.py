@@ -26,6 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 from answers import canonical, equivalent, option_key
 from data import Example
@@ -66,9 +67,10 @@ class Benchmark:
 
 def at(meta: dict, path: Sequence[str]):
     """meta[a][b].., None where there is no such place."""
+    found: Any = meta
     for name in path:
-        meta = meta.get(name) if isinstance(meta, dict) else None
-    return meta
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def number(key: str | None) -> Fraction | None:
@@ -92,9 +94,9 @@ def share_right(record: dict) -> float:
 def is_right(
     benchmark: Benchmark,
     example: Example,
-    answer: str,
+    answer: str | None,
     key: str | None,
-    gold: str,
+    gold: str | None,
     grader: Callable | None = None,
 ) -> bool | None:
     """Whether an answer is right by its key and the gold one; None: the grader ran out of time.
@@ -106,11 +108,12 @@ def is_right(
     if key is None:
         return False
     if benchmark.own_rule(example):
-        return benchmark.right(key, gold) or equivalent(example.answer, answer)
-    options = {chr(65 + i): choice for i, choice in enumerate(example.choices)}
-    return (
-        key == gold if key in options else (grader or equivalent)(options.get(gold, example.answer), answer)
-    )
+        by_rule = gold is not None and benchmark.right(key, gold)
+        return by_rule or equivalent(example.answer, answer)
+    options: dict[str | None, str] = {chr(65 + i): choice for i, choice in enumerate(example.choices)}
+    if key in options:
+        return key == gold
+    return (grader or equivalent)(options.get(gold, example.answer), answer)
 
 
 # --- MathVista ------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ def wemath_unit(meta: dict) -> tuple[str, str] | None:
 
 def composites(records: Sequence[dict]) -> tuple[dict[str, dict[str, dict]], int]:
     """({unit: {"1": record, "2": .., "multi": ..}}, how many lack a member and are left out)."""
-    units = defaultdict(dict)
+    units: defaultdict[str, dict[str, dict]] = defaultdict(dict)
     for r in records:
         if "unit" in r:
             units[r["unit"]][r["part"]] = r
@@ -216,7 +219,7 @@ def wemath_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 def wemath_details(records: Sequence[dict]) -> dict:
     """Counts (means over samples), and RM's share of composites whose last step is right."""
     whole, incomplete = composites(records)
-    out = {"composites": len(whole), "incomplete": incomplete}
+    out: dict[str, Any] = {"composites": len(whole), "incomplete": incomplete}
     for name, loose in (("strict", False), ("loose", True)):
         kinds = [four_ways(parts, loose) for parts in whole.values()]
         counts = {kind: sum(k[kind] for k in kinds) for kind in ("IK", "IG", "CM", "RM")}

@@ -13,6 +13,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from evaluation.benchmarks import (
     recognise,
     share_right,
 )
+
+Measure = tuple[str, str]  # (group, name), see all_cells
 
 # --- A question, a report -------------------------------------------------------------------------
 
@@ -101,7 +104,8 @@ def summary(records: Sequence[dict], k: int) -> dict:
 
 def report(records: Sequence[dict], k: int, benchmark: Benchmark = PLAIN) -> dict:
     """Means over all questions and by category, and the benchmark's own scores."""
-    by_category, by = defaultdict(list), defaultdict(lambda: defaultdict(list))
+    by_category: defaultdict[str, list[dict]] = defaultdict(list)
+    by: defaultdict[str, defaultdict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
         by_category[r["category"]].append(r)
         for name, values in r.get("by", {}).items():
@@ -129,10 +133,10 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
     MathVerse, else questions. One draw serves every measure.
     """
     for what in ("benchmark", "grader"):
-        left, right = (x.get(what, {"benchmark": "plain", "grader": "ours"}[what]) for x in (a, b))
-        if left != right:
+        of_a, of_b = (x.get(what, {"benchmark": "plain", "grader": "ours"}[what]) for x in (a, b))
+        if of_a != of_b:
             raise cli.UsageError(
-                f"--compare: A has {what} {left}, B {right}; measure both with the same --{what}"
+                f"--compare: A has {what} {of_a}, B {of_b}; measure both with the same --{what}"
             )
     left, right = ({r["id"]: r for r in x["records"]} for x in (a, b))
     ids = sorted(left.keys() & right.keys())
@@ -157,7 +161,7 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
         raise cli.UsageError(
             f"--compare: {sorted(samples)} samples a question; measure both with the same --num_samples"
         )
-    benchmark = BENCHMARKS.get(a.get("benchmark"), PLAIN)
+    benchmark = BENCHMARKS.get(a.get("benchmark", ""), PLAIN)
     before, after = (all_cells([x[i] for i in ids], benchmark) for x in (left, right))
     differences = {
         name: [
@@ -166,11 +170,11 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
         ]
         for name in before
     }
-    found = {"questions": len(ids), "settings": differing(a, b), "scores": {}, "by": defaultdict(dict)}
+    found: dict[str, Any] = {"questions": len(ids), "settings": differing(a, b)}
+    found |= {"scores": {}, "by": defaultdict(dict)}
     for (group, name), interval in intervals(differences, resamples).items():
-        (found["by"][group] if group not in ("", "scores") else found["scores"] if group else found)[name] = (
-            interval
-        )
+        place = {"": found, "scores": found["scores"]}.get(group)
+        (found["by"][group] if place is None else place)[name] = interval
     return found
 
 
@@ -181,7 +185,7 @@ def differing(a: dict, b: dict) -> dict[str, list]:
     return {name: [left[name], right[name]] for name in names if left[name] != right[name]}
 
 
-def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, str], list[Cell]]:
+def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[Measure, list[Cell]]:
     """{(group, name): cells} of every measure: group "" for pass@1 and maj, "scores", or a
     categorisation (its pass@1)."""
     cells = defaultdict(list)
@@ -195,13 +199,13 @@ def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, 
     return dict(cells) | {("scores", name): c for name, c in benchmark.measures(records).items() if c}
 
 
-def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object, dict]:
+def intervals(measures: dict[Measure, list[Cell]], resamples: int) -> dict[Measure, dict]:
     """{measure: mean with 95 % interval over draws of units}, all measures on the same draws."""
     units = {
         unit: i
         for i, unit in enumerate(sorted({unit for cells in measures.values() for unit, _, _ in cells}))
     }
-    columns = {}  # (measure, stratum) -> column
+    columns: dict[tuple[Measure, str], int] = {}
     for name, cells in measures.items():
         for _, stratum, _ in cells:
             columns.setdefault((name, stratum), len(columns))
@@ -211,14 +215,14 @@ def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object
             totals[units[unit], columns[name, stratum]] += value
             counts[units[unit], columns[name, stratum]] += 1
     rng, U = np.random.default_rng(0), len(units)
-    drawn = []  # means of each column, a draw a row
+    draws = []  # means of each column, a draw a row
     for start in range(0, resamples, 256):
         rows = min(256, resamples - start)
         picks = rng.integers(0, U, (rows, U)) + U * np.arange(rows)[:, None]
         times = np.bincount(picks.ravel(), minlength=rows * U).reshape(rows, U).astype(float)
         with np.errstate(invalid="ignore"):  # a small category may be in no unit of a draw
-            drawn.append((times @ totals) / (times @ counts))
-    drawn = np.concatenate(drawn)
+            draws.append((times @ totals) / (times @ counts))
+    drawn = np.concatenate(draws)
     out = {}
     for name, cells in measures.items():
         mine = [column for (measure, _), column in columns.items() if measure == name]

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 try:
     from . import logprob_triton
 except ImportError:  # Triton ships for Linux only
-    logprob_triton = None
+    logprob_triton = None  # type: ignore[assignment]
 
 BLOCK_BYTES = 16 << 20  # plain torch: float32 logits held at a time, about a cache's worth
 CHUNK_BYTES_CPU = 16 << 20  # linear_logprobs: the logits buffer
@@ -102,7 +102,7 @@ def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return
 class RowStats(NamedTuple):
     """What the forward finds of each row; every field [N], see the top of this file."""
 
-    logprobs: torch.Tensor
+    logprobs: torch.Tensor | None
     maxima: torch.Tensor
     others: torch.Tensor
     totals: torch.Tensor
@@ -111,11 +111,12 @@ class RowStats(NamedTuple):
     @classmethod
     def empty(cls, count, logits_dtype, device, with_entropy):
         dtype = torch.float64 if logits_dtype == torch.float64 else torch.float32
-        new = [torch.empty(count, dtype=dtype, device=device) for _ in range(4 + with_entropy)]
-        return cls(*new) if with_entropy else cls(*new, None)
+        logprobs, maxima, others, totals = (torch.empty(count, dtype=dtype, device=device) for _ in range(4))
+        return cls(logprobs, maxima, others, totals, torch.empty_like(totals) if with_entropy else None)
 
     def part(self, rows):
-        return RowStats(*(None if x is None else x[rows] for x in self))
+        logprobs, entropies = (None if x is None else x[rows] for x in (self.logprobs, self.entropies))
+        return RowStats(logprobs, self.maxima[rows], self.others[rows], self.totals[rows], entropies)
 
 
 class _SelectiveLogSoftmax(torch.autograd.Function):
@@ -131,8 +132,8 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logprobs, _):
-        logits, targets, *kept = ctx.saved_tensors
-        stats = RowStats(None, *kept, None)
+        logits, targets, maxima, others, totals = ctx.saved_tensors
+        stats = RowStats(None, maxima, others, totals, None)
         grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         out = grad_logits.view(targets.numel(), logits.shape[-1])
         row_backward(
@@ -155,8 +156,8 @@ class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logprobs, *_):
-        hidden, weight, targets, *kept = ctx.saved_tensors
-        stats = RowStats(None, *kept, None)
+        hidden, weight, targets, maxima, others, totals = ctx.saved_tensors
+        stats = RowStats(None, maxima, others, totals, None)
         grad = _flat(grad_logprobs, stats.totals.dtype)
         weight_cast = weight.to(ctx.dtype)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
@@ -167,12 +168,12 @@ class _LinearLogprobs(torch.autograd.Function):
                 logits[None], targets[rows], ctx.temperature, stats.part(rows), grad[rows], out=logits
             )
             grad_logits = logits  # turned into it in place
-            if wants_hidden:
+            if grad_hidden is not None:
                 torch.mm(grad_logits, weight_cast, out=grad_hidden[rows])
-            if wants_weight:
+            if grad_weight is not None:
                 _add_product(grad_weight, grad_logits.t(), hidden_rows)
-        grad_hidden = grad_hidden.to(hidden.dtype) if wants_hidden else None
-        grad_weight = grad_weight.to(weight.dtype) if wants_weight else None
+        grad_hidden = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None, None
 
 

@@ -5,9 +5,12 @@ Letters: P questions, L prompt tokens, A axes of rotary positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Model = Any  # a PreTrainedModel; its parts differ from family to family, so no type names them
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from common.files import sync
+from model.batch import Model
 from model.processor import Processor
 
 
-def save_checkpoint(folder: Path, model, processor: Processor, optimizer, state: dict, keep: int = 0) -> None:
+def save_checkpoint(
+    folder: Path, model: Model, processor: Processor, optimizer, state: dict, keep: int = 0
+) -> None:
     """Writes `folder` (…/step-N) whole or not at all: model, processor, optimiser and `state`.
 
     Everything is written beside its place, flushed to disk and renamed. Older checkpoints beyond
@@ -81,7 +84,7 @@ def latest_checkpoint(parent: Path) -> Path | None:
     return next((p for p in reversed(checkpoints(parent)) if is_whole(p)), None)
 
 
-def load_checkpoint(folder: Path, model, optimizer) -> dict:
+def load_checkpoint(folder: Path, model: Model, optimizer) -> dict:
     """The optimiser's moments into `optimizer` -> the saved `state`. load_model has the weights."""
     parameters = dict(model.named_parameters())
     with safe_open(folder / "optimizer.safetensors", "pt") as file:

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 
 from common.errors import ModelError
-from model.batch import Prompts
+from model.batch import Model, Prompts
 from model.pixels import with_frames
 from model.vision import lean_vision
 
@@ -94,7 +94,7 @@ def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor
     return vision
 
 
-def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor] | None:
+def image_inputs(model: Model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor] | None:
     """What get_image_features takes, for the images of all prompts in order; None where there are
     none. `lean`: under lean_vision, else from transformers' own forward."""
     vision = [v for v in prompts.vision if v]
@@ -115,18 +115,18 @@ def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor
 # --- The model ------------------------------------------------------------------------------------
 
 
-def product_dtype(model) -> torch.dtype:
+def product_dtype(model: Model) -> torch.dtype:
     """Of matrix products, which may be narrower than that of the weights."""
     return getattr(model, "compute_dtype", model.dtype)
 
 
-def window_of(model) -> int | None:
+def window_of(model: Model) -> int | None:
     """Tokens that a layer with a sliding window reads; None where no layer has one."""
     text = model.config.get_text_config()
     return text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None
 
 
-def text_model(model) -> torch.nn.Module:
+def text_model(model: Model) -> Model:
     """The decoder over embeddings, without vision tower and head."""
     return next(
         (getattr(model.model, n) for n in ("language_model", "text_model") if hasattr(model.model, n)),
@@ -134,13 +134,13 @@ def text_model(model) -> torch.nn.Module:
     )
 
 
-def vision_parameters(model) -> list[torch.nn.Parameter]:
+def vision_parameters(model: Model) -> list[torch.nn.Parameter]:
     """Of the vision tower and the projector: all that is neither decoder nor head."""
     others = {id(p) for part in (text_model(model), model.get_output_embeddings()) for p in part.parameters()}
     return [p for p in model.parameters() if id(p) not in others]
 
 
-def embed(model, ids: Tensor, prompts: Prompts) -> dict:
+def embed(model: Model, ids: Tensor, prompts: Prompts) -> dict:
     """ids [N, S] -> what the decoder reads: embeddings [N, S, D] with image features in place of
     the image tokens (row by row, in order), and what the family gives its layers besides."""
     embeddings = model.get_input_embeddings()(ids)
@@ -171,7 +171,7 @@ def flat(features) -> Tensor:
     return torch.cat([x.flatten(0, -2) for x in features])
 
 
-def rope_positions(model, prompts: Prompts) -> Tensor:
+def rope_positions(model: Model, prompts: Prompts) -> Tensor:
     """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3: time, height, width."""
     mask = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
     in_order = (mask.long().cumsum(-1) - 1).clamp(min=0)[None]
@@ -187,19 +187,19 @@ def rope_positions(model, prompts: Prompts) -> Tensor:
     )[0]
 
 
-def with_positions(model, prompts: Prompts) -> Prompts:
+def with_positions(model: Model, prompts: Prompts) -> Prompts:
     """With what the model says of them: rotary positions, and which image tokens see each other."""
     if prompts.positions is not None:
         return prompts
     return replace(prompts, positions=rope_positions(model, prompts), blocks=image_blocks(model, prompts))
 
 
-def position_ids(model, positions: Tensor) -> Tensor:
+def position_ids(model: Model, positions: Tensor) -> Tensor:
     """positions [A, N, S] as the family's decoder takes them."""
     return positions.expand(3, -1, -1) if model.config.model_type in ROPE_IN_3D else positions[0]
 
 
-def image_blocks(model, prompts: Prompts) -> Tensor | None:
+def image_blocks(model: Model, prompts: Prompts) -> Tensor | None:
     """[P, L]: for each prompt token the number of its image, -1 for text, where the tokens of an
     image see each other in both directions; None elsewhere."""
     if model.config.model_type not in BLOCKS:
@@ -210,14 +210,14 @@ def image_blocks(model, prompts: Prompts) -> Tensor | None:
     return (first.long().cumsum(-1) - 1).masked_fill(~here, -1) if bool(here.any()) else None
 
 
-def no_mask(model) -> Tensor:
+def no_mask(model: Model) -> Tensor:
     """An attention mask that says nothing, since packed_attention.py knows what reads what. A mask
     of four axes is passed on as it is; without any, transformers would look for sequences in the
     positions and build one."""
     return torch.empty(1, 1, 1, 0, device=model.device)
 
 
-def rope_table(model, positions: Tensor) -> tuple[Tensor, Tensor]:
+def rope_table(model: Model, positions: Tensor) -> tuple[Tensor, Tensor]:
     """positions [A, N, S] -> (cos, sin), [N, S, d] each."""
     like = model.get_input_embeddings().weight.new_empty(0)
     found = text_model(model).rotary_emb(like, position_ids(model, positions))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.batch import Prompts
+from model.batch import Model, Prompts
 from model.families import embed, no_mask, position_ids, product_dtype, rope_table, text_model
 from model.kv_cache import KVCache
 from model.packed_attention import Layout, packed_attention
@@ -68,7 +68,7 @@ def together(layer) -> list[list[torch.nn.Linear]]:
 
 
 @torch.no_grad()
-def colocate_qkv_gate_up(model) -> None:
+def colocate_qkv_gate_up(model: Model) -> None:
     """Puts the weights that are multiplied together next to each other in memory, where they are
     not, so that one matrix can be a view of them. They stay separate parameters to everything else,
     and training them in place trains the view."""
@@ -82,10 +82,8 @@ def colocate_qkv_gate_up(model) -> None:
                         p.data = rows
 
 
-def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
+def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """The parts as one tensor of `dtype`: a view where they lie side by side, a copy elsewhere."""
-    if any(p is None for p in parts):
-        return None
     if parts[0].dtype == dtype and (view := view_of(parts)) is not None:
         return view
     return torch.cat([p.detach().to(dtype) for p in parts])
@@ -103,7 +101,9 @@ def view_of(parts: Sequence[Tensor]) -> Tensor | None:
 
 
 def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> Linear:
-    return joined([weight_of(m) for m in linears], dtype), joined([m.bias for m in linears], dtype)
+    biases = [m.bias for m in linears if m.bias is not None]
+    bias = joined(biases, dtype) if len(biases) == len(linears) else None
+    return joined([weight_of(m) for m in linears], dtype), bias
 
 
 def weight_of(linear) -> Tensor:
@@ -113,7 +113,7 @@ def weight_of(linear) -> Tensor:
     return linear.weight.float() + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
 
 
-def uses_fused_layers(model) -> bool:
+def uses_fused_layers(model: Model) -> bool:
     """Whether `fused_layers` serve: not with an adapter in bfloat16, where W + BA is mostly W."""
     narrow = product_dtype(model).itemsize < 4
     adapted = any(
@@ -122,7 +122,7 @@ def uses_fused_layers(model) -> bool:
     return getattr(model, "standard_decoder", False) and not (narrow and adapted)
 
 
-def fused_layers(model) -> list[Layer] | None:
+def fused_layers(model: Model) -> list[Layer] | None:
     """The decoder's layers in the compute dtype, or None where it is of another make."""
     decoder, dtype = text_model(model), product_dtype(model)
     if not uses_fused_layers(model):
@@ -197,7 +197,7 @@ def rotated_heads(
     d, (cos, sin) = layer.head, rotation
     heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
     rotated, value = heads[:, :-H], heads[:, -H:]
-    if layer.norm_query is not None:
+    if layer.norm_query is not None and layer.norm_key is not None:
         rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
     # rolled by half a head, its halves change places
     rotated = torch.addcmul(rotated * cos, rotated.roll(d // 2, -1), sin)
@@ -215,7 +215,7 @@ def rope_tables(cos: Tensor, sin: Tensor) -> Tensor:
 class PackedRow:
     """A flat row of whole sequences, all tokens at once, in the place of a batch."""
 
-    def __init__(self, model, positions: Tensor, layout: Layout, cache: KVCache | None):
+    def __init__(self, model: Model, positions: Tensor, layout: Layout, cache: KVCache | None):
         self.layout, self.cache, self.H = layout, cache, model.config.get_text_config().num_key_value_heads
         # [N, 1, d] each
         self.rotation = rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)
@@ -232,7 +232,7 @@ class PackedRow:
 
 
 def forward_packed(
-    model,
+    model: Model,
     layers: list[Layer] | None,
     ids: Tensor,
     prompts: Prompts,

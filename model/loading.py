@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from common.errors import ModelError, first_line
+from model.batch import Model
 from model.decode import fused_matches_reference
 from model.families import VISION, product_dtype, refusal, vision_parameters
 from model.layers import COLOCATED, colocate_qkv_gate_up
@@ -32,16 +34,17 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     compute: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-) -> torch.nn.Module:
+) -> Model:
     """A Hugging Face checkpoint of a served family -> model in eval mode. No remote code.
 
     `dtype` is that of the weights, `compute` that of the matrix products (the same where None). A
     trained policy keeps float32 weights: in bfloat16 an update of lr 1e-6 would round away.
     """
     config = load_config(path)
-    cls = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
+    classes: Any = auto._model_mapping
     try:
-        model, info = cls._model_mapping[type(config)].from_pretrained(
+        model, info = classes[type(config)].from_pretrained(
             None,
             config=config,
             state_dict=stored_weights(path, dtype),
@@ -81,7 +84,7 @@ class Stored:
     """A weight on disk, read when it is asked for, as transformers does by [...]: from several
     threads, which would hinder each other."""
 
-    file: object
+    file: Any  # of safetensors, opened
     name: str
     turn: Lock
     place: Tensor | None = None  # where it shall lie
@@ -164,13 +167,13 @@ def generation_config(path: str) -> GenerationConfig | None:
         raise ModelError(f"--model {path}: {GENERATION_CONFIG_NAME}: {first_line(error)}") from None
 
 
-def freeze_vision(model) -> None:
+def freeze_vision(model: Model) -> None:
     """The vision tower and its projector get no gradient; decoder and head are trained."""
     for p in vision_parameters(model):
         p.requires_grad_(False)
 
 
-def recompute_activations(model) -> None:
+def recompute_activations(model: Model) -> None:
     """`--gradient_checkpointing`: the backward pass computes layers again."""
     again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
     # its name in later versions of transformers, where the older one warns
@@ -188,7 +191,7 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
-def autocast(model):
+def autocast(model: Model):
     """Matrix products in the model's compute dtype, where that is not the dtype of its weights."""
     wanted = product_dtype(model)
     return torch.autocast(model.device.type, wanted, enabled=wanted != model.dtype)

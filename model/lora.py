@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from common.errors import ModelError, first_line
+from model.batch import Model
 from model.families import text_model
 
 PREFIX = "base_model.model."  # of every name in an adapter file, as peft writes it
@@ -41,7 +42,7 @@ def need_peft(flag: str):
     return peft
 
 
-def add_adapter(model, base: str, rank: int, seed: int, resumed: Path | None = None) -> None:
+def add_adapter(model: Model, base: str, rank: int, seed: int, resumed: Path | None = None) -> None:
     """Puts an adapter on the decoder, in place, and trains it alone: a fresh one, or `resumed`'s.
 
     `base`: the checkpoint's name, for whoever loads the adapter.
@@ -64,14 +65,14 @@ def add_adapter(model, base: str, rank: int, seed: int, resumed: Path | None = N
             )
 
 
-def targets_pattern(model) -> str:
+def targets_pattern(model: Model) -> str:
     """The decoder's linears of TARGETS, as the pattern that peft matches against whole names."""
     decoder = text_model(model)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     return rf"{re.escape(prefix)}\..+\.({'|'.join(TARGETS)})"
 
 
-def save_adapter(model, settings, folder: Path) -> None:
+def save_adapter(model: Model, settings, folder: Path) -> None:
     """As peft writes it, which by itself would ask the hub about the base's vocabulary."""
     own = need_peft("--lora_rank").get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file(
@@ -82,7 +83,7 @@ def save_adapter(model, settings, folder: Path) -> None:
     settings.save_pretrained(folder)
 
 
-def fill_adapter(model, folder: Path) -> None:
+def fill_adapter(model: Model, folder: Path) -> None:
     """Reads a folder's adapter: each weight of this one, and nothing else. Safetensors only."""
     peft = need_peft("--lora_rank")
     own = {
@@ -99,7 +100,7 @@ def fill_adapter(model, folder: Path) -> None:
 
 
 @contextmanager
-def adapter_off(model):
+def adapter_off(model: Model):
     """The model as the base that it was, within this block."""
     layers = [m for m in model.modules() if hasattr(m, "enable_adapters") and hasattr(m, "lora_A")]
     for layer in layers:

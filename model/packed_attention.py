@@ -113,6 +113,8 @@ class Layout:
 
     def response_mask(self, window: int | None) -> Tensor:
         """[B, 1, T, L+T] bool: what each response token reads of [its prompt | its response]."""
+        if self.responses is None or self.question is None:
+            raise ValueError("there are prompts alone, and no response to mask")
         lengths, T = self.prompts.lengths[self.question], self.responses.width
         t, place = (torch.arange(n, device=lengths.device) for n in (T, self.prompts.width))
         to_prompt = self.prompts.real[self.question][:, None].expand(-1, T, -1)
@@ -129,7 +131,7 @@ class Layout:
             P, places = len(self.prompts.lengths), self.prompts.coordinates
             keys = Blocks(*places, P, H, 1)
             found = [Read(prompts, Blocks(*places, P, H, R), prompts, keys, causal=True)]
-            if self.responses is not None:
+            if self.responses is not None and self.question is not None:
                 # all responses to a prompt are one sequence of queries to it
                 row, t = self.responses.coordinates
                 lengths = self.responses.lengths

@@ -17,6 +17,7 @@ Left out: image processors with other settings than resizing bicubically, rescal
 
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -41,7 +42,7 @@ def supports(image_processor) -> bool:
     )
 
 
-def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
+def resize(image_processor, images: Sequence[Image.Image]) -> dict[str, Tensor]:
     """Pictures -> [H * W of each, 4] uint8 (the last is blank), image_grid_thw [images, 3].
 
     Raises ValueError for a picture too thin to resize.
@@ -114,5 +115,5 @@ def with_frames(pixel_values: Tensor, frames: int) -> Tensor:
 def normalisation_table(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """[3, 256] float32, each byte's (byte * scale - mean) / std, rounded as transformers does."""
     rescaled = (np.arange(256) * scale).astype(np.float32)
-    mean, std = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
-    return torch.from_numpy((rescaled - mean) / std)
+    shift, spread = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
+    return torch.from_numpy((rescaled - shift) / spread)

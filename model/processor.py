@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import current_thread, local, main_thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,6 @@ from model.loading import generation_config, load_config
 from model.pixels import resize, supports, to_patches
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
-
 # of what a processor gives, not about images
 TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -38,8 +38,8 @@ class Processor:
     """What turns questions into tensors and tokens into text: transformers' own processor of the
     family, without its video part, or a tokenizer alone where the model reads no images."""
 
-    tokenizer: object
-    whole: object | None  # of tokenizer and image processor
+    tokenizer: Any  # transformers', as the next
+    whole: Any  # of tokenizer and image processor, or None
     model_type: str
     image_token_id: int | None
     eos_ids: tuple[int, ...]
@@ -90,10 +90,8 @@ class Processor:
             return Encoded(example.id, ids, {}, example.choices)
         text = self.chat(asked)
         # the question's own text can't hold image tokens: only those that the template placed
-        placeholder, image_token = (
-            self.whole.image_token,
-            self.tokenizer.convert_ids_to_tokens(self.image_token_id),
-        )
+        placeholder = self.whole.image_token
+        image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
         for token, wanted in {image_token: 0, placeholder: len(example.images)}.items():
             if text.count(token) != wanted:
                 raise ValueError(f"question {example.id}: its text holds the image token {token}")
@@ -185,7 +183,7 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
         # what the processor says comes first: a decoder's own tokenizer may bring a template that
         # knows no images
         tokenizer.chat_template = chat_template(settings) or tokenizer.chat_template
-        image_processor = load_image_processor(path) if sees else None
+        image_processor: Any = load_image_processor(path) if sees else None
         whole = compose_processor(config.model_type, tokenizer, image_processor, settings) if sees else None
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise ModelError(f"--model {path}: {first_line(error)}") from None
@@ -248,23 +246,33 @@ def load_image_processor(path: str):
     pillow = getattr(transformers, f"{name}Pil", None)
     if pillow is None:
         raise ImportError(f"no Pillow image processor for {name or 'this checkpoint'} in transformers")
-    return type(pillow.__name__, (LookupNormalise, pillow), {}).from_pretrained(path)
+    reading: Any = type(pillow.__name__, (LookupNormalise, pillow), {})
+    return reading.from_pretrained(path)
 
 
 class LookupNormalise:
     """A byte has 256 values, so what an image processor's rescaling and normalising make of them is
     looked up: the same numbers, in a fraction of the time."""
 
+    do_rescale: bool  # of the image processor that this is mixed into, as the next
+    do_normalize: bool
+    rescale_factor: float
+
+    @property
+    def arithmetic(self) -> Any:
+        """The image processor's own rescaling and normalising."""
+        return super()
+
     def rescale(self, image, scale, **kwargs):
         later = image.dtype == np.uint8 and self.do_rescale and self.do_normalize
-        return image if later else super().rescale(image, scale, **kwargs)
+        return image if later else self.arithmetic.rescale(image, scale, **kwargs)
 
     def normalize(self, image, mean, std, **kwargs):  # [C, H, W]
         if image.dtype != np.uint8 or not self.do_rescale:
-            return super().normalize(image, mean, std, **kwargs)
+            return self.arithmetic.normalize(image, mean, std, **kwargs)
         every = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(image), 1, 256))
-        # [C, 1, 256]
-        table = super().normalize(super().rescale(every, self.rescale_factor), mean, std)
+        rescaled = self.arithmetic.rescale(every, self.rescale_factor)
+        table = self.arithmetic.normalize(rescaled, mean, std)  # [C, 1, 256]
         out = np.empty(image.shape, table.dtype)
         for channel, values, place in zip(image, table, out, strict=True):
             np.take(values[0], channel, out=place, mode="clip")

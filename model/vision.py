@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.batch import Model
+
 # classes whose forward `attention` stands for
 ATTENTIONS = ("VisionAttention", "Qwen2_5_VLVisionAttention", "Qwen3VLVisionAttention")
 # `embed_patches`, likewise
@@ -24,7 +26,7 @@ PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatc
 
 
 @contextmanager
-def lean_vision(model):
+def lean_vision(model: Model):
     """Replaces the forwards within this block only: outside it the model is transformers'."""
     replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
     replaced += [
@@ -78,7 +80,8 @@ def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float
     outs = []
     for length, *parts in zip(kinds, *(x.split(counts) for x in (q, k, v)), strict=True):
         # [windows, heads, length, d]
-        windows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts]
-        outs.append(F.scaled_dot_product_attention(*windows, scale=scale).transpose(1, 2).flatten(0, 1))
+        query, key, value = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts)
+        out = F.scaled_dot_product_attention(query, key, value, scale=scale)
+        outs.append(out.transpose(1, 2).flatten(0, 1))
     out = torch.cat(outs) if len(outs) > 1 else outs[0]
     return out if order is None else torch.empty_like(out).index_copy(0, order, out)

@@ -26,6 +26,7 @@ import math
 import random
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
@@ -125,7 +126,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     trained.train_from_iterator(texts, trainer)
     vocab = trained.get_vocab()
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
     vocab |= {token: len(vocab) + i for i, token in enumerate(SPECIAL)}
     tokenizer = Qwen2Tokenizer(
         vocab=vocab,
@@ -140,8 +141,9 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(SPECIAL), strict=True))
-    return Qwen2_5_VLConfig(
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL}
+    return Qwen2_5_VLConfig(  # type: ignore[call-arg]  # the last three are of the class above it
         text_config={
             "vocab_size": VOCABULARY,
             "hidden_size": 96,
@@ -254,8 +256,8 @@ def warm_start(settings: WarmStart) -> None:
             print(f"step {step + 1}  loss {total:.4f}  {time.monotonic() - started:.0f} s", flush=True)
 
     model.generation_config = GenerationConfig(
-        eos_token_id=[config.text_config.eos_token_id, config.text_config.pad_token_id],
-        pad_token_id=config.text_config.pad_token_id,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
     )
     model.save_pretrained(settings.out)

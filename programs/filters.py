@@ -165,7 +165,7 @@ class NearIndex:
         # rarity: any counts do, as long as they don't change
         self.threshold, self.rarity = threshold, rarity
         # (scope, particulars, shingle) -> [shingles of an earlier question]
-        self.postings = defaultdict(list)
+        self.postings: defaultdict[tuple, list[frozenset]] = defaultdict(list)
 
     def prefix(self, found: frozenset) -> list:
         """The rarest shingles: two sets of similarity t share at least ceil(t n), so one of these."""

@@ -276,7 +276,8 @@ def questions_of(config: Synthesis, batches: list[dict]) -> tuple[list[dict], di
         config.near_across,
         (with_choices(w.question, w.choices) for _, _, w, _ in written),
     )
-    kept, dropped, cut = [], Counter(), 0
+    kept, cut = [], 0
+    dropped: Counter[str] = Counter()
     for row, i, w, finished in written:
         cut += w.answered
         seed = Written(row["question"].replace(IMAGE_TAG, " "), tuple(row["choices"]))
@@ -290,7 +291,10 @@ def questions_of(config: Synthesis, batches: list[dict]) -> tuple[list[dict], di
         kept.append(
             out | {"mode": config.mode, "source": config.data, "source_id": row["id"], "seed": config.seed}
         )
-    counts = {"source rows": len(source_rows), "unusable rows": sum(len(b["skipped"]) for b in batches)}
+    counts: dict[str, int | None] = {
+        "source rows": len(source_rows),
+        "unusable rows": sum(len(b["skipped"]) for b in batches),
+    }
     counts |= {"written": len(written), "answers cut off": cut}
     counts |= {f"dropped: {name}": dropped[name] if name in config.filters else None for name in FILTERS}
     return kept, counts | {"kept": len(kept), "with choices": sum("choices" in row for row in kept)}
@@ -306,9 +310,10 @@ def synthesize(config: Synthesis) -> int:
     if log.batches:
         print(f"{len(log.batches)} of {len(parts)} batches were written before", flush=True)
     taken = {row["id"] for batch in log.batches for row in batch["rows"]}
-    writer = Writer(config) if todo else None
-    for part in tqdm(todo, desc="writing", unit="batch", disable=None):
-        log.append(write_batch(writer, log, source, part, taken))
+    if todo:
+        writer = Writer(config)
+        for part in tqdm(todo, desc="writing", unit="batch", disable=None):
+            log.append(write_batch(writer, log, source, part, taken))
     kept, counts = questions_of(config, log.batches)
     files.replace_text(Path(config.out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
     report = {
