@@ -58,10 +58,8 @@ class RunLog:
                 cut_log(self.path / name, done)
             print(" ".join(f"{k}={v!r}" for k, v in self.config.items()), flush=True)
             if self.resume:
-                print(
-                    f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew",
-                    flush=True,
-                )
+                found = f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew"
+                print(found, flush=True)
         self.world.wait()
         log = self.path / "metrics.jsonl"
         rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -246,6 +244,15 @@ def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
+COLLAPSES = (  # a metric, when its median has gone from a to b as in a collapse, and what that says
+    ("top_answer_share", lambda a, b: b > max(0.35, 2.5 * a), "different questions get the same answer"),
+    ("kl", lambda a, b: b > 0.25, "the policy is far from its base, in nats per token"),
+    ("response_length", lambda a, b: b > 3 * a, "responses grow"),
+    ("response_length", lambda a, b: b < a / 3, "responses shrink"),
+    ("parsed", lambda a, b: b < 0.7 * a, "fewer responses hold an answer"),
+)
+
+
 class CollapseWatch:
     """Warns, without labels, where a run leaves the ground it started from.
 
@@ -265,21 +272,9 @@ class CollapseWatch:
         self.rows.append(row)
         if len(self.rows) < 2 * self.window:
             return None
-        for name, collapsed, says in (
-            (
-                "top_answer_share",
-                lambda a, b: b > max(0.35, 2.5 * a),
-                "different questions get the same answer",
-            ),
-            ("kl", lambda a, b: b > 0.25, "the policy is far from its base, in nats per token"),
-            ("response_length", lambda a, b: b > 3 * a, "responses grow"),
-            ("response_length", lambda a, b: b < a / 3, "responses shrink"),
-            ("parsed", lambda a, b: b < 0.7 * a, "fewer responses hold an answer"),
-        ):
-            start, now = (
-                self.median(name, self.rows[: self.window]),
-                self.median(name, self.rows[-self.window :]),
-            )
+        for name, collapsed, says in COLLAPSES:
+            start = self.median(name, self.rows[: self.window])
+            now = self.median(name, self.rows[-self.window :])
             if collapsed(start, now):
                 return f"{says}: {name} {start:.2f} -> {now:.2f}"
         return None

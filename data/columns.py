@@ -127,10 +127,8 @@ def read_images(value, column: str | None, folder: Path) -> tuple[Image.Image, .
         return ()
     if isinstance(value, str) and column == "images":
         raise BadRow("`images` is a list of paths")
-    return tuple(
-        open_image(image_file(item, column, folder))
-        for item in (value if isinstance(value, list) else [value])
-    )
+    items = value if isinstance(value, list) else [value]
+    return tuple(open_image(image_file(item, column, folder)) for item in items)
 
 
 def image_file(item, column: str | None, folder: Path):

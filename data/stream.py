@@ -180,12 +180,8 @@ class Questions:
         reading = {index: future for _, index, future in self.ahead}
         while len(self.ahead) < count:
             position, index = next(self.order)
-            if (
-                self.threads
-                and index not in reading
-                and index not in tried
-                and self.is_mine(position - self.first)
-            ):
+            wanted = index not in reading and index not in tried and self.is_mine(position - self.first)
+            if self.threads and wanted:
                 reading[index] = self.threads.submit(self.read, index)
             self.ahead.append((position, index, reading.get(index)))
 

@@ -76,18 +76,10 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
     block_d = max(16, triton.next_power_of_2(d))  # tl.dot takes no less than 16
     processors = _processors(query.device)
     launches, splits = [], 0
-    for key, value, lengths, step, wanted in (
-        # the G samples of a question are one group of readers; of its own keys each sample is the
-        # only reader
-        (
-            prompt_key[:, :, None],
-            prompt_value[:, :, None],
-            prompt_lengths,
-            prompt_lengths.stride(0),
-            PROGRAMS_PROMPT,
-        ),
-        (own_key, own_value, own_length, 0, PROGRAMS_OWN),
-    ):
+    # the G samples of a question are one group of readers; of its own keys each sample is the only reader
+    prompt = prompt_key[:, :, None], prompt_value[:, :, None], prompt_lengths, prompt_lengths.stride(0)
+    own = own_key, own_value, own_length, 0
+    for (key, value, lengths, step), wanted in ((prompt, PROGRAMS_PROMPT), (own, PROGRAMS_OWN)):
         groups, slots = key.shape[2:4]
         samples = G // groups
         rows = min(most_rows, max(16, triton.next_power_of_2(samples * R)))

@@ -73,11 +73,8 @@ def compose_processor(model_type: str, tokenizer, image_processor, settings: dic
     cls = getattr(transformers, VISION[model_type])
     parts = {"image_processor": image_processor, "tokenizer": tokenizer}
     known = inspect.signature(cls.__init__).parameters
-    own = {
-        name: value
-        for name, value in settings.items()
-        if name in known and name not in (*parts, "video_processor")
-    }
+    taken = known.keys() - {*parts, "video_processor"}
+    own = {name: value for name, value in settings.items() if name in taken}
     if "video_processor" in known:
         own["video_processor"] = None
     reduced = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: list(parts))})

@@ -151,11 +151,10 @@ class Layout:
                     own = Sequences(group)
                     here = slice(n, n + own.total)
                     if own.total:
-                        where = (
-                            Blocks(*own.coordinates, len(group), H, R),
-                            Blocks(*own.coordinates, len(group), H, 1),
+                        own_readers, own_keys = (
+                            Blocks(*own.coordinates, len(group), H, each) for each in (R, 1)
                         )
-                        found.append(Read(here, where[0], here, where[1], causal=True))
+                        found.append(Read(here, own_readers, here, own_keys, causal=True))
                     n += own.total
             self._reads[H, R] = found
         return self._reads[H, R]

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALL_VOCABULARY = 2048  # tokens whose probabilities are accumulated in one go
-
 SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 
 

@@ -111,12 +111,8 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
         run = markers[first:]
         before = text[: run[0].start()]
         in_order = letters[first:] == [chr(65 + i) for i in range(len(run))]
-        if (
-            len(run) < 2
-            or not in_order
-            or not before.rstrip(" *")
-            or before.rstrip(" *")[-1] not in "?:.!？：\n"
-        ):
+        ended = before.rstrip(" *")[-1:] in tuple("?:.!？：\n")
+        if len(run) < 2 or not in_order or not ended:
             continue
         ends = [m.start() for m in run[1:]] + [len(text)]
         texts = (
