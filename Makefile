@@ -13,7 +13,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
 
 lint: $(VENV)/installed-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m bench.speed $(ARGS)

@@ -1,8 +1,9 @@
 """How often a checkpoint is right: pass@1, maj@k and pass@k on any labelled data.
 
-    python eval.py --model data/tiny --data tiny --split test --out base.json python eval.py --model
-    Qwen/Qwen2.5-VL-7B-Instruct --data AI4Math/MathVista --split testmini --preset paper-eval python
-    eval.py --compare base.json trained.json
+    python eval.py --model data/tiny --data tiny --split test --out base.json
+    python eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data AI4Math/MathVista \\
+        --split testmini --preset paper-eval
+    python eval.py --compare base.json trained.json
 
 What a right answer is, which categories there are and what else is scored depends on the benchmark
 (evaluation/benchmarks.py), which is recognised from the data's columns. answers/ grades, or
@@ -63,13 +64,16 @@ class EvalConfig:
 
     GROUPS: ClassVar = {"model": "model and data", "num_samples": "sampling", "benchmark": "grading"}
     PRESETS: ClassVar = {
-        # how the paper measures (arXiv 2505.22453 and its code); the length of prompts is ours: nine
-        # images of 1,280 tokens fit
+        # how the paper measures (arXiv 2505.22453 and its code)
         "paper-eval": dict(
-            temperature=0.2, num_samples=1, min_pixels=224 * 224, max_pixels=1280 * 28 * 28, max_new_tokens=16384,
-            max_prompt_tokens=12288,
+            num_samples=1,
+            temperature=0.2,
+            min_pixels=224 * 224,
+            max_pixels=1280 * 28 * 28,
+            max_new_tokens=16384,
+            max_prompt_tokens=12288,  # ours: nine images of 1,280 tokens fit
         ),
-    }  # fmt: skip
+    }
 
     def __post_init__(self):
         cli.check(self)
@@ -86,8 +90,7 @@ class EvalConfig:
 
 
 class Partial:
-    """FILE.partial.jsonl beside --out: what is answered so far, a line a batch, so that a killed
-    evaluation goes on.
+    """FILE.partial.jsonl beside --out: what is answered so far, a line a batch.
 
     The first line holds the settings; other settings are refused, and a torn last line is dropped.
     Without --out: nothing is read or written. It stays where an evaluation was stopped, and goes
@@ -141,8 +144,7 @@ class Partial:
             ) from None
 
     def add(self, row: int, records: Sequence[dict], skipped: dict[int, str]) -> None:
-        """`row` is the next one to read: what was found about rows from there on will be found
-        again."""
+        """`row` is the next one to read; what was found about rows from there on is found again."""
         if self.out:
             before = [why for r, why in skipped.items() if self.row <= r < row]
             self.append({"row": row, "records": records, "skipped": before})
@@ -190,8 +192,7 @@ def find_benchmark(name: str, source) -> Benchmark:
 
 
 def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
-    """The whole JSON: --model's answers to --data, graded. Continues from --out's partial file,
-    where there is one."""
+    """The whole JSON: --model's answers to --data, graded. Goes on from a partial file."""
     source = load(config.data, config.split, labels=True)
     try:
         total = min(len(source), config.limit or len(source))
@@ -208,14 +209,15 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     settings = {k: v for k, v in vars(config).items() if k not in ("out", "preset", "compare")} | graded_by
     settings |= {"model files": files.files_of(config.model), "data files": files.files_of(config.data)}
     partial = Partial(config.out, settings)
-    records, skipped = list(partial.records), {}
+    records = list(partial.records)
+    problems: dict[int, str] = {}
     if records:
         print(f"continuing {partial.path} after {len(records)} questions", file=sys.stderr)
     questions = usable(
         source,
         processor.encode,
         config.max_prompt_tokens,
-        skipped,
+        problems,
         benchmark,
         partial.row,
         [r["id"] for r in records],
@@ -225,9 +227,9 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     decoding = Decoding(*(getattr(config, name) for name in names))
     equal = grader.equal if grader else None
     for row, new in answered(model, processor, questions, decoding, total, benchmark, equal, before=records):
-        partial.add(row, new, skipped)
+        partial.add(row, new, problems)
         records += new
-    if skipped := [*partial.skipped, *skipped.values()]:
+    if skipped := [*partial.skipped, *problems.values()]:
         print(f"skipped {len(skipped)} rows, the first: {skipped[0]}", file=sys.stderr)
     if not records:
         partial.replace(None)
@@ -243,7 +245,8 @@ def main(argv: list[str]) -> int:
     config = cli.parse(EvalConfig, argv)
     cli.one_process("eval.py")
     if config.compare:
-        result = compare(*(read_json(path) for path in config.compare))
+        before, after = map(read_json, config.compare)
+        result = compare(before, after)
         print(comparison_lines(result))
         if config.out:
             write_json(config.out, result)

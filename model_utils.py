@@ -1,10 +1,9 @@
-"""What the training loop needs of a model: load it, put questions to it, sample, score, save,
-resume.
+"""What training needs of a model: load it, put questions to it, sample, score, save, resume.
 
     processor = load_processor("data/tiny")
     model     = load_model("data/tiny")
     rollout   = generate(model, processor, examples, num_samples=8, max_new_tokens=64)
-    logprobs  = token_logprobs(model, rollout)                       # what the policy says of those same tokens, with gradient
+    logprobs  = token_logprobs(model, rollout)  # of those same tokens, with gradient
 
 The model's code is transformers'. Loading, scoring and checkpoints are here; attention over shared
 prompts is in model/packed_attention.py, sampling in model/decode.py, and what differs between model
@@ -22,6 +21,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from common.errors import ModelError
 from data import Example
 from kernels import linear_logprobs
 from model import lora
-from model.batch import Encoded, Prompts, next_position
+from model.batch import Encoded, Model, Prompts, next_position
 from model.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from model.decode import decode
 from model.families import product_dtype, with_positions
@@ -50,9 +50,10 @@ from model.processor import Processor, load_processor
 from model.sampling import Sampling, bias_against
 
 __all__ = [
-    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "freeze_vision", "generate", "keep_freed_memory",
-    "latest_checkpoint", "load_checkpoint", "load_model", "load_models", "load_processor", "micro_batches", "recompute_activations",
-    "rollout_logprobs", "save_checkpoint", "token_logprobs",
+    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "freeze_vision",
+    "generate", "keep_freed_memory", "latest_checkpoint", "load_checkpoint", "load_model", "load_models",
+    "load_processor", "micro_batches", "recompute_activations", "rollout_logprobs", "save_checkpoint",
+    "token_logprobs",
 ]  # fmt: skip
 
 
@@ -95,7 +96,8 @@ class Rollout:
     num_samples: int
     tokens: Tensor  # [B, T], padded after each response's end
     lengths: Tensor  # [B], the first eos counted
-    logprobs: Tensor  # [B, T] float32, of logits / temperature over the whole vocabulary; 0 after the end
+    # [B, T] float32, of logits / temperature over the whole vocabulary; 0 after the end
+    logprobs: Tensor
     finished: Tensor  # [B] bool: ended by an eos, not by max_new_tokens
     temperature: float
 
@@ -122,15 +124,14 @@ class Rollout:
 
 
 def uniforms(seed: int, step: int, key: str, sample: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) that depend on (seed, step, question, sample) and on nothing
-    else."""
+    """`count` numbers in [0, 1) that depend on (seed, step, question, sample) and nothing else."""
     digest = hashlib.blake2b(f"{seed} {step} {sample} {key}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(count)
 
 
 @torch.no_grad()
 def generate(
-    model,
+    model: Model,
     processor: Processor,
     examples: Sequence[Example] | Prompts,
     num_samples: int,
@@ -142,11 +143,11 @@ def generate(
     memory: int = 0,
     progress: str | None = None,
 ) -> Rollout:
-    """G responses to each question. Greedy at temperature 0. `memory`: bytes that cache and logits
-    may take; 0 chooses."""
+    """G responses to each question; greedy at temperature 0. `memory`: bytes, 0 chooses."""
     device = next(model.parameters()).device
-    prompts = examples
-    if not isinstance(prompts, Prompts):
+    if isinstance(examples, Prompts):
+        prompts = examples
+    else:
         prompts = processor.collate([processor.encode(e) for e in examples], device)
     prompts = with_positions(model, prompts)
     sampling = Sampling(
@@ -190,8 +191,7 @@ def generate(
 
 @dataclass(frozen=True)
 class Packed:
-    """A rollout as one flat row: the tokens of all prompts, then of all responses (see
-    model/packed_attention.py).
+    """A rollout as one flat row: all prompts, then all responses (model/packed_attention.py).
 
     The last token of a response is predicted but never read, so it has no place in the row.
     """
@@ -199,7 +199,8 @@ class Packed:
     ids: Tensor  # [1, N]
     positions: Tensor  # [A, 1, N]
     layout: Layout
-    predictor: Tensor  # index into N of what predicts each response token, in the order of rollout.mask
+    # index into N of what predicts each response token, in the order of rollout.mask
+    predictor: Tensor
 
 
 def pack(rollout: Rollout) -> Packed:
@@ -226,9 +227,12 @@ def pack(rollout: Rollout) -> Packed:
     return Packed(ids[None], positions[:, None], layout, predictor[rollout.mask])
 
 
-def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-    """Log-probs [B, T] float32 of the rollout's tokens under `model`, at the rollout's temperature;
-    0 after the end.
+@overload
+def token_logprobs(model: Model, rollout: Rollout) -> Tensor: ...
+@overload
+def token_logprobs(model: Model, rollout: Rollout, with_entropy: Literal[True]) -> tuple[Tensor, Tensor]: ...
+def token_logprobs(model: Model, rollout: Rollout, with_entropy: bool = False):
+    """Log-probs [B, T] float32 of the rollout's tokens at its temperature; 0 after the end.
 
     Equal in value and gradient to a forward of each [prompt | response] on its own. With gradient
     where the caller has it enabled. `with_entropy` also gives the entropy [B, T] of each token's
@@ -255,10 +259,9 @@ def token_logprobs(model, rollout: Rollout, with_entropy: bool = False) -> Tenso
 
 
 def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> list[list[int]]:
-    """Splits questions so that each part reads at most `tokens` tokens (or is one question), like
-    lengths together."""
-    read = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1) + rollout.prompts.lengths
-    read = read.tolist()
+    """Splits questions into parts of at most `tokens` tokens, or of one; like lengths together."""
+    read_own = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1)
+    read = (read_own + rollout.prompts.lengths).tolist()
     parts: list[list[int]] = []
     room = 0
     for q in sorted(questions, key=lambda q: (read[q], q)):
@@ -271,7 +274,7 @@ def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> li
 
 
 @torch.no_grad()
-def rollout_logprobs(model, rollout: Rollout, tokens: int) -> Tensor:
+def rollout_logprobs(model: Model, rollout: Rollout, tokens: int) -> Tensor:
     """Log-probs [B, T] of a whole rollout, without gradient, in micro-batches."""
     out = torch.zeros(rollout.logprobs.shape, device=rollout.logprobs.device)
     for part in micro_batches(rollout, range(len(rollout.prompts)), tokens):

@@ -14,13 +14,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import answers
 import answers.keys
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 
 TABLE = Path(__file__).parent.parent / "tests" / "golden" / "answer_pairs.jsonl"
 RESULTS = Path(__file__).parent / "results" / "answers.md"
@@ -37,11 +38,9 @@ Grader = Callable[[str, str], bool]  # (gold, answer)
 
 @dataclass
 class Settings:
-    out: str = field(default=str(RESULTS), metadata={"help": "Markdown file to write"})
-    repeats: int = field(
-        default=15, metadata={"help": "timings of which the best counts, as others use the machine"}
-    )
-    group_size: int = field(default=8, metadata={"help": "samples of a question in the stream of votes"})
+    out: str = flag(str(RESULTS), "Markdown file to write")
+    repeats: int = flag(15, "timings of which the best counts, as others use the machine")
+    group_size: int = flag(8, "samples of a question in the stream of votes")
 
 
 def main(argv: list[str]) -> int:
@@ -173,16 +172,17 @@ def speed(rows: list[dict], settings: Settings) -> str:
     latex = [text for text in distinct if "\\" in text]
     long_way = [text for text in distinct if not answers.keys._shortcut(text)]
     below = [text for text in distinct if each[text] < BAR]
+    rate = lambda texts: f"{per_second(texts, settings.repeats):,.0f}"  # noqa: E731
     lines = [
         "### Canonical forms",
         "",
         "| answers | number | a second |",
         "|---|---|---|",
-        f"| distinct, nothing remembered | {len(distinct)} | **{per_second(distinct, settings.repeats):,.0f}** |",
-        f"| of them those in LaTeX | {len(latex)} | {per_second(latex, settings.repeats):,.0f} |",
-        f"| of them those that take the long way | {len(long_way)} | {per_second(long_way, settings.repeats):,.0f} |",
+        f"| distinct, nothing remembered | {len(distinct)} | **{rate(distinct)}** |",
+        f"| of them those in LaTeX | {len(latex)} | {rate(latex)} |",
+        f"| of them those that take the long way | {len(long_way)} | {rate(long_way)} |",
         f"| a stream of votes, {G} samples a question, cache cold at its start | {len(stream)} "
-        f"| **{per_second(stream, settings.repeats):,.0f}** |",
+        f"| **{rate(stream)}** |",
         "",
         f"Alone and with nothing remembered, {len(below)} of the {len(distinct)} distinct answers "
         f"({len(below) / len(distinct):.0%}) run below {BAR:,} a second; the slowest five:",

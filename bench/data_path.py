@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +28,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 from data import TINY, load
 from data.stream import THREADS, Questions
 from data.tables import need
@@ -42,17 +43,12 @@ PIXELS = (262144, 1204224)  # bounds of a picture, of the paper's training
 class Bench:
     """What is read, and how often."""
 
-    images: int = field(default=128, metadata={"help": "pictures per round and format; a multiple of 32"})
-    rounds: int = field(default=7, metadata={"help": "rounds; the median is shown"})
-    side: list[int] = field(
-        default_factory=lambda: [1000, 1008],
-        metadata={
-            "help": "width and height of a picture; one of 1008 needs no resizing by Qwen2.5-VL's rules"
-        },
+    images: int = flag(128, "pictures per round and format; a multiple of 32")
+    rounds: int = flag(7, "rounds; the median is shown")
+    side: list[int] = flag(
+        [1000, 1008], "width and height of a picture; one of 1008 needs no resizing by Qwen2.5-VL's rules"
     )
-    out: str = field(
-        default=str(Path(__file__).parent / "results" / "data.md"), metadata={"help": "Markdown to write"}
-    )
+    out: str = flag(str(Path(__file__).parent / "results" / "data.md"), "Markdown to write")
 
 
 def drawn(kind: str, side: int, seed: int) -> bytes:
@@ -116,9 +112,8 @@ def measure(settings: Bench, kind: str, side: int, folder: Path) -> dict:
             questions, step = Questions(str(path), processor, 0, 4096, ahead=True), min(STEP, settings.images)
             questions.next(step)  # in which the threads start and each copies the tokenizer
             started = time.perf_counter()
-            taken = sum(
-                len(questions.next(step)) for _ in range(settings.images // step)
-            )  # an epoch, step by step
+            # an epoch, step by step
+            taken = sum(len(questions.next(step)) for _ in range(settings.images // step))
             rates["stream"].append(taken / (time.perf_counter() - started))
             questions.close()
     ratio = lambda a, b: median(x / y for x, y in zip(rates[a], rates[b], strict=True))  # noqa: E731
@@ -129,17 +124,18 @@ def measure(settings: Bench, kind: str, side: int, folder: Path) -> dict:
 
 def table(settings: Bench, results: list[dict]) -> str:
     lines = [
-        f"Pictures a second, {THREADS} threads, medians of {settings.rounds} rounds in turns over {settings.images} "
-        "pictures:",
+        f"Pictures a second, {THREADS} threads, medians of {settings.rounds} rounds in turns over "
+        f"{settings.images} pictures:",
         "",
-        "| format | width and height | kB each | decoding alone | reader | reader / decoding | decoding and resizing alone "
-        "| stream of questions | stream / both |",
+        "| format | width and height | kB each | decoding alone | reader | reader / decoding "
+        "| decoding and resizing alone | stream of questions | stream / both |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         lines.append(
             f"| {r['kind']} | {r['side']} | {r['kB']:.0f} | {r['decode']:.0f} | {r['reader']:.0f} "
-            f"| {r['reader / decode']:.2f} | {r['resize']:.0f} | {r['stream']:.0f} | {r['stream / resize']:.2f} |"
+            f"| {r['reader / decode']:.2f} "
+            f"| {r['resize']:.0f} | {r['stream']:.0f} | {r['stream / resize']:.2f} |"
         )
     return "\n".join(lines)
 

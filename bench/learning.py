@@ -1,5 +1,4 @@
-"""Does it learn without labels? Several bases x several training seeds, against controls. `python
--m bench.learning`
+"""Does it learn without labels? Bases and seeds against controls: `python -m bench.learning`
 
 Every run has the defaults of mmupt.py, which were chosen on the validation split. The figures come
 from the test split, which chose nothing; the curves are of the validation split. Beside the
@@ -16,7 +15,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
@@ -32,11 +32,11 @@ COLLAPSE_LR = 2e-3
 
 @dataclass
 class Learning:
-    bases: int = field(default=3, metadata={"help": "warm-start seeds"})
-    seeds: int = field(default=3, metadata={"help": "training seeds per base"})
-    work: str = field(default=str(ROOT / "runs" / "learning"), metadata={"help": "folder of the runs"})
-    workers: int = field(default=2, metadata={"help": "runs at a time, one thread each"})
-    extra: str = field(default="", metadata={"help": "more flags for every run, in one string"})
+    bases: int = flag(3, "warm-start seeds")
+    seeds: int = flag(3, "training seeds per base")
+    work: str = flag(str(ROOT / "runs" / "learning"), "folder of the runs")
+    workers: int = flag(2, "runs at a time, one thread each")
+    extra: str = flag("", "more flags for every run, in one string")
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def train(settings: Learning, run: Run) -> None:
             *settings.extra.split(),
         ]
         python(
-            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume", "--eval_data", "tiny:validation",
-            "--eval_every", 10, "--keep", 1, *flags, log=work / f"{run.name}.log",
+            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume",
+            "--eval_data", "tiny:validation", "--eval_every", 10, "--keep", 1, *flags,
+            log=work / f"{run.name}.log",
         )  # fmt: skip
         (checkpoint,) = last.glob("step-*")
         measure(checkpoint, work / f"{run.name}.json", work / f"{run.name}.log")
@@ -127,8 +128,7 @@ def per_question(result: dict) -> np.ndarray:
 
 
 def interval(gains: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of gains [seeds, questions]: over seeds and over
-    questions."""
+    """95 % bootstrap interval of the mean of gains [seeds, questions], over both."""
     rng = np.random.default_rng(0)
     S, Q = gains.shape
     means = [gains[rng.integers(0, S, S)][:, rng.integers(0, Q, Q)].mean() for _ in range(resamples)]
@@ -180,24 +180,27 @@ def summarise(settings: Learning) -> dict:
 
 def table(result: dict) -> str:
     names = (
-        "base", "pass@1", "maj@8", "pass@8", "label-free gain (95 % interval)", "by seed", "gold gain", "random gain",
-        "share of chains", "right in chains", "right in bare answers",
+        "base", "pass@1", "maj@8", "pass@8", "label-free gain (95 % interval)", "by seed", "gold gain",
+        "random gain", "share of chains", "right in chains", "right in bare answers",
     )  # fmt: skip
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for i, b in enumerate(result["bases"]):
         arrow = {k: f"{b['base'][k]:.3f} → {b['trained'][k]:.3f}" for k in b["base"]}
         lines.append(
-            f"| {i} | {arrow['pass@1']} | {arrow['maj@8']} | {arrow['pass@8']} | **{b['gain']:+.3f}** ({b['low']:+.3f} to "
-            f"{b['high']:+.3f}) | {', '.join(f'{g:+.3f}' for g in b['gain_by_seed'])} | {b['gold_gain']:+.3f} | "
-            f"{b['random_gain']:+.3f} | {arrow['chain_share']} | {arrow['chain_accuracy']} | {arrow['bare_accuracy']} |"
+            f"| {i} | {arrow['pass@1']} | {arrow['maj@8']} | {arrow['pass@8']} "
+            f"| **{b['gain']:+.3f}** ({b['low']:+.3f} to {b['high']:+.3f}) "
+            f"| {', '.join(f'{g:+.3f}' for g in b['gain_by_seed'])} "
+            f"| {b['gold_gain']:+.3f} | {b['random_gain']:+.3f} "
+            f"| {arrow['chain_share']} | {arrow['chain_accuracy']} | {arrow['bare_accuracy']} |"
         )
     c = result["collapse"]
     lines += [
         "",
-        f"Mean label-free gain {result['mean_gain']:+.3f}, {result['share_of_gold']:.2f} of what gold labels gain, over "
-        f"{result['questions']} test questions. At learning rate {c['lr']:g} the vote's reward goes {c['reward'][0]:.2f} → "
-        f"{c['reward'][1]:.2f} while validation pass@1 goes {c['pass@1'][0]:.2f} → {c['pass@1'][1]:.2f}; first warning: "
-        + (f'step {c["warnings"][0]["step"]}, "{c["warnings"][0]["warning"]}".' if c["warnings"] else "none.")
+        f"Mean label-free gain {result['mean_gain']:+.3f}, {result['share_of_gold']:.2f} of what gold labels "
+        f"gain, over {result['questions']} test questions. At learning rate {c['lr']:g} the vote's reward "
+        f"goes {c['reward'][0]:.2f} → {c['reward'][1]:.2f} while validation pass@1 goes "
+        f"{c['pass@1'][0]:.2f} → {c['pass@1'][1]:.2f}; first warning: "
+        + ('step {step}, "{warning}".'.format(**c["warnings"][0]) if c["warnings"] else "none.")
         + f" Healthy runs warned {sum(b['warnings'] for b in result['bases'])} times.",
         "",
         f"`make learn` on {result['machine']}.",

@@ -1,5 +1,4 @@
-"""What loading a checkpoint of real size costs: memory beside its weights, and time. `python -m
-bench.loading`
+"""What loading a checkpoint of real size costs, in memory and time: `python -m bench.loading`
 
 Writes a random checkpoint of the shape of Qwen2.5-VL-3B (bfloat16, in shards) shard by shard into a
 temporary folder, loads it by load_model in a process of its own, and deletes it. Memory is the peak
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 
 SHARD = 2**30  # bytes
 ALLOWED = 1.15  # of the checkpoint's size
@@ -30,21 +30,21 @@ ALLOWED = 1.15  # of the checkpoint's size
 
 @dataclass
 class Loading:
-    layers: int = field(default=36, metadata={"help": "of the decoder; fewer is a smaller checkpoint"})
-    folder: str = field(
-        default="", metadata={"help": "where the checkpoint is made for a while; empty: a temporary folder"}
-    )
-    probe: str = field(default="", metadata={"help": "load this checkpoint here and print what it cost"})
+    layers: int = flag(36, "of the decoder; fewer is a smaller checkpoint")
+    folder: str = flag("", "where the checkpoint is made for a while; empty: a temporary folder")
+    probe: str = flag("", "load this checkpoint here and print what it cost")
 
 
 def shape(layers: int) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=layers, num_attention_heads=16,
-            num_key_value_heads=2, tie_word_embeddings=True,
+            vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_hidden_layers=layers,
+            num_attention_heads=16, num_key_value_heads=2, tie_word_embeddings=True,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
         ),
-        vision_config=dict(depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048),
+        vision_config=dict(
+            depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048
+        ),
         tie_word_embeddings=True, dtype="bfloat16",
     )  # fmt: skip
 
@@ -83,7 +83,8 @@ def probe(folder: str) -> dict:
     before, started = resident("VmRSS"), time.monotonic()
     model = load_model(folder, dtype=torch.bfloat16)
     seconds = time.monotonic() - started
-    sum(float(p.detach().sum()) for p in model.parameters())  # whatever was only promised is in memory now
+    # whatever was only promised is in memory now
+    sum(float(p.detach().sum()) for p in model.parameters())
     return {"seconds": seconds, "peak": resident("VmHWM") - before, "after": resident("VmRSS") - before}
 
 
@@ -104,8 +105,9 @@ def main(argv: list[str]) -> int:
         shutil.rmtree(folder)
     ratio = cost["peak"] / size
     print(
-        f"{size / 1e9:.2f} GB loaded in {cost['seconds']:.1f} s ({size / 1e9 / cost['seconds']:.2f} GB/s); peak "
-        f"{cost['peak'] / 1e9:.2f} GB, {ratio:.3f} of its size (allowed {ALLOWED}); after it {cost['after'] / size:.3f}"
+        f"{size / 1e9:.2f} GB loaded in {cost['seconds']:.1f} s ({size / 1e9 / cost['seconds']:.2f} GB/s); "
+        f"peak {cost['peak'] / 1e9:.2f} GB, {ratio:.3f} of its size (allowed {ALLOWED}); "
+        f"after it {cost['after'] / size:.3f}"
     )
     print(describe_machine())
     return 0 if ratio <= ALLOWED else 1

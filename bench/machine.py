@@ -12,12 +12,9 @@ def describe_machine() -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        lines = info.read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         cpu = names[0] if names else cpu
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} x {cpu}{gpu}; {versions}"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{os.cpu_count()} x {cpu}{gpu}; {versions}, Python {platform.python_version()}"

@@ -1,9 +1,9 @@
-"""Test-split figures of one checkpoint, with the share of responses that show steps and how often
-those are right."""
+"""A checkpoint's test figures, the share of responses with steps, and how often those are right."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from common import cli
+from common.cli import flag
 from data import load
 from eval import write_json
 from evaluation.answering import Decoding, evaluate, labelled
@@ -14,9 +14,9 @@ from model_utils import load_model, load_processor
 
 @dataclass
 class Measure:
-    model: str = field(default="", metadata={"help": "checkpoint folder"})
-    out: str = field(default="", metadata={"help": "JSON file to write"})
-    split: str = field(default="test", metadata={"help": "split of the built-in questions"})
+    model: str = flag("", "checkpoint folder")
+    out: str = flag("", "JSON file to write")
+    split: str = flag("test", "split of the built-in questions")
 
 
 def main(argv: list[str]) -> int:

@@ -30,19 +30,18 @@ def build_shape(shape: str, folder: Path) -> Path:
     hidden, layers, heads, kv_heads, mlp, vocabulary, tied, v_hidden, v_layers, v_heads, v_mlp = SHAPES[shape]
     settings = json.loads((TINY / "config.json").read_text())
     d = hidden // heads
-    section = d * 3 // 16  # 16, 24, 24 of Qwen2.5-VL's 64
+    section = d * 3 // 16
+    sections = [d // 2 - 2 * section, section, section]  # 16, 24, 24 of Qwen2.5-VL's 64
     settings["tie_word_embeddings"] = tied
     settings["text_config"] |= dict(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-        intermediate_size=mlp, vocab_size=vocabulary, layer_types=["full_attention"] * layers, tie_word_embeddings=tied,
-        max_position_embeddings=32768,
-        rope_parameters=dict(
-            rope_type="default", rope_theta=1e6, mrope_section=[d // 2 - 2 * section, section, section]
-        ),
+        hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers, vocab_size=vocabulary,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, tie_word_embeddings=tied,
+        layer_types=["full_attention"] * layers, max_position_embeddings=32768,
+        rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=sections),
     )  # fmt: skip
     settings["vision_config"] |= dict(
-        hidden_size=v_hidden, depth=v_layers, num_heads=v_heads, intermediate_size=v_mlp, out_hidden_size=hidden,
-        fullatt_block_indexes=[v_layers - 1],
+        hidden_size=v_hidden, intermediate_size=v_mlp, depth=v_layers, num_heads=v_heads,
+        out_hidden_size=hidden, fullatt_block_indexes=[v_layers - 1],
     )  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)

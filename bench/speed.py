@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Stopping
 from bench.machine import describe_machine
 from bench.shapes import build_shape
 from common import cli
+from common.cli import flag
 from common.distributed import World
 from common.run_log import Meter
 from data import Example, load
@@ -43,32 +44,25 @@ from model_utils import Rollout, generate, load_model, load_processor, rollout_l
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PARTS = ("rollout", "step", "shared", "constant", "growth", "profile")
+SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}  # as mmupt samples, in transformers' settings
 
 
 @dataclass
 class Speed:
-    parts: str = field(default=",".join(PARTS), metadata={"help": "comma-separated parts to run"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
-    shape: str = field(
-        default="tiny", metadata={"help": "tiny, or a Qwen2.5-VL shape with random weights: toy, 3b, 7b"}
-    )
-    questions: int = field(default=8, metadata={"help": "P"})
-    group_size: int = field(default=8, metadata={"help": "G"})
-    max_new_tokens: int = field(default=64, metadata={"help": "tokens of a response"})
-    image_side: int = field(default=448, metadata={"help": "pixels; 448 is 256 image tokens"})
-    repeats: int = field(default=7, metadata={"help": "timed rounds; the median counts"})
-    vocabulary: int = field(
-        default=32768, metadata={"help": "of the wider model whose rollout is measured too; 0: none"}
-    )
-    step_vocabulary: int = field(default=0, metadata={"help": "the same for the step; TRL's takes gigabytes"})
-    out: str = field(
-        default="", metadata={"help": "where results go, without suffix; empty: bench/results/speed"}
-    )
-    peak: str = field(
-        default="", metadata={"help": "inner use: print the peak memory of one side, ours or trl"}
-    )
-    folder: str = field(default="", metadata={"help": "inner use: the model of --peak"})
-    micro_batch: int = field(default=0, metadata={"help": "inner use: TRL's, for --peak"})
+    parts: str = flag(",".join(PARTS), "comma-separated parts to run")
+    device: str = flag("cpu", "cpu or cuda")
+    shape: str = flag("tiny", "tiny, or a Qwen2.5-VL shape with random weights: toy, 3b, 7b")
+    questions: int = flag(8, "P")
+    group_size: int = flag(8, "G")
+    max_new_tokens: int = flag(64, "tokens of a response")
+    image_side: int = flag(448, "pixels; 448 is 256 image tokens")
+    repeats: int = flag(7, "timed rounds; the median counts")
+    vocabulary: int = flag(32768, "of the wider model whose rollout is measured too; 0: none")
+    step_vocabulary: int = flag(0, "the same for the step; TRL's takes gigabytes")
+    out: str = flag("", "where results go, without suffix; empty: bench/results/speed")
+    peak: str = flag("", "inner use: print the peak memory of one side, ours or trl")
+    folder: str = flag("", "inner use: the model of --peak")
+    micro_batch: int = flag(0, "inner use: TRL's, for --peak")
 
 
 # --- Measuring ------------------------------------------------------------------------------------
@@ -125,7 +119,8 @@ class Bed:
         drawn = load("tiny", "test")
         self.with_images = [drawn[i] for i in range(s.questions)]
         self.short = [Example(e.id, (), e.question.split(".")[-1]) for e in self.with_images]
-        self.never_ends = replace(self.processor, eos_ids=())  # all responses are max_new_tokens long
+        # all responses are max_new_tokens long
+        self.never_ends = replace(self.processor, eos_ids=())
         self.compute = torch.bfloat16 if s.device.startswith("cuda") else torch.float32
 
     def model(self):
@@ -183,7 +178,8 @@ class Generate:
         )
         self.model.to(bed.device).eval()
         self.images: dict[int, tuple] = {}
-        self.model.generation_config.eos_token_id = None  # generate() would fill it in, and end rows by it
+        # generate() would fill it in, and end rows by it
+        self.model.generation_config.eos_token_id = None
 
     def __call__(self, prompts, G: int, T: int, lengths=None, greedy=False, suppress=None):
         pad = self.bed.processor.tokenizer.pad_token_id
@@ -197,10 +193,14 @@ class Generate:
         if images := self.images[id(prompts)][0]:
             inputs |= dict(**images, mm_token_type_ids=(ids == self.model.config.image_token_id).int())
         settings = GenerationConfig(
-            max_new_tokens=T, do_sample=not greedy, temperature=None if greedy else 1.0, top_k=None if greedy else 0,
-            top_p=None if greedy else 1.0, num_return_sequences=G, pad_token_id=pad, cache_implementation=self.cache,
+            max_new_tokens=T,
+            num_return_sequences=G,
+            pad_token_id=pad,
+            cache_implementation=self.cache,
             suppress_tokens=suppress,
-        )  # fmt: skip
+            do_sample=not greedy,
+            **dict.fromkeys(("temperature", "top_p", "top_k")) if greedy else SAMPLED,
+        )
         ends = None if lengths is None else StoppingCriteriaList([EndAt(width, lengths)])
         with torch.no_grad():
             out = self.model.generate(**inputs, generation_config=settings, stopping_criteria=ends)
@@ -219,8 +219,7 @@ def geometric(rows: int, most: int, device: str) -> torch.Tensor:
 
 
 def widened(s: Speed, bed: Bed, vocabulary: int) -> dict[str, Bed]:
-    """The bed, and beside it the same model with a wider vocabulary: real ones have 30,000 to
-    260,000 entries."""
+    """The bed, and the model with a wider vocabulary: real ones have 30,000 to 260,000 entries."""
     beds = {f"vocabulary {bed.processor.vocabulary}": bed}
     if vocabulary and s.shape == "tiny":
         folder = Path(bed.folder).with_name(f"vocabulary-{vocabulary}")
@@ -287,9 +286,13 @@ class OurStep:
     def __init__(self, bed: Bed, examples: Sequence[Example], beta: float = 0.01):
         s = bed.s
         self.config = Config(
-            model=bed.folder, questions=s.questions, group_size=s.group_size, max_new_tokens=s.max_new_tokens,
-            beta=beta, eval_data="",
-        )  # fmt: skip
+            model=bed.folder,
+            questions=s.questions,
+            group_size=s.group_size,
+            max_new_tokens=s.max_new_tokens,
+            beta=beta,
+            eval_data="",
+        )
         self.bed, self.examples = bed, examples
         self.world = World(0, 1, torch.device(bed.device))
         self.policy = bed.model()
@@ -386,7 +389,8 @@ def step_against_trl(s: Speed, bed: Bed, name: str) -> tuple[dict, list[str]]:
         "peak, MB",
         "of it above the loaded model",
     ]
-    title = f"### Full step, beta > 0, {s.questions} x {s.group_size} x {s.max_new_tokens} tokens, image prompts, {name}"
+    size = f"{s.questions} x {s.group_size} x {s.max_new_tokens} tokens"
+    title = f"### Full step, beta > 0, {size}, image prompts, {name}"
     return found, [title, "", *table(head, rows)]
 
 
@@ -412,9 +416,14 @@ def print_peak(s: Speed) -> int:
         from bench.trl_peer import TrlPeer
 
         peer = TrlPeer(
-            bed.folder, bed.with_images, num_generations=s.group_size, max_new_tokens=s.max_new_tokens,
-            force_length=True, device=s.device, micro_batch=s.micro_batch,
-        )  # fmt: skip
+            bed.folder,
+            bed.with_images,
+            num_generations=s.group_size,
+            max_new_tokens=s.max_new_tokens,
+            force_length=True,
+            device=s.device,
+            micro_batch=s.micro_batch,
+        )
         step = peer.step
     on_gpu = s.device.startswith("cuda")
     loaded = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS")
@@ -435,8 +444,7 @@ def resident(which: str) -> int:
 
 
 def unshared(rollout: Rollout) -> Rollout:
-    """The same responses, each as a question of its own: the prompt and its images are read G
-    times."""
+    """The same responses, each as a question of its own: prompt and images are read G times."""
     G = rollout.num_samples
     return replace(
         rollout,
@@ -465,10 +473,8 @@ def shared_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
             both.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
         difference = float((both[0] - both[1]).norm() / both[1].norm())
         assert difference < (1e-5 if bed.device == "cpu" else 2e-2), difference
-        seconds = in_turns(
-            {"shared": lambda r=rollout: update(model, r), "unshared": lambda r=apart: update(model, r)},
-            s.repeats, bed.device, f"update, G {G}",
-        )  # fmt: skip
+        sides = {"shared": lambda r=rollout: update(model, r), "unshared": lambda r=apart: update(model, r)}
+        seconds = in_turns(sides, s.repeats, bed.device, f"update, G {G}")
         L = int(prompts.lengths.max())
         times = ratio_of(seconds["unshared"], seconds["shared"])
         found[f"G {G}"] = {"seconds": seconds, "ratio": times, "gradient_difference": difference}
@@ -606,22 +612,19 @@ def constant_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
             generate(model, bed.never_ends, prompts, G, T)
 
     # rows that ended should cost nothing: the same as if they had never been there
-    seconds = in_turns(
-        {
-            f"rollout, {G} samples, half end at once": half_end,
-            f"rollout, {G // 2} samples": lambda: generate(model, bed.never_ends, prompts, G // 2, T),
-            f"rollout, {G} samples": lambda: generate(model, bed.never_ends, prompts, G, T),
-        },
-        2 * s.repeats, bed.device, "finished rows",
-    )  # fmt: skip
+    sides = {
+        f"rollout, {G} samples, half end at once": half_end,
+        f"rollout, {G // 2} samples": lambda: generate(model, bed.never_ends, prompts, G // 2, T),
+        f"rollout, {G} samples": lambda: generate(model, bed.never_ends, prompts, G, T),
+    }
+    seconds = in_turns(sides, 2 * s.repeats, bed.device, "finished rows")
     found["finished rows"] = seconds
     rows += [[k, spread(v)] for k, v in seconds.items()]
     return found, ["### What must not grow", "", *table(["", "s"], rows)]
 
 
 def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """(bytes/s of a copy, read and write counted; FLOP/s of a matrix product), the best of
-    several."""
+    """(bytes/s of a copy, read and write; FLOP/s of a matrix product), the best of several."""
     big = torch.zeros(2**28 if device.startswith("cuda") else 2**26, dtype=torch.uint8, device=device)
     other = torch.empty_like(big)
     copy = min(clock(lambda: (other.copy_(big), None)[1], device) for _ in range(10))
@@ -689,9 +692,10 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
 
 
 def packed_flops(step: OurStep) -> float:
-    """FLOPs of the decoder's attention over packed rows on a CPU, which the counter can't see: 2
-    products of d for each score, and 5 backward. Attention in the vision tower and in decoding is
-    not counted."""
+    """FLOPs of the decoder's packed attention on a CPU, which the counter can't see.
+
+    2 products of d for each score, and 5 backward. Attention in vision tower and decoding is not counted.
+    """
     text = step.policy.config.get_text_config()
     heads, d = (
         text.num_attention_heads,

@@ -1,6 +1,6 @@
 """Does it learn from questions that the base wrote itself? `python -m bench.synthetic`
 
-The built-in base writes questions about built-in training images (data/synthesize.py), in-context
+The built-in base writes questions about built-in training images (programs/synthesize.py), in-context
 and directly, and is then trained on one kind alone, label-free, with the defaults of mmupt.py: no
 original question is among them. Beside it: the same training on original questions, and with gold
 labels. Several seeds, each with images, questions and training of its own. The figures are of the
@@ -16,7 +16,7 @@ bench/results/synthetic.{json,md}.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +25,22 @@ from tqdm import tqdm
 from bench.learning import RESULTS, ROOT, interval, measure, per_question, python
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 from data import HELD_OUT, figures
 
 BASE = ROOT / "data" / "tiny"
-KINDS = {
-    "in-context": 2700,
-    "direct": 4900,
-}  # source rows: direct writes the original question half of the time
+# source rows: direct writes the original question half of the time
+KINDS = {"in-context": 2700, "direct": 4900}
 TRAINED = ("original", *KINDS, "gold")
 MEASURES = ("pass@1", "maj@8", "pass@8", "chain_share", "chain_accuracy", "bare_accuracy")
 
 
 @dataclass
 class Synthetic:
-    seeds: int = field(default=3, metadata={"help": "seeds of images, questions and training"})
-    work: str = field(default=str(ROOT / "runs" / "synthetic"), metadata={"help": "folder of the runs"})
-    scale: float = field(
-        default=1.0, metadata={"help": "share of the questions that are written; less is for a trial"}
-    )
-    extra: str = field(default="", metadata={"help": "more flags for every run, in one string"})
+    seeds: int = flag(3, "seeds of images, questions and training")
+    work: str = flag(str(ROOT / "runs" / "synthetic"), "folder of the runs")
+    scale: float = flag(1.0, "share of the questions that are written; less is for a trial")
+    extra: str = flag("", "more flags for every run, in one string")
 
 
 # --- the questions
@@ -55,8 +52,7 @@ def picture(row: dict) -> figures.Figure:
 
 
 def fits(row: dict) -> bool:
-    """Whether it is one of the questions that may be asked of the picture, as the writers of the
-    warm start knew them."""
+    """Whether the writers of the warm start ask this question of such a picture."""
     drawn = picture(row)
     extra = ["Which bar is taller?"] if drawn.family == "bars" else []
     return row["question"] in [drawn.question, *figures.other_questions(drawn), *extra]
@@ -73,8 +69,9 @@ def write_questions(settings: Synthetic, kind: str, seed: int, held_out: set) ->
     written, clean = work / f"{kind}-{seed}.jsonl", work / f"{kind}-{seed}-clean.jsonl"
     if not clean.exists():
         python(
-            "-m", "data.synthesize", "--model", BASE, "--mode", kind, "--limit", int(settings.scale * KINDS[kind]), "--seed",
-            seed, "--max_new_tokens", 32, "--batch", 128, "--out", written, log=work / f"{kind}-{seed}.log",
+            "-m", "data.synthesize", "--model", BASE, "--mode", kind, "--seed", seed, "--out", written,
+            "--limit", int(settings.scale * KINDS[kind]), "--max_new_tokens", 32, "--batch", 128,
+            log=work / f"{kind}-{seed}.log",
         )  # fmt: skip
         rows = [json.loads(line) for line in written.read_text().splitlines()]
         kept = [row for row in rows if (picture(row).image().tobytes(), row["question"]) not in held_out]
@@ -96,8 +93,9 @@ def train(settings: Synthetic, name: str, seed: int, held_out: set) -> None:
         return
     data = write_questions(settings, name, seed, held_out) if name in KINDS else "tiny"
     python(
-        "mmupt.py", "--model", BASE, "--train_data", data, "--reward", "gold" if name == "gold" else "majority", "--seed",
-        seed, "--out", run, "--resume", "--eval_data", "", "--keep", 1, *settings.extra.split(),
+        "mmupt.py", "--model", BASE, "--train_data", data, "--seed", seed, "--out", run, "--resume",
+        "--reward", "gold" if name == "gold" else "majority", "--eval_data", "", "--keep", 1,
+        *settings.extra.split(),
         log=work / f"{name}-{seed}.log",
     )  # fmt: skip
     (checkpoint,) = (run / "checkpoints").glob("step-*")
@@ -158,8 +156,8 @@ def table(result: dict) -> str:
         lines.append(f"| {kind} | " + " | ".join(cells) + f" | {np.mean([c['valid'] for c in counts]):.3f} |")
     lines += [
         "",
-        f"`python -m bench.synthetic`: {result['seeds']} seeds, {result['questions']} test questions x 8 samples, on "
-        f"{result['machine']}. The interval is a bootstrap over seeds and questions.",
+        f"`python -m bench.synthetic`: {result['seeds']} seeds, {result['questions']} test questions x "
+        f"8 samples, on {result['machine']}. The interval is a bootstrap over seeds and questions.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,9 +1,8 @@
-"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, for a benchmark to compare
-with.
+"""The same work done by TRL: full GRPO steps of its GRPOTrainer, timed, to compare with.
 
     peer = TrlPeer("data/tiny", questions, num_generations=8, max_new_tokens=64)
-    peer.step()                              # seconds of one optimiser step; peer.stages, peer.lengths say more
-    python -m bench.trl_peer                 # 8 questions x 8 generations x 64 tokens of the built-in base
+    peer.step()                 # seconds of one optimiser step; peer.stages, peer.lengths say more
+    python -m bench.trl_peer    # 8 questions x 8 generations x 64 tokens of the built-in base
 
 Needs `pip install "trl>=1.16"`. A step is what `trainer.train()` does for it: fetch P questions,
 generate G completions of each with plain transformers, reward, reference log-probs where beta is
@@ -35,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -43,6 +42,7 @@ from transformers import PrinterCallback, ProcessorMixin, Qwen2_5_VLProcessor, T
 
 from bench.machine import describe_machine
 from common import cli
+from common.cli import flag
 from data import Example, load
 from data.prompts import INSTRUCTION, with_choices
 from mmupt import Config
@@ -87,8 +87,7 @@ class Clock:
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
-    """Qwen2_5_VLProcessor for images alone: transformers reads what a processor consists of from
-    these parameters."""
+    """Qwen2_5_VLProcessor for images alone: transformers reads its parts from these parameters."""
 
     clock: Clock
 
@@ -116,8 +115,7 @@ class Step:
 
 
 class PerStep(TrainerCallback):
-    """From the start of the loop, or the end of the step before, to the end of a step: what train()
-    spends on it."""
+    """What train() spends on a step, from the end of the one before to its own."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
@@ -139,8 +137,7 @@ def even_sum(completion_ids: list[list[int]], **_) -> list[float]:
 
 
 class TrlPeer:
-    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist between
-    calls.
+    """A GRPOTrainer over the same `questions` at every step; model and optimiser persist.
 
     `micro_batch` is in sequences, 0 is all P*G; generation is one batch either way. On "cuda" the
     weights are float32 under bfloat16 autocast, as TRL has it by default and mmupt too; dtype
@@ -178,18 +175,16 @@ class TrlPeer:
             )
 
         ours = load_processor(model_folder)
-        ours.tokenizer.padding_side = (
-            "left"  # TRL pads prompts on the left, and takes the token types from here
-        )
+        # TRL pads prompts on the left, and takes the token types from here
+        ours.tokenizer.padding_side = "left"
         self.clock = Clock(device)
         self.processor = ImageTextProcessor(
             ours.image_processor, ours.tokenizer, ours.tokenizer.chat_template
         )
         self.processor.clock = self.clock
         self.callback = PerStep(self.clock)
-        self.folder = tempfile.TemporaryDirectory(
-            prefix="trl-peer-"
-        )  # TRL makes its output folder, and leaves it empty
+        # TRL makes its output folder, and leaves it empty
+        self.folder = tempfile.TemporaryDirectory(prefix="trl-peer-")
 
         # TRL's own ban is overwritten by ours, so the image token is in both
         ban_eos = {"suppress_tokens": [ours.image_token_id, *ours.eos_ids]} if force_length else None
@@ -203,11 +198,12 @@ class TrlPeer:
             num_generations=num_generations,
             shuffle_dataset=False,
             # the objective and the optimiser of mmupt's defaults
-            loss_type="grpo", scale_rewards="group", beta=beta, use_bias_correction_kl=False, disable_dropout=True,
-            learning_rate=lr, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.01, max_grad_norm=1.0,
+            loss_type="grpo", scale_rewards="group", beta=beta, use_bias_correction_kl=False,
+            disable_dropout=True, learning_rate=lr, lr_scheduler_type="constant", warmup_steps=0,
+            weight_decay=0.01, max_grad_norm=1.0,
             # sampling
-            max_completion_length=max_new_tokens, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs=ban_eos,
-            use_vllm=False,
+            max_completion_length=max_new_tokens, temperature=1.0, top_p=1.0, top_k=0,
+            generation_kwargs=ban_eos, use_vllm=False,
             # speed and precision
             model_init_kwargs={"attn_implementation": "sdpa", "dtype": dtype, "device_map": None},
             gradient_checkpointing=gradient_checkpointing, use_cpu=device == "cpu", bf16=device != "cpu",
@@ -234,16 +230,14 @@ class TrlPeer:
         return self.trainer.model
 
     def run(self, steps: int = 1) -> list[Step]:
-        """So many full steps, through trainer.train(). What train() does before its first step is
-        not in the times."""
+        """So many full steps of trainer.train(), without what it does before the first."""
         self.callback.steps = []
         self.trainer.args.max_steps = steps
         self.trainer.train()
         return self.callback.steps
 
     def step(self) -> float:
-        """One full step -> its seconds. Sets `stages` (seconds) and `lengths` (tokens of each
-        completion)."""
+        """One full step -> its seconds; also sets `stages` (seconds) and `lengths` (of completions)."""
         (self.last,) = self.run(1)
         return self.last.seconds
 
@@ -257,8 +251,7 @@ class TrlPeer:
 
 
 def as_dataset(questions: Sequence[Example]):
-    """P rows, made when they are fetched: images in a stored column would be decoded from PNG at
-    every step."""
+    """P rows, made when fetched: images in a stored column would be decoded at every step."""
     from datasets import Dataset
 
     def rows(batch):
@@ -273,8 +266,7 @@ def as_dataset(questions: Sequence[Example]):
 
 
 def timed_trainer(clock: Clock, record: PerStep):
-    """GRPOTrainer whose own methods tell the clock which stage they are. Nothing of what they do is
-    changed."""
+    """GRPOTrainer whose methods tell the clock which stage they are, and nothing else new."""
     from trl import GRPOTrainer
 
     class Timed(GRPOTrainer):
@@ -311,26 +303,32 @@ def timed_trainer(clock: Clock, record: PerStep):
 
 @dataclass
 class Measure:
-    model: str = field(default=Config.model, metadata={"help": "checkpoint folder"})
-    questions: int = field(default=8, metadata={"help": "built-in questions per step (P)"})
-    group_size: int = field(default=8, metadata={"help": "generations per question (G)"})
-    max_new_tokens: int = field(default=64, metadata={"help": "tokens of every completion"})
-    beta: float = field(default=0.01, metadata={"help": "weight of the KL term; at 0 there is no reference"})
-    micro_batch: int = field(default=0, metadata={"help": "sequences per forward of the update; 0 is all"})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "TRL's own default is True"})
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
-    warmup: int = field(default=2, metadata={"help": "steps that are not counted"})
-    steps: int = field(default=5, metadata={"help": "steps that are"})
+    model: str = flag(Config.model, "checkpoint folder")
+    questions: int = flag(8, "built-in questions per step (P)")
+    group_size: int = flag(8, "generations per question (G)")
+    max_new_tokens: int = flag(64, "tokens of every completion")
+    beta: float = flag(0.01, "weight of the KL term; at 0 there is no reference")
+    micro_batch: int = flag(0, "sequences per forward of the update; 0 is all")
+    gradient_checkpointing: bool = flag(False, "TRL's own default is True")
+    device: str = flag("cpu", "cpu or cuda")
+    warmup: int = flag(2, "steps that are not counted")
+    steps: int = flag(5, "steps that are")
 
 
 def main(argv: list[str]) -> int:
     s = cli.parse(Measure, argv)
     examples = load("tiny", "test")
     peer = TrlPeer(
-        s.model, [examples[i] for i in range(s.questions)], num_generations=s.group_size, force_length=True,
-        max_new_tokens=s.max_new_tokens, beta=s.beta, device=s.device, micro_batch=s.micro_batch,
+        s.model,
+        [examples[i] for i in range(s.questions)],
+        num_generations=s.group_size,
+        force_length=True,
+        max_new_tokens=s.max_new_tokens,
+        beta=s.beta,
+        device=s.device,
+        micro_batch=s.micro_batch,
         gradient_checkpointing=s.gradient_checkpointing,
-    )  # fmt: skip
+    )
     for _ in range(s.warmup):
         peer.step()
     steps = [step for _ in range(s.steps) for step in peer.run(1)]

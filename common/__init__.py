@@ -1,2 +1,1 @@
-"""Plumbing: command lines, errors, files, processes, a run's log. Imports nothing of the other
-folders."""
+"""Plumbing: command lines, errors, files, processes, a run's log. Imports no other folder."""

@@ -1,5 +1,4 @@
-"""Command lines from dataclasses: `--field value`, one-line errors that name the flag, exit status
-2 for a user's mistake.
+"""Command lines from dataclasses: `--field value`, and one-line errors that name the flag.
 
     @dataclass
     class Settings:
@@ -53,7 +52,7 @@ def flag(default, help: str, rule: str = "", *, choices: Iterable[str] = ()) -> 
 
 
 def require(settings, name: str, ok: bool, what: str) -> None:
-    """`what` the flag must be; what stands behind a colon there says why, behind the value that was given."""
+    """`what` the flag must be; what stands behind a colon there says why, behind the value given."""
     if not ok:
         what, colon, why = what.partition(":")
         preset, value = getattr(settings, "preset", ""), getattr(settings, name)
@@ -80,8 +79,7 @@ def check_pixels(settings) -> None:
 
 
 class _Help(ArgumentDefaultsHelpFormatter):
-    """A flag once, though `--a-b` is taken for `--a_b`, and without its value's name in
-    capitals."""
+    """A flag once, though `--a-b` is taken for `--a_b`, and without its value's name."""
 
     def _format_action_invocation(self, action):
         choices = f" {{{','.join(map(str, action.choices))}}}" if action.choices else ""
@@ -93,12 +91,11 @@ class _Parser(HfArgumentParser):
         self.section, self.groups = None, getattr(cls, "GROUPS", {})
         super().__init__(cls, allow_abbrev=False, formatter_class=_Help, **options)
 
-    def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there; here it knows the group
+    def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there
         if name := self.groups.get(field.name):
             self.section = self.add_argument_group(name)
-        plain = copy.copy(
-            field
-        )  # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
+        # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
+        plain = copy.copy(field)
         known = {name: field.metadata[name] for name in ("help", "choices") if field.metadata.get(name)}
         plain.metadata = MappingProxyType(known)
         HfArgumentParser._parse_dataclass_field(self.section or parser, plain)
@@ -108,8 +105,7 @@ class _Parser(HfArgumentParser):
 
 
 def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) -> Settings:
-    """Flags -> an instance of the dataclass `cls`. `--preset`, one of cls.PRESETS, and `defaults` set other
-    defaults; flags given win."""
+    """Flags -> a `cls`. `--preset`, one of cls.PRESETS, and `defaults` set other defaults; flags given win."""
     parser = _Parser(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     presets = getattr(cls, "PRESETS", {})
@@ -145,8 +141,7 @@ def one_process(program: str) -> None:
 
 
 def run(main: Callable[[list[str]], int]) -> None:
-    """Calls main(argv) and exits with its status; what the user can mend becomes one line on stderr
-    and status 2."""
+    """Exits with main(argv)'s status; what the user can mend: one line on stderr, status 2."""
     try:
         status = main(sys.argv[1:])
     except UserError as error:

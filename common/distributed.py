@@ -8,6 +8,7 @@ gradient averaging.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,7 +34,7 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def my_part(self, items: list) -> list:
+    def my_part(self, items: Sequence) -> Sequence:
         """This rank's part of a list that every rank holds."""
         return items[self.rank :: self.size]
 
@@ -44,8 +45,7 @@ class World:
         return tensor
 
     def sum_gradients(self, model) -> None:
-        """A parameter that no question of this rank reached counts as zero, so every rank calls the
-        same collective."""
+        """A parameter that no question here reached counts as zero: all ranks call alike."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         for p in parameters:
             if p.grad is None:

@@ -25,8 +25,7 @@ _held: dict[Path, int] = {}  # open files, by their path
 
 
 def hold(path: str | Path) -> None:
-    """Keeps other processes from writing to the same file or folder, until `release` or this one's
-    end."""
+    """Keeps other processes from writing to the same file or folder, until `release` or the end."""
     path = Path(path).resolve()
     if path in _held:
         return
@@ -66,8 +65,7 @@ def sync(path: Path) -> None:
 
 
 def files_of(path: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a local file, or of a folder's weights or tables: whether they are
-    still the same."""
+    """Names, sizes and times of a file, or of a folder's weights or tables: still the same?"""
     here = Path(path)
     files = [here] if here.is_file() else sorted(here.glob("**/*")) if here.is_dir() else []
     files = [f for f in files if f == here or f.suffix in (".safetensors", ".parquet")]

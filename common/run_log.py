@@ -1,5 +1,4 @@
-"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9 at any
-moment.
+"""What a run writes: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9.
 
 A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the
 rows of steps that the resumed run does again. Everything here is label-free but the rows of
@@ -14,12 +13,13 @@ import resource
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from math import log
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,9 +43,12 @@ class RunLog:
         self.checkpoints = self.path / "checkpoints"
         self.resumed = self.saved = resumed  # the last checkpoint
         self.saved_last = True  # and whether none has failed since
-        self.collapse, self.reports = CollapseWatch(), {}
+        self.collapse = CollapseWatch()
+        self.reports: dict[int, dict] = {}
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step's stages
         used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
-        if used and not self.resume and world.is_main:  # by now another rank may have made the folder
+        # by now another rank may have made the folder
+        if used and not self.resume and world.is_main:
             raise UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
 
     def open(self, done: int, nonfinite_updates: int = 0) -> None:
@@ -59,10 +62,8 @@ class RunLog:
                 cut_log(self.path / name, done)
             print(" ".join(f"{k}={v!r}" for k, v in self.config.items()), flush=True)
             if self.resume:
-                print(
-                    f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew",
-                    flush=True,
-                )
+                found = f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew"
+                print(found, flush=True)
         self.world.wait()
         log = self.path / "metrics.jsonl"
         rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -98,7 +99,7 @@ class RunLog:
             range(done, total), desc="training", unit="step", disable=None if self.world.is_main else True
         )
         for step in self.bar:
-            self.meter, self.seconds, self.began = Meter(), Counter(), time.perf_counter()
+            self.meter, self.seconds, self.began = Meter(), defaultdict(float), time.perf_counter()
             yield step
 
     @contextmanager
@@ -133,7 +134,7 @@ class RunLog:
         responses = len(rollout.lengths)
         self.meter.add(responses, response_length=rollout.lengths.float().mean())
         self.meter.add(responses, truncated=(~rollout.finished).float().mean())
-        row = self.meter.means(self.world)
+        row: dict[str, Any] = {**self.meter.means(self.world)}
         row["top_answer_share"] = top_answer_share([group.vote for group in groups], self.world)
         tokens = int(self.world.sum(rollout.lengths.sum().clone()))
         row["tokens_per_second"] = tokens / (time.perf_counter() - self.began)
@@ -173,9 +174,8 @@ class RunLog:
 
     def append(self, name: str, row: dict) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(
-                json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n"
-            )  # NaN is not JSON
+            # NaN is not JSON
+            file.write(json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n")
 
 
 class Diverged(RuntimeError):
@@ -230,13 +230,12 @@ def cut_log(path: Path, steps: int) -> None:
 
 
 class Meter:
-    """Weighted means of named numbers over a step and over all ranks. A new metric needs no more
-    than its name here."""
+    """Weighted means of named numbers over a step and all ranks. A metric needs only a name."""
 
     def __init__(self):
         self.sums: dict[str, list[float]] = {}
 
-    def add(self, weight: float = 1.0, **values: float) -> None:
+    def add(self, weight: float = 1.0, **values: float | torch.Tensor) -> None:
         for name, value in values.items():
             total = self.sums.setdefault(name, [0.0, 0.0])
             total[0] += float(value) * weight
@@ -254,8 +253,7 @@ class Meter:
 
 
 class StopSignal:
-    """SIGINT and SIGTERM ask for a stop at the end of the step; a second one ends the process at
-    once."""
+    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once."""
 
     def __init__(self):
         self.asked = False
@@ -265,7 +263,8 @@ class StopSignal:
         if self.asked:
             os._exit(128 + number)
         self.asked = True
-        os.write(2, b"stopping after this step (again to stop at once)\n")  # print is not safe in a handler
+        # print is not safe in a handler
+        os.write(2, b"stopping after this step (again to stop at once)\n")
 
     def anywhere(self, world: World) -> bool:
         """On every rank alike, whichever rank was asked."""
@@ -293,8 +292,7 @@ def entropy_of(counts: Counter) -> float:
 
 
 def top_answer_share(votes: Sequence, world: World) -> float:
-    """Share of the commonest pseudo-label among different questions: a collapsed policy answers
-    everything alike."""
+    """Share of the commonest pseudo-label: a collapsed policy answers different questions alike."""
     hashes = [hash_of(v.winner) if v.winner is not None else -1 for v in votes]
     everywhere = world.gather(torch.tensor(hashes, device=world.device)).tolist()
     counts = Counter(h for h in everywhere if h >= 0)
@@ -304,6 +302,15 @@ def top_answer_share(votes: Sequence, world: World) -> float:
 def hash_of(text: str) -> int:
     """The same on every process, unlike hash(); never negative."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+COLLAPSES = (  # a metric, when its median has gone from a to b as in a collapse, and what that says
+    ("top_answer_share", lambda a, b: b > max(0.35, 2.5 * a), "different questions get the same answer"),
+    ("kl", lambda a, b: b > 0.25, "the policy is far from its base, in nats per token"),
+    ("response_length", lambda a, b: b > 3 * a, "responses grow"),
+    ("response_length", lambda a, b: b < a / 3, "responses shrink"),
+    ("parsed", lambda a, b: b < 0.7 * a, "fewer responses hold an answer"),
+)
 
 
 class CollapseWatch:
@@ -325,21 +332,9 @@ class CollapseWatch:
         self.rows.append(row)
         if len(self.rows) < 2 * self.window:
             return None
-        for name, collapsed, says in (
-            (
-                "top_answer_share",
-                lambda a, b: b > max(0.35, 2.5 * a),
-                "different questions get the same answer",
-            ),
-            ("kl", lambda a, b: b > 0.25, "the policy is far from its base, in nats per token"),
-            ("response_length", lambda a, b: b > 3 * a, "responses grow"),
-            ("response_length", lambda a, b: b < a / 3, "responses shrink"),
-            ("parsed", lambda a, b: b < 0.7 * a, "fewer responses hold an answer"),
-        ):
-            start, now = (
-                self.median(name, self.rows[: self.window]),
-                self.median(name, self.rows[-self.window :]),
-            )
+        for name, collapsed, says in COLLAPSES:
+            start = self.median(name, self.rows[: self.window])
+            now = self.median(name, self.rows[-self.window :])
             if collapsed(start, now):
                 return f"{says}: {name} {start:.2f} -> {now:.2f}"
         return None

@@ -1,5 +1,4 @@
-"""`from data.answers import canonical`: the names of answers/ where readers of data look for
-them."""
+"""`from data.answers import canonical`: the names of answers/, for readers of data."""
 
 from answers import canonical, equivalent, extract_answer, option_key
 

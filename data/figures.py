@@ -1,5 +1,4 @@
-"""Drawn questions: five families of small pictures, each with a question, a gold answer and a way
-to work it out.
+"""Drawn questions: five families of small pictures with a question, a gold answer and its working.
 
     bars      two bars on a grid           "What do the two bars add up to?"        an integer
     area      a rectangle of squares       "What is the area of the rectangle?"     an integer
@@ -26,13 +25,13 @@ from PIL import Image, ImageDraw
 SIZE = 56
 COLOURS = {"red": (214, 48, 49), "green": (39, 174, 96), "blue": (41, 98, 214), "orange": (243, 156, 18)}
 PAPER, GRID, INK = (255, 255, 255), (222, 222, 222), (45, 45, 45)
-SPLITS = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}  # parameter-hash buckets of eight
+# parameter-hash buckets of eight
+SPLITS = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawn question. `readings` are the numbers a person reads off the picture to answer
-    it."""
+    """One drawn question. `readings`: the numbers a person reads off the picture to answer it."""
 
     family: str
     params: tuple  # everything the picture and the question are made from
@@ -254,7 +253,8 @@ def figure(split: str, index: int) -> Figure:
 
 def held_out(split: str, count: int) -> list[Figure]:
     """The first `count` distinct questions of a held-out split."""
-    seen, index = {}, 0
+    seen: dict[tuple, Figure] = {}
+    index = 0
     while len(seen) < count:
         drawn = figure(split, index)
         seen.setdefault((drawn.family, drawn.params), drawn)
@@ -294,8 +294,7 @@ def other_questions(drawn: Figure) -> list[str]:
 
 
 def notation(answer: str, rng: random.Random) -> str:
-    """An answer as different writers would put it: 3/8 is also \\frac{3}{8}, and 1/2 is also
-    0.5."""
+    """An answer as different writers put it: 3/8 is also \frac{3}{8}, and 1/2 is also 0.5."""
     if "/" not in answer:
         return answer
     top, bottom = answer.split("/")

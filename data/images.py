@@ -40,8 +40,7 @@ def open_image(file) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A camera that is held on its side notes it, and leaves the turning to whoever shows the
-    picture."""
+    """A camera that is held on its side notes it, and leaves the turning to the viewer."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # noqa: BLE001  a damaged note says nothing
@@ -50,8 +49,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB. A plain convert() would turn transparent pixels into whatever colour lies
-    under them."""
+    """Any mode -> RGB. A plain convert() would show the colour under transparent pixels."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):  # Pillow would cut off all above 255

@@ -16,13 +16,14 @@ WRITE_IN_CONTEXT = "A question about this image: {question}\nWrite a different q
 WRITE_DIRECT_FULL = "Write one new question about this image.{rules}"
 WRITE_IN_CONTEXT_FULL = (
     "Somebody asked this about the image:\n\n{question}\n\n"
-    "Write one new question about the same image that asks for something else: not a rewording, and not the same "
-    "question with other numbers.{rules}"
+    "Write one new question about the same image that asks for something else: not a rewording, and not "
+    "the same question with other numbers.{rules}"
 )
 RULES = (
-    " It must stand on its own, be answerable from the image and the question alone, and need a few steps of reasoning. "
-    "It must have exactly one right answer, short enough to check at a glance: a number, an expression, a word, or the "
-    "letter of a choice. Where you offer choices, put each on a line of its own: A. ..., B. ..., and so on. "
+    " It must stand on its own, be answerable from the image and the question alone, and need a few steps "
+    "of reasoning. It must have exactly one right answer, short enough to check at a glance: a number, an "
+    "expression, a word, or the letter of a choice. Where you offer choices, put each on a line of its own: "
+    "A. ..., B. ..., and so on. "
     "Reply with the question alone: no answer, no hint, no explanation."
 )
 ITS_ANSWER = "{question}\nIts answer: {answer}"

@@ -1,5 +1,4 @@
-"""The training questions: endless, shuffled, without their answers. Unusable rows are skipped,
-counted and named once.
+"""Training questions: endless, shuffled, without answers. Unusable rows are skipped and counted.
 
 Threads read and encode the rows of the next step while the model works on this one, unless the
 model has every core. Several processes share the reading: of the rows that a step tries each reads
@@ -9,7 +8,8 @@ every size-th, and all hear what became of it.
 import os
 import sys
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -21,23 +21,34 @@ from common.files import files_of
 from data import load, order
 from data.prompts import INSTRUCTION
 
+if TYPE_CHECKING:  # model/ itself reads data's
+    from model.batch import Encoded
+    from model.processor import Processor
+
 THREADS = min(8, cores())
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
 ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Questions:
-    """`next(n)` gives this process's part of n different encoded questions. `state()` is all that a
-    resumed stream needs.
+    """`next(n)`: this process's part of n encoded questions. `state()`: all that a resume needs.
 
     `labels` fills `gold` {question id: canonical answer}, for the control `--reward gold` alone;
     otherwise answers are stripped by the reader and `gold` stays empty.
     """
 
     def __init__(
-        self, source: str | list[str], processor, seed: int, max_prompt_tokens: int, instruction: str = INSTRUCTION,
-        labels: bool = False, ahead: bool | None = None, world: World = ALONE, state: dict | None = None,
-    ):  # fmt: skip
+        self,
+        source: str | list[str],
+        processor: "Processor",
+        seed: int,
+        max_prompt_tokens: int,
+        instruction: str = INSTRUCTION,
+        labels: bool = False,
+        ahead: bool | None = None,
+        world: World = ALONE,
+        state: dict | None = None,
+    ):
         """`ahead`: whether threads read the next step's questions; None: where the model leaves
         them a core. `state`: of the stream to be continued."""
         sources = [source] if isinstance(source, str) else source
@@ -47,8 +58,8 @@ class Questions:
         if files != self.files:
             changed = next(f[0] for f in self.files + files if f not in files or f not in self.files)
             raise DataError(
-                f"--train_data {self.source}: {changed} is not what it was when this run began, so that its order is lost; "
-                "put it back, or begin another --out"
+                f"--train_data {self.source}: {changed} is not what it was when this run began, so that its "
+                "order is lost; put it back, or begin another --out"
             )
         self.processor, self.seed, self.instruction, self.labels = processor, seed, instruction, labels
         self.max_prompt_tokens = max_prompt_tokens
@@ -61,11 +72,10 @@ class Questions:
         if ahead is None:
             ahead = world.device.type != "cpu" or torch.get_num_threads() < cores()
         self.threads = ThreadPoolExecutor(THREADS, "questions") if ahead else None
-        if (
-            ahead
-        ):  # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
+        # threads have one text at a time, and nothing to share out among threads of the tokenizer's own
+        if ahead:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self.ahead = deque()  # (position, index, future or None)
+        self.ahead: deque[tuple[int, int, Future | None]] = deque()  # (position, index, reading)
         self.gold: dict[str, str] = {}
         self.named: set[str] = set()
 
@@ -78,12 +88,15 @@ class Questions:
         }
 
     def next(self, count: int) -> list:
-        taken, tried, encoded = {}, set(), {}  # {id: row}, rows, {row: what was read here}
+        taken: dict[str, int] = {}  # rows, by their ids
+        tried: set[int] = set()
+        encoded: dict[int, Encoded] = {}  # what was read here, by its row
         self.first = self.position
         while len(taken) < count:
             if len(tried) - len(taken) >= self.most_tries or len(tried) == self.size:
                 raise DataError(
-                    f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, but --questions is {count}"
+                    f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, "
+                    f"but --questions is {count}"
                 )
             rows = self.untried(count - len(taken), count, tried)
             for (index, _), (_, key, tokens, gold, problem) in zip(
@@ -103,9 +116,8 @@ class Questions:
                     if self.labels:
                         self.gold[key] = gold
         mine = self.world.my_part(list(taken.values()))
-        moved = {
-            index: self.start(index) for index in mine if index not in encoded
-        }  # by a bad row before them
+        # by a bad row before them
+        moved = {index: self.start(index) for index in mine if index not in encoded}
         for index, reading in moved.items():
             encoded[index], _, problem = self.result(index, reading)
             if problem:
@@ -120,11 +132,11 @@ class Questions:
         return [encoded[index] for index in mine]
 
     def untried(self, most: int, count: int, tried: set[int]) -> list[tuple]:
-        """The next (row, future or None) that this step has not tried, up to `most`, or all that
-        the source has left."""
-        rows = []
+        """The next (row, future or None) not tried in this step, up to `most` or all left."""
+        rows: list[tuple] = []
         while len(rows) < most and len(tried) != self.size:
-            self.read_ahead(count if self.threads else 1, tried)  # the threads go on with the next step's
+            # the threads go on with the next step's
+            self.read_ahead(count if self.threads else 1, tried)
             position, index, reading = self.ahead.popleft()
             self.position = position + 1
             if index not in tried:  # else the next epoch has begun: one question once a step
@@ -133,8 +145,7 @@ class Questions:
         return rows
 
     def read_together(self, rows: list[tuple], encoded: dict) -> list[list]:
-        """[place, id, tokens, gold, what is wrong] of each row; the questions that this process has
-        read go to `encoded`."""
+        """[place, id, tokens, gold, what is wrong] of each row; questions go to `encoded`."""
         here = [
             (n, index, reading or self.start(index))
             for n, (index, reading) in enumerate(rows)
@@ -169,18 +180,13 @@ class Questions:
         reading = {index: future for _, index, future in self.ahead}
         while len(self.ahead) < count:
             position, index = next(self.order)
-            if (
-                self.threads
-                and index not in reading
-                and index not in tried
-                and self.is_mine(position - self.first)
-            ):
+            wanted = index not in reading and index not in tried and self.is_mine(position - self.first)
+            if self.threads and wanted:
                 reading[index] = self.threads.submit(self.read, index)
             self.ahead.append((position, index, reading.get(index)))
 
     def read(self, index: int) -> tuple:
-        """(encoded question, its gold key, None) or, where the row can't be used, (None, None, what
-        is wrong)."""
+        """(question, its gold key, None); of an unusable row (None, None, what is wrong)."""
         try:
             example = self.examples[index]
             gold = option_key(example.answer, example.choices) if self.labels else None

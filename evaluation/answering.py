@@ -1,5 +1,4 @@
-"""A model answers labelled questions, batch by batch, and each answer is graded: what eval.py and
-the training loop share.
+"""A model answers labelled questions and each answer is graded, for eval.py and the training loop.
 
     held_out, skipped = labelled(load("tiny:test", labels=True), processor, max_prompt_tokens=1024)
     records = evaluate(model, processor, held_out, Decoding(num_samples=8, max_new_tokens=48))
@@ -20,6 +19,7 @@ from data import Example
 from data.prompts import INSTRUCTION
 from evaluation.benchmarks import Benchmark, recognise, share_right
 from evaluation.metrics import record
+from model.batch import Model
 from model_utils import Encoded, Processor, generate
 
 BATCH_BYTES = 2**31  # of encoded images that are answered together
@@ -77,8 +77,7 @@ def usable(
 
 
 class HeldOut(Sequence):
-    """Questions that are read again when asked for, but for those whose encodings the processor
-    keeps."""
+    """Questions that are read again when asked for, but for those the processor keeps."""
 
     def __init__(self, source, rows: Sequence[int], kept: dict[int, Example]):
         self.source, self.rows, self.kept = source, rows, kept
@@ -96,8 +95,7 @@ class HeldOut(Sequence):
 def labelled(
     examples, processor: Processor, max_prompt_tokens: int, instruction: str = INSTRUCTION, limit: int = 0
 ) -> tuple[HeldOut, list[str]]:
-    """The usable labelled questions and what was wrong with the others. Holds what is small, for
-    repeated evaluations."""
+    """The usable labelled questions, and what was wrong with the others."""
     rows: list[int] = []
     kept: dict[int, Example] = {}
     skipped: dict[int, str] = {}
@@ -119,7 +117,7 @@ def labelled(
 
 
 def answered(
-    model,
+    model: Model,
     processor: Processor,
     questions: Iterable[Question],
     decoding: Decoding,
@@ -154,7 +152,7 @@ def answered(
 
 
 def evaluate(
-    model,
+    model: Model,
     processor: Processor,
     examples: Sequence[Example],
     decoding: Decoding,
@@ -162,8 +160,7 @@ def evaluate(
     batch: int = 512,
     texts: list | None = None,
 ) -> list[dict]:
-    """One record per labelled question. `texts`, where given, collects the responses, num_samples
-    per question."""
+    """One record per labelled question. `texts`, where given, collects the responses."""
     questions = (
         (row, example, processor.encode(example, instruction)) for row, example in enumerate(examples)
     )
@@ -171,7 +168,9 @@ def evaluate(
     return [one for _, records in parts for one in records]
 
 
-def answers(model, processor: Processor, encoded: Sequence[Encoded], decoding: Decoding) -> list[list[str]]:
+def answers(
+    model: Model, processor: Processor, encoded: Sequence[Encoded], decoding: Decoding
+) -> list[list[str]]:
     """The responses to each question."""
     n, most, temperature, top_p, seed = decoding
     prompts = processor.collate(encoded, next(model.parameters()).device)
@@ -186,8 +185,7 @@ def without_images(example: Example) -> Example:
 
 
 def batches(items: Iterable[tuple], most: int = 128) -> Iterator[list[tuple]]:
-    """Lists of (..., encoding) of at most `most` items and little more than BATCH_BYTES of
-    encodings."""
+    """Lists of (..., encoding): at most `most` items, little more than BATCH_BYTES of encodings."""
     part, held = [], 0
     for item in items:
         part.append(item)

@@ -6,8 +6,9 @@ A benchmark says three things: the key of an answer (what votes group by and wha
 the gold key), the categories of a question, and its own scores over graded records. Everything else
 is `plain`.
 
-    mathvista   multi_choice by option; integer compares int(float(x)); float rounds to `precision`; list item by item
-    mathverse   mean of the five versions with an image; Text Only stands in its own row and outside the mean
+    mathvista   multi_choice by option; integer compares int(float(x)); float rounds to `precision`;
+                list item by item
+    mathverse   mean of the five versions with an image; Text Only stands in a row of its own
     mathvision  letter or value of the option; by level and subject
     wemath      plain accuracy of the rows, and the four-way score of each composite with its sub-questions
     chartqa     relaxed accuracy: numbers within 5 % of the gold one, other answers equal but for case
@@ -25,6 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 from answers import canonical, equivalent, option_key
 from data import Example
@@ -38,28 +40,23 @@ Cell = tuple[str, str, float]
 class Benchmark:
     name: str
     columns: frozenset[str] = frozenset()  # a data set that has all of these is this benchmark
-    by: dict[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # categorisation -> where in the row; the first leads
-    prepare: Callable[[Example], Example] = lambda example: (
-        example
-    )  # for grading: finds choices that stand in the question
+    # categorisation -> where in the row; the first leads
+    by: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # for grading: finds choices that stand in the question
+    prepare: Callable[[Example], Example] = lambda example: example
     key: Callable[[Example, str | None], str | None] = lambda example, answer: option_key(
         answer, example.choices
     )
     right: Callable[[str, str], bool] = operator.eq  # (an answer's key, the gold key)
-    own_rule: Callable[[Example], bool] = lambda example: (
-        False
-    )  # the rule above is the benchmark's: no grader replaces it
-    unit: Callable[[dict], tuple[str, str] | None] = lambda meta: (
-        None
-    )  # (what hangs together, which part of it), by row
+    # the rule above is the benchmark's: no grader replaces it
+    own_rule: Callable[[Example], bool] = lambda example: False
+    # (what hangs together, which part of it), by row
+    unit: Callable[[dict], tuple[str, str] | None] = lambda meta: None
     measures: Callable[[Sequence[dict]], dict[str, list[Cell]]] = lambda records: {}
     details: Callable[[Sequence[dict]], dict] = lambda records: {}  # counts beside the measures
 
     def categories(self, meta: dict) -> dict[str, list[str]]:
-        """{categorisation: the question's values}, a list since a question may need several
-        skills."""
+        """{categorisation: the question's values}: a question may need several skills."""
         found = {name: at(meta, path) for name, path in self.by.items()}
         return {
             name: [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -70,9 +67,10 @@ class Benchmark:
 
 def at(meta: dict, path: Sequence[str]):
     """meta[a][b].., None where there is no such place."""
+    found: Any = meta
     for name in path:
-        meta = meta.get(name) if isinstance(meta, dict) else None
-    return meta
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def number(key: str | None) -> Fraction | None:
@@ -96,13 +94,12 @@ def share_right(record: dict) -> float:
 def is_right(
     benchmark: Benchmark,
     example: Example,
-    answer: str,
+    answer: str | None,
     key: str | None,
-    gold: str,
+    gold: str | None,
     grader: Callable | None = None,
 ) -> bool | None:
-    """Whether an answer is right; None where the grader ran out of time. `key` and `gold` are
-    benchmark.key of both.
+    """Whether an answer is right by its key and the gold one; None: the grader ran out of time.
 
     The grader (gold text, answer text), by default `equivalent`, judges free-form answers: a letter
     is a letter, and a benchmark's own rule (rounding, tolerance) stands, beside which `3 people` is
@@ -111,11 +108,12 @@ def is_right(
     if key is None:
         return False
     if benchmark.own_rule(example):
-        return benchmark.right(key, gold) or equivalent(example.answer, answer)
-    options = {chr(65 + i): choice for i, choice in enumerate(example.choices)}
-    return (
-        key == gold if key in options else (grader or equivalent)(options.get(gold, example.answer), answer)
-    )
+        by_rule = gold is not None and benchmark.right(key, gold)
+        return by_rule or equivalent(example.answer, answer)
+    options: dict[str | None, str] = {chr(65 + i): choice for i, choice in enumerate(example.choices)}
+    if key in options:
+        return key == gold
+    return (grader or equivalent)(options.get(gold, example.answer), answer)
 
 
 # --- MathVista ------------------------------------------------------------------------------------
@@ -125,8 +123,7 @@ MOST = 10**300  # what a float can hold, about
 
 
 def mathvista_key(example: Example, answer: str | None) -> str | None:
-    """The answer brought to the question's type: an option's letter, a truncated integer, a rounded
-    float, a list."""
+    """The answer in the question's type: a letter, a truncated integer, a rounded float, a list."""
     if example.choices or example.meta.get("question_type") == "multi_choice":
         return option_key(answer, example.choices)
     key, kind = canonical(answer), example.meta.get("answer_type")
@@ -173,16 +170,14 @@ def mathverse_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 
 
 def wemath_unit(meta: dict) -> tuple[str, str] | None:
-    """`ID` counts the 2-step and the 3-step composites apart: 2steps_multi with ID 7 belongs to
-    2steps_1 with ID 7."""
+    """`ID` counts 2-step and 3-step composites apart: 2steps_multi 7 belongs to 2steps_1 7."""
     match = re.fullmatch(r"([23])steps_(1|2|3|multi)", str(meta.get("key")))
     return (f"{match[1]}steps {meta.get('ID')}", match[2]) if match else None
 
 
 def composites(records: Sequence[dict]) -> tuple[dict[str, dict[str, dict]], int]:
-    """({unit: {"1": record, "2": .., "multi": ..}}, how many units lack a member and are left
-    out)."""
-    units = defaultdict(dict)
+    """({unit: {"1": record, "2": .., "multi": ..}}, how many lack a member and are left out)."""
+    units: defaultdict[str, dict[str, dict]] = defaultdict(dict)
     for r in records:
         if "unit" in r:
             units[r["unit"]][r["part"]] = r
@@ -222,10 +217,9 @@ def wemath_measures(records: Sequence[dict]) -> dict[str, list[Cell]]:
 
 
 def wemath_details(records: Sequence[dict]) -> dict:
-    """Counts (means over samples), and RM's share of the composites whose multi-step question is
-    right."""
+    """Counts (means over samples), and RM's share of composites whose last step is right."""
     whole, incomplete = composites(records)
-    out = {"composites": len(whole), "incomplete": incomplete}
+    out: dict[str, Any] = {"composites": len(whole), "incomplete": incomplete}
     for name, loose in (("strict", False), ("loose", True)):
         kinds = [four_ways(parts, loose) for parts in whole.values()]
         counts = {kind: sum(k[kind] for k in kinds) for kind in ("IK", "IG", "CM", "RM")}
@@ -238,8 +232,7 @@ def wemath_details(records: Sequence[dict]) -> dict:
 
 
 def relaxed(key: str, gold: str) -> bool:
-    """Numbers within 5 % of the gold one (both 0, where it is 0); anything else equal but for
-    case."""
+    """Numbers within 5 % of the gold one (0 only with 0); all else equal but for case."""
     x, y = number(key), number(gold)
     if x is None or y is None:
         return key.casefold() == gold.casefold()

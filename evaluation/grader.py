@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from common.errors import GraderError
 
@@ -34,12 +35,13 @@ class MathVerify:
             raise GraderError(
                 "--grader math-verify needs a package: pip install 'math-verify[antlr4_13_2]'"
             ) from None
-        self.seconds, self.worker = seconds, None
-        self.equal = lru_cache(maxsize=65536)(self.equal)  # samples repeat each other
+        self.seconds = seconds
+        self.worker: Any = None  # a Popen with both pipes, while there is one
+        # samples repeat each other
+        self.equal = lru_cache(maxsize=65536)(self.equal)  # type: ignore[method-assign]
 
     def equal(self, gold: str, answer: str) -> bool | None:
-        """Whether the two mean the same; None where that took too long. An answer it can't read is
-        no match."""
+        """Whether the two mean the same; None where that took too long. Unreadable is no match."""
         if self.worker is None:
             self.start()
         try:
@@ -66,8 +68,7 @@ class MathVerify:
             raise GraderError("--grader math-verify does not start: python -c 'import math_verify' says why")
 
     def read(self, seconds: float) -> bytes:
-        """The worker's next line; nothing where none came in time. It writes one short line at a
-        time, never half."""
+        """The worker's next line, short and never half written; nothing where none came in time."""
         return self.worker.stdout.readline() if self.lines.select(seconds) else b""
 
     def close(self) -> None:

@@ -1,5 +1,4 @@
-"""The process in which math-verify compares: JSON lines [gold, answer] come in, `true` or `false`
-goes out.
+"""The process of math-verify: [gold, answer] as JSON comes in, true or false goes out.
 
 Started by evaluation/grader.py, which kills it where it takes too long. It imports nothing of ours.
 """

@@ -1,7 +1,7 @@
-"""From responses to figures: a record per question, reports over records, the difference of two
-reports, as tables.
+"""From responses to figures: records, reports over them, the difference of two reports, tables.
 
-    pass@k = 1 - C(n-c, k) / C(n, k)       n samples, c right: unbiased (Chen et al. 2021, arXiv 2107.03374); pass@1 = c/n
+    pass@k = 1 - C(n-c, k) / C(n, k)       n samples, c right: unbiased (Chen et al. 2021,
+             arXiv 2107.03374); pass@1 = c/n
     maj@n  = 1 if the commonest parsed answer is right; a tie for first counts the right one's share of it.
              Votes group by canonical key, whoever grades.
 
@@ -13,6 +13,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,18 +31,18 @@ from evaluation.benchmarks import (
     share_right,
 )
 
+Measure = tuple[str, str]  # (group, name), see all_cells
+
 # --- A question, a report -------------------------------------------------------------------------
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of the n samples, drawn without replacement, hold at least one of the c
-    right ones."""
+    """Probability that k of the n samples, without replacement, hold one of the c right ones."""
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def majority_at_n(keys: Sequence[str | None], right: Sequence[bool]) -> float:
-    """How right the commonest key is: 1 or 0, and a mean where keys tie for first. None never
-    votes.
+    """How right the commonest key is: 1 or 0, a mean where keys tie. None never votes.
 
     Votes group by key, whatever grades: two spellings that a grader holds equal but our canonical
     form does not are two candidates, and one key whose spellings it judges differently counts by
@@ -103,7 +104,8 @@ def summary(records: Sequence[dict], k: int) -> dict:
 
 def report(records: Sequence[dict], k: int, benchmark: Benchmark = PLAIN) -> dict:
     """Means over all questions and by category, and the benchmark's own scores."""
-    by_category, by = defaultdict(list), defaultdict(lambda: defaultdict(list))
+    by_category: defaultdict[str, list[dict]] = defaultdict(list)
+    by: defaultdict[str, defaultdict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
         by_category[r["category"]].append(r)
         for name, values in r.get("by", {}).items():
@@ -131,10 +133,10 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
     MathVerse, else questions. One draw serves every measure.
     """
     for what in ("benchmark", "grader"):
-        left, right = (x.get(what, {"benchmark": "plain", "grader": "ours"}[what]) for x in (a, b))
-        if left != right:
+        of_a, of_b = (x.get(what, {"benchmark": "plain", "grader": "ours"}[what]) for x in (a, b))
+        if of_a != of_b:
             raise cli.UsageError(
-                f"--compare: A has {what} {left}, B {right}; measure both with the same --{what}"
+                f"--compare: A has {what} {of_a}, B {of_b}; measure both with the same --{what}"
             )
     left, right = ({r["id"]: r for r in x["records"]} for x in (a, b))
     ids = sorted(left.keys() & right.keys())
@@ -142,7 +144,8 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
         raise cli.UsageError("--compare: the two files share no question")
     if alone := len(left) + len(right) - 2 * len(ids):
         raise cli.UsageError(
-            f"--compare: {alone} questions are in one file only; measure both with the same --data, --split and --limit"
+            f"--compare: {alone} questions are in one file only; measure both with the same --data, "
+            "--split and --limit"
         )
     for i in ids:
         if ("asked" in left[i]) != ("asked" in right[i]):
@@ -158,7 +161,7 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
         raise cli.UsageError(
             f"--compare: {sorted(samples)} samples a question; measure both with the same --num_samples"
         )
-    benchmark = BENCHMARKS.get(a.get("benchmark"), PLAIN)
+    benchmark = BENCHMARKS.get(a.get("benchmark", ""), PLAIN)
     before, after = (all_cells([x[i] for i in ids], benchmark) for x in (left, right))
     differences = {
         name: [
@@ -167,11 +170,11 @@ def compare(a: dict, b: dict, resamples: int = 10_000) -> dict:
         ]
         for name in before
     }
-    found = {"questions": len(ids), "settings": differing(a, b), "scores": {}, "by": defaultdict(dict)}
+    found: dict[str, Any] = {"questions": len(ids), "settings": differing(a, b)}
+    found |= {"scores": {}, "by": defaultdict(dict)}
     for (group, name), interval in intervals(differences, resamples).items():
-        (found["by"][group] if group not in ("", "scores") else found["scores"] if group else found)[name] = (
-            interval
-        )
+        place = {"": found, "scores": found["scores"]}.get(group)
+        (found["by"][group] if place is None else place)[name] = interval
     return found
 
 
@@ -182,7 +185,7 @@ def differing(a: dict, b: dict) -> dict[str, list]:
     return {name: [left[name], right[name]] for name in names if left[name] != right[name]}
 
 
-def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, str], list[Cell]]:
+def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[Measure, list[Cell]]:
     """{(group, name): cells} of every measure: group "" for pass@1 and maj, "scores", or a
     categorisation (its pass@1)."""
     cells = defaultdict(list)
@@ -196,14 +199,13 @@ def all_cells(records: Sequence[dict], benchmark: Benchmark) -> dict[tuple[str, 
     return dict(cells) | {("scores", name): c for name, c in benchmark.measures(records).items() if c}
 
 
-def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object, dict]:
-    """{measure: its mean with a 95 % interval over draws of units}, all measures on the same
-    draws."""
+def intervals(measures: dict[Measure, list[Cell]], resamples: int) -> dict[Measure, dict]:
+    """{measure: mean with 95 % interval over draws of units}, all measures on the same draws."""
     units = {
         unit: i
         for i, unit in enumerate(sorted({unit for cells in measures.values() for unit, _, _ in cells}))
     }
-    columns = {}  # (measure, stratum) -> column
+    columns: dict[tuple[Measure, str], int] = {}
     for name, cells in measures.items():
         for _, stratum, _ in cells:
             columns.setdefault((name, stratum), len(columns))
@@ -213,14 +215,14 @@ def intervals(measures: dict[object, list[Cell]], resamples: int) -> dict[object
             totals[units[unit], columns[name, stratum]] += value
             counts[units[unit], columns[name, stratum]] += 1
     rng, U = np.random.default_rng(0), len(units)
-    drawn = []  # means of each column, a draw a row
+    draws = []  # means of each column, a draw a row
     for start in range(0, resamples, 256):
         rows = min(256, resamples - start)
         picks = rng.integers(0, U, (rows, U)) + U * np.arange(rows)[:, None]
         times = np.bincount(picks.ravel(), minlength=rows * U).reshape(rows, U).astype(float)
         with np.errstate(invalid="ignore"):  # a small category may be in no unit of a draw
-            drawn.append((times @ totals) / (times @ counts))
-    drawn = np.concatenate(drawn)
+            draws.append((times @ totals) / (times @ counts))
+    drawn = np.concatenate(draws)
     out = {}
     for name, cells in measures.items():
         mine = [column for (measure, _), column in columns.items() if measure == name]
@@ -250,9 +252,8 @@ def table(columns: dict[str, dict], k: int, by: str = "") -> str:
     for category in [*groups[0], None]:
         parts = list(columns.values()) if category is None else [g.get(category, {}) for g in groups]
         cells = "".join(f"{p.get(m, math.nan):>9.3f}" for p in parts for m in measures)
-        lines.append(
-            f"{'all' if category is None else category or '-':{wide}}{cells}{parts[0].get('questions', 0):>11}"
-        )
+        shown = "all" if category is None else category or "-"
+        lines.append(f"{shown:{wide}}{cells}{parts[0].get('questions', 0):>11}")
     return "\n".join(lines)
 
 
@@ -272,7 +273,8 @@ def comparison_lines(result: dict) -> str:
     ]
     wide = max(len(group + name) for group, name, _ in rows)
     lines = [
-        f"{group + name:{wide}} {d['difference']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]  over {d['questions']}"
+        f"{group + name:{wide}} {d['difference']:+.4f}  [{d['low']:+.4f}, {d['high']:+.4f}]"
+        f"  over {d['questions']}"
         + ("" if group else " questions" if name in ("pass@1", "maj") else " values")
         for group, name, d in rows
     ]

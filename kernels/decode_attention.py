@@ -1,5 +1,4 @@
-"""Attention of one decode step where G samples share a prompt: its keys are read once, not once per
-sample.
+"""Attention of one decode step where G samples share a prompt: its keys are read once.
 
     out = softmax(scale * q [k_prompt | k_own]^T) [v_prompt | v_own]
 
@@ -34,7 +33,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
 # multiplied without tensor cores, whose operands stand in registers too: of more than these they
 # would spill.
 BLOCKS = {2: (64, 128), 4: (32, 32)}
-KEYS_PER_SPLIT = 128  # at least: each split costs a [rows, d] float32 matrix, written and read again
+# at least: each split costs a [rows, d] float32 matrix, written and read again
+KEYS_PER_SPLIT = 128
 MOST_SPLITS = 16
 # Programs wanted on each multiprocessor. Those of own keys hold 16 rows, few registers and little
 # shared memory.
@@ -43,19 +43,20 @@ PROGRAMS_OWN = 4
 
 
 def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale):
-    """Attention of every row's newest token to its question's prompt and to what the row has
-    generated itself.
+    """Attention of each row's newest token to its question's prompt and to its own tokens.
 
-    query           [P*G, H*R, d], row p*G + g, head h*R + r: reads key/value head h. Any strides with a dense last
-                    axis, here and below.
+    query           [P*G, H*R, d], row p*G + g, head h*R + r: reads key/value head h. Any strides
+                    with a dense last axis, here and below.
     prompt_key,
-    prompt_value    [P, H, L, d], of one dtype with query: float32, bfloat16 or float16 (float64: plain torch).
+    prompt_value    [P, H, L, d], of one dtype with query: float32, bfloat16 or float16 (float64: plain
+                    torch).
     own_key,
     own_value       [P, H, G, T, d]
     prompt_lengths  [P], integer: the first prompt_lengths[p] of the L slots count.
-    own_length      one integer on the device: the first own_length of the T slots count, in every row. Nothing here
-                    depends on its value but what is read, so that a captured CUDA graph can be
-                    replayed as it grows.
+    own_length      one integer on the device: the first own_length of the T slots count, in every
+                    row. Nothing here depends on its value but what is read, so that a captured CUDA
+                    graph can be replayed as it grows.
+
     Slots that don't count may hold anything, NaN too. Returns [P*G, H*R, d] in query's dtype,
     contiguous. Scores and sums are float32; as is usual, the weights are rounded to the dtype of
     the values before they meet. A row without any key gives NaN. Not differentiable. Errors:
@@ -75,18 +76,10 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
     block_d = max(16, triton.next_power_of_2(d))  # tl.dot takes no less than 16
     processors = _processors(query.device)
     launches, splits = [], 0
-    for key, value, lengths, step, wanted in (
-        # the G samples of a question are one group of readers; of its own keys each sample is the
-        # only reader
-        (
-            prompt_key[:, :, None],
-            prompt_value[:, :, None],
-            prompt_lengths,
-            prompt_lengths.stride(0),
-            PROGRAMS_PROMPT,
-        ),
-        (own_key, own_value, own_length, 0, PROGRAMS_OWN),
-    ):
+    # the G samples of a question are one group of readers; of its own keys each sample is the only reader
+    prompt = prompt_key[:, :, None], prompt_value[:, :, None], prompt_lengths, prompt_lengths.stride(0)
+    own = own_key, own_value, own_length, 0
+    for (key, value, lengths, step), wanted in ((prompt, PROGRAMS_PROMPT), (own, PROGRAMS_OWN)):
         groups, slots = key.shape[2:4]
         samples = G // groups
         rows = min(most_rows, max(16, triton.next_power_of_2(samples * R)))
@@ -121,13 +114,13 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
 def decode_attention_torch(
     query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale
 ):
-    """The same in plain torch, on any device, with a copy of the prompt for every sample; float64
-    stays float64."""
+    """The same in plain torch on any device, each sample with a copy of its prompt, also in float64."""
     (P, H, L, d), (G, T) = prompt_key.shape, own_key.shape[2:4]
     wide = torch.promote_types(query.dtype, torch.float32)
     in_prompt = torch.arange(L, device=query.device) < prompt_lengths[:, None]  # [P, L]
     in_own = torch.arange(T, device=query.device) < own_length  # [T]
-    live = torch.cat([in_prompt, in_own.expand(P, T)], 1)[:, None, None, :, None]  # [P, 1, 1, L+T, 1]
+    # [P, 1, 1, L+T, 1]
+    live = torch.cat([in_prompt, in_own.expand(P, T)], 1)[:, None, None, :, None]
     key, value = (
         # filled, for what doesn't count may be NaN, and 0 * NaN is
         torch.cat([x[:, :, None].expand(-1, -1, G, -1, -1), own], 3).to(wide).masked_fill(~live, 0.0)
@@ -139,8 +132,7 @@ def decode_attention_torch(
 
 
 def split_count(slots, programs, wanted):
-    """Into how many splits to cut the keys of `slots` slots, so that `programs` become the `wanted`
-    ones; 0 for no slot.
+    """Into how many splits to cut `slots` keys, so that `programs` become `wanted`; 0: no slot.
 
     Sizes alone decide, never lengths: the count is the grid's. Each program then shares the keys
     that are there evenly among the splits, so that a short response in a long cache is split no
@@ -187,8 +179,8 @@ if triton is not None:
         H, groups, samples, slots, length_stride, query_row, query_head,
         key_question, key_head, key_group, key_slot, value_question, value_head, value_group, value_slot,
         splits, first_split, scale_log2,
-        R: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-        WIDEN: tl.constexpr,
+        R: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+        BLOCK_KEYS: tl.constexpr, WIDEN: tl.constexpr,
     ):  # fmt: skip
         """One split of the keys that a group of samples shares: the prompt's (one group of G) or a
         sample's own (G groups of one). Grid: (P * H * groups, splits of these keys, tiles of the
@@ -199,14 +191,16 @@ if triton is not None:
         real = m < samples * R
         row = (question * groups + group) * samples + m // R
         head = h * R + m % R
-        at = (row * (H * R) + head) * splits + first_split + tl.program_id(1)  # in maxima, totals and sums
+        # in maxima, totals and sums
+        at = (row * (H * R) + head) * splits + first_split + tl.program_id(1)
 
         length = tl.minimum(tl.load(lengths + question * length_stride).to(tl.int32), slots)
         share = tl.cdiv(tl.cdiv(length, BLOCK_KEYS), tl.num_programs(1)) * BLOCK_KEYS
         first = tl.program_id(1) * share
         last = tl.minimum(first + share, length)
         if first >= last:
-            tl.store(totals + at, tl.zeros([BLOCK_ROWS], tl.float32), mask=real)  # all that the join looks at
+            # all that the join looks at
+            tl.store(totals + at, tl.zeros([BLOCK_ROWS], tl.float32), mask=real)
             return
 
         dims = tl.arange(0, BLOCK_D)
@@ -223,7 +217,8 @@ if triton is not None:
         summed = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
         for start in range(first, last, BLOCK_KEYS):
             slot = start + tl.arange(0, BLOCK_KEYS)
-            live = slot < last  # at least one is, so the maximum is a number from the first block on
+            # at least one is, so the maximum is a number from the first block on
+            live = slot < last
             slot = slot.to(tl.int64)[:, None]
             mask = live[:, None] & in_head
             k = tl.load(key + slot * key_slot + dims[None, :], mask=mask, other=0.0)
@@ -253,9 +248,8 @@ if triton is not None:
         dims = tl.arange(0, BLOCK_D)
         at = row * splits + s
         total = tl.load(totals + at, mask=s < splits, other=0.0)
-        live = (
-            total != 0
-        )  # a split with keys has a total of at least 1, or NaN; one without has written nothing else
+        # a split with keys has a total of at least 1, or NaN; one without has written nothing else
+        live = total != 0
         maximum = tl.load(maxima + at, mask=live, other=float("-inf"))
         places = sums + at[:, None] * D + dims[None, :]
         summed = tl.load(places, mask=live[:, None] & (dims < D)[None, :], other=0.0)

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 try:
     from . import logprob_triton
 except ImportError:  # Triton ships for Linux only
-    logprob_triton = None
+    logprob_triton = None  # type: ignore[assignment]
 
 BLOCK_BYTES = 16 << 20  # plain torch: float32 logits held at a time, about a cache's worth
 CHUNK_BYTES_CPU = 16 << 20  # linear_logprobs: the logits buffer
@@ -39,8 +39,8 @@ def selective_log_softmax(logits, targets, temperature=1.0, return_entropy=False
              `logits[..., :V_real]`); other layouts, and slices of more than three axes that don't
              merge, are copied. -inf forbids a token: its p and its gradient are 0. A row of nothing
              but -inf gives NaN.
-    targets  [...], integer, 0 <= target < V. Out of range: an error on a CPU, a NaN log-prob on a GPU, where looking
-             would stall. Give positions that don't count any valid id.
+    targets  [...], integer, 0 <= target < V. Out of range: an error on a CPU, a NaN log-prob on a
+             GPU, where looking would stall. Give positions that don't count any valid id.
     Returns log-probs [...] float32, differentiable in logits, whose gradient is computed in float32
     and rounded once to their dtype. A row whose incoming gradient is 0 gets gradient 0, even where
     its logits are NaN. With return_entropy: (log-probs, entropy); the entropy, -sum_j p_j log p_j,
@@ -57,14 +57,14 @@ def selective_log_softmax(logits, targets, temperature=1.0, return_entropy=False
 
 
 def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return_entropy=False):
-    """selective_log_softmax(hidden @ weight.T, targets, temperature), of which only `chunk` rows
-    stand at a time.
+    """selective_log_softmax(hidden @ weight.T, targets, temperature), `chunk` rows at a time.
 
     hidden   [N, D] and
-    weight   [V, D], as in nn.Linear without bias, both of one floating dtype. Under autocast they may differ, and the
-             product runs in autocast's dtype.
+    weight   [V, D], as in nn.Linear without bias, both of one floating dtype. Under autocast they
+             may differ, and the product runs in autocast's dtype.
     targets  [N], as in `selective_log_softmax`.
-    chunk    rows at a time; None fits the buffer into about 256 MB on a GPU, 16 MB on a CPU, but takes at least 64.
+    chunk    rows at a time; None fits the buffer into about 256 MB on a GPU, 16 MB on a CPU, but
+             takes at least 64.
     Returns log-probs [N] float32 in nats, differentiable in hidden and weight; with return_entropy,
     (log-probs, entropy). The logits are rounded to the dtype of the product, as the model's own
     head would round them; everything after them is float32. The backward makes each chunk of logits
@@ -102,7 +102,7 @@ def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return
 class RowStats(NamedTuple):
     """What the forward finds of each row; every field [N], see the top of this file."""
 
-    logprobs: torch.Tensor
+    logprobs: torch.Tensor | None
     maxima: torch.Tensor
     others: torch.Tensor
     totals: torch.Tensor
@@ -111,11 +111,12 @@ class RowStats(NamedTuple):
     @classmethod
     def empty(cls, count, logits_dtype, device, with_entropy):
         dtype = torch.float64 if logits_dtype == torch.float64 else torch.float32
-        new = [torch.empty(count, dtype=dtype, device=device) for _ in range(4 + with_entropy)]
-        return cls(*new) if with_entropy else cls(*new, None)
+        logprobs, maxima, others, totals = (torch.empty(count, dtype=dtype, device=device) for _ in range(4))
+        return cls(logprobs, maxima, others, totals, torch.empty_like(totals) if with_entropy else None)
 
     def part(self, rows):
-        return RowStats(*(None if x is None else x[rows] for x in self))
+        logprobs, entropies = (None if x is None else x[rows] for x in (self.logprobs, self.entropies))
+        return RowStats(logprobs, self.maxima[rows], self.others[rows], self.totals[rows], entropies)
 
 
 class _SelectiveLogSoftmax(torch.autograd.Function):
@@ -131,8 +132,8 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logprobs, _):
-        logits, targets, *kept = ctx.saved_tensors
-        stats = RowStats(None, *kept, None)
+        logits, targets, maxima, others, totals = ctx.saved_tensors
+        stats = RowStats(None, maxima, others, totals, None)
         grad_logits = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         out = grad_logits.view(targets.numel(), logits.shape[-1])
         row_backward(
@@ -155,8 +156,8 @@ class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_logprobs, *_):
-        hidden, weight, targets, *kept = ctx.saved_tensors
-        stats = RowStats(None, *kept, None)
+        hidden, weight, targets, maxima, others, totals = ctx.saved_tensors
+        stats = RowStats(None, maxima, others, totals, None)
         grad = _flat(grad_logprobs, stats.totals.dtype)
         weight_cast = weight.to(ctx.dtype)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
@@ -167,18 +168,17 @@ class _LinearLogprobs(torch.autograd.Function):
                 logits[None], targets[rows], ctx.temperature, stats.part(rows), grad[rows], out=logits
             )
             grad_logits = logits  # turned into it in place
-            if wants_hidden:
+            if grad_hidden is not None:
                 torch.mm(grad_logits, weight_cast, out=grad_hidden[rows])
-            if wants_weight:
+            if grad_weight is not None:
                 _add_product(grad_weight, grad_logits.t(), hidden_rows)
-        grad_hidden = grad_hidden.to(hidden.dtype) if wants_hidden else None
-        grad_weight = grad_weight.to(weight.dtype) if wants_weight else None
+        grad_hidden = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None, None
 
 
 def row_forward(logits, targets, temperature, stats):
-    """Fills `stats` [N] from logits [A, B, V] (last axis dense, A * B = N) and targets [N]
-    int64."""
+    """Fills `stats` [N] from logits [A, B, V] (dense last axis, A * B = N) and targets [N] int64."""
     if targets.numel() == 0:
         return
     rows_of = logprob_triton.row_forward if _use_triton(logits) else _row_forward_torch
@@ -186,8 +186,7 @@ def row_forward(logits, targets, temperature, stats):
 
 
 def row_backward(logits, targets, temperature, stats, grad, out):
-    """out [N, V] = grad [N] * (1[j = t] - p) / temperature, rounded once to out's dtype; out may be
-    the logits."""
+    """out [N, V] = grad [N] * (1[j = t] - p) / temperature, rounded once; out may be the logits."""
     if targets.numel() == 0:
         return
     rows_of = logprob_triton.row_backward if _use_triton(logits) else _row_backward_torch
@@ -221,17 +220,15 @@ def _row_backward_torch(logits, targets, temperature, stats, grad, out):
     for rows, block in _blocks(logits):
         total = stats.totals[rows, None]
         scale = grad[rows, None] / temperature  # [n, 1]
-        d = (
-            (block.to(total.dtype) - stats.maxima[rows, None]).div_(temperature).exp_().mul_(-scale / total)
-        )  # [n, V]
+        # [n, V]
+        d = (block.to(total.dtype) - stats.maxima[rows, None]).div_(temperature).exp_().mul_(-scale / total)
         d.scatter_(-1, targets[rows, None], scale * stats.others[rows, None] / total)
         d.masked_fill_(scale == 0, 0.0)  # a row without gradient gets none, whatever it holds
         out[rows] = d
 
 
 def _blocks(logits):
-    """Walks [A, B, V] in blocks of rows of about BLOCK_BYTES as float32: (slice of the N rows, [n,
-    V])."""
+    """Walks [A, B, V] in blocks of about BLOCK_BYTES as float32: (slice of the N rows, [n, V])."""
     outer, inner, vocabulary = logits.shape
     most = max(1, BLOCK_BYTES // (4 * vocabulary))
     outer_step, inner_step = max(1, most // inner), min(inner, most)
@@ -243,8 +240,7 @@ def _blocks(logits):
 
 
 def _logits_in_chunks(hidden, weight, chunk):
-    """Yields (rows, hidden[rows], their logits [n, V]); every chunk of logits overwrites the one
-    before."""
+    """Yields (rows, hidden[rows], their logits [n, V]); each chunk overwrites the last."""
     count, dtype = hidden.shape[0], weight.dtype
     buffer = torch.empty(min(chunk, count), weight.shape[0], dtype=dtype, device=weight.device)
     for first in range(0, count, chunk):
@@ -258,9 +254,8 @@ def _add_product(total, a, b):
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     elif total.is_cuda:
-        torch.addmm(
-            total, a, b, out_dtype=total.dtype, out=total
-        )  # CUDA only; no [V, D] product stands beside total
+        # CUDA only; no [V, D] product stands beside total
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
@@ -272,8 +267,7 @@ def _use_triton(logits):
 
 
 def _as_rows(logits):
-    """[..., V] as [A, B, V] with a dense last axis; a view wherever two strides can address the
-    rows."""
+    """[..., V] as [A, B, V] with a dense last axis; a view where two strides address the rows."""
     vocabulary = logits.shape[-1]
     if vocabulary > 1 and logits.stride(-1) != 1:
         logits = logits.contiguous()
@@ -292,7 +286,8 @@ def _shaped_outputs(ctx, stats, shape):
 
 
 def _flat(x, dtype):
-    return x.reshape(-1).to(dtype).contiguous()  # contiguous: the gradient of a sum arrives with stride 0
+    # contiguous: the gradient of a sum arrives with stride 0
+    return x.reshape(-1).to(dtype).contiguous()
 
 
 def _automatic_chunk(vocabulary, dtype, device):
@@ -317,7 +312,8 @@ def _check_targets(targets, shape, vocabulary, device):
         raise ValueError(f"targets must be {shape}, one per row (got {list(targets.shape)})")
     if targets.device != device:
         raise ValueError(f"targets are on {targets.device} but the rows on {device}")
-    if device.type == "cpu" and targets.numel():  # on a GPU the look would wait for all work in flight
+    # on a GPU the look would wait for all work in flight
+    if device.type == "cpu" and targets.numel():
         low, high = (int(x) for x in targets.aminmax())
         if low < 0 or high >= vocabulary:
             raise ValueError(

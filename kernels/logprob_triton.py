@@ -1,5 +1,4 @@
-"""The row kernels in Triton: one program per row, one pass over the row's logits, float32
-arithmetic.
+"""The row kernels in Triton: a program and one pass per row of logits, float32 arithmetic.
 
 `row_forward` and `row_backward` have the contract of their namesakes in `logprob.py`, which calls
 these on CUDA. With TRITON_INTERPRET=1 in the environment before the first import they run on a CPU
@@ -102,9 +101,8 @@ def _backward_kernel(
     total = tl.load(totals + row)
     others_share = tl.load(others + row) / total  # 1 - p(target), without its cancellation
     scale = tl.load(grad + row) * inverse_temperature
-    length = tl.where(
-        scale != 0, VOCABULARY, 0
-    )  # a row without gradient is not read, and gets none whatever it holds
+    # a row without gradient is not read, and gets none whatever it holds
+    length = tl.where(scale != 0, VOCABULARY, 0)
     for first in range(0, VOCABULARY, BLOCK):
         columns = first + tl.arange(0, BLOCK)
         # Each element is read before it is written, by the same program: `out` may be `logits`

@@ -1,2 +1,1 @@
-"""The parts behind model_utils.py: loading, questions as tensors, families, attention over shared
-prompts, decoding."""
+"""The parts behind model_utils.py: loading, questions as tensors, families, attention, decoding."""

@@ -5,9 +5,12 @@ Letters: P questions, L prompt tokens, A axes of rotary positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+Model = Any  # a PreTrainedModel; its parts differ from family to family, so no type names them
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,10 @@ class Encoded:
 
     id: str
     ids: list[int]  # image tokens already expanded
-    vision: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # what the family's image processor makes of the images
-    choices: tuple[
-        str, ...
-    ] = ()  # the options of a lettered question, so that an option's value votes as its letter
+    # what the family's image processor makes of the images
+    vision: dict[str, Tensor] = field(default_factory=dict)
+    # the options of a lettered question, so that an option's value votes as its letter
+    choices: tuple[str, ...] = ()
 
     def bytes(self) -> int:
         return 8 * len(self.ids) + sum(x.nbytes for x in self.vision.values())

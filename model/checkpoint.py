@@ -1,5 +1,4 @@
-"""Checkpoints of a run: a Hugging Face folder plus the optimiser and the trainer's state, written
-whole or not at all."""
+"""A run's checkpoints: a Hugging Face folder, optimiser and trainer state, all or nothing."""
 
 import json
 import shutil
@@ -9,12 +8,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from common.files import sync
+from model.batch import Model
 from model.processor import Processor
 
 
-def save_checkpoint(folder: Path, model, processor: Processor, optimizer, state: dict, keep: int = 0) -> None:
-    """Writes `folder` (…/step-N) whole or not at all: a Hugging Face checkpoint plus the optimiser
-    and `state`.
+def save_checkpoint(
+    folder: Path, model: Model, processor: Processor, optimizer, state: dict, keep: int = 0
+) -> None:
+    """Writes `folder` (…/step-N) whole or not at all: model, processor, optimiser and `state`.
 
     Everything is written beside its place, flushed to disk and renamed. Older checkpoints beyond
     `keep` (0: all stay) go only after that. Raises OSError (a full disk) with the older checkpoints
@@ -65,8 +66,7 @@ def checkpoints(parent: Path) -> list[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Every file that the checkpoint lists is there at its full size, and its tensors can be
-    opened."""
+    """Every listed file is there at its full size, and its tensors can be opened."""
     try:
         for name, size in json.loads((folder / "trainer.json").read_text())["files"].items():
             if (folder / name).stat().st_size != size:
@@ -84,9 +84,8 @@ def latest_checkpoint(parent: Path) -> Path | None:
     return next((p for p in reversed(checkpoints(parent)) if is_whole(p)), None)
 
 
-def load_checkpoint(folder: Path, model, optimizer) -> dict:
-    """The optimiser's moments into `optimizer` -> the saved `state`. The weights are load_model's
-    to load."""
+def load_checkpoint(folder: Path, model: Model, optimizer) -> dict:
+    """The optimiser's moments into `optimizer` -> the saved `state`. load_model has the weights."""
     parameters = dict(model.named_parameters())
     with safe_open(folder / "optimizer.safetensors", "pt") as file:
         for entry in file.keys():

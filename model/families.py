@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 
 from common.errors import ModelError
-from model.batch import Prompts
+from model.batch import Model, Prompts
 from model.pixels import with_frames
 from model.vision import lean_vision
 
@@ -32,24 +32,17 @@ VISION = {
 }
 ROPE_IN_3D = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # rotary positions in time, height and width
 BLOCKS = ("gemma3",)  # the tokens of an image see each other in both directions
-DECODERS = (
-    "qwen2", "qwen3", "llama", "gemma3_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
-)  # fmt: skip
-STATIC_ROPE = (
-    "default",
-    "linear",
-    "llama3",
-    "yarn",
-    "mrope",
-    "proportional",
-)  # the same for every length of sequence
+TEXT_DECODERS = ("qwen2", "qwen3", "llama", "gemma3_text")  # also checkpoints of their own
+DECODERS = (*TEXT_DECODERS, "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
+# the same for every length of sequence
+STATIC_ROPE = ("default", "linear", "llama3", "yarn", "mrope", "proportional")
 
 
 def refusal(config) -> str | None:
     """Why a checkpoint of this configuration can't be served; None where it can."""
     text = config.get_text_config()
     if config.model_type not in VISION and (config.model_type not in DECODERS or text is not config):
-        return f"{config.model_type} is not served; served are {', '.join([*VISION, *DECODERS[:4]])}"
+        return f"{config.model_type} is not served; served are {', '.join([*VISION, *TEXT_DECODERS])}"
     if getattr(config, "quantization_config", None):
         return "quantised weights are not served"
     if text.model_type not in DECODERS:
@@ -73,19 +66,15 @@ def refusal(config) -> str | None:
 
 
 def compose_processor(model_type: str, tokenizer, image_processor, settings: dict):
-    """transformers' processor of a family, without its video part: that wants torchvision, and no
-    video is read here.
+    """transformers' processor of a family, without its video part: that wants torchvision.
 
     `settings`: what processor_config.json says; of it, what the class takes.
     """
     cls = getattr(transformers, VISION[model_type])
     parts = {"image_processor": image_processor, "tokenizer": tokenizer}
     known = inspect.signature(cls.__init__).parameters
-    own = {
-        name: value
-        for name, value in settings.items()
-        if name in known and name not in (*parts, "video_processor")
-    }
+    taken = known.keys() - {*parts, "video_processor"}
+    own = {name: value for name, value in settings.items() if name in taken}
     if "video_processor" in known:
         own["video_processor"] = None
     reduced = type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: list(parts))})
@@ -93,16 +82,16 @@ def compose_processor(model_type: str, tokenizer, image_processor, settings: dic
 
 
 def per_question(model_type: str, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vision tensors of one question in a form in which those of several are joined along the
-    first axis."""
-    if model_type == "llava_onevision":  # [images, tiles, ..]; several tiles only where there is one image
+    """One question's vision tensors, such that those of several join along the first axis."""
+    # [images, tiles, ..]; several tiles only where there is one image
+    if model_type == "llava_onevision":
         return vision | {"pixel_values": vision["pixel_values"].flatten(0, 1)}
     if model_type in ("idefics3", "smolvlm"):  # [1, tiles, ..]
         return {name: x[0] for name, x in vision.items()}
     return vision
 
 
-def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor] | None:
+def image_inputs(model: Model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor] | None:
     """What get_image_features takes, for the images of all prompts in order; None where there are
     none. `lean`: under lean_vision, else from transformers' own forward."""
     vision = [v for v in prompts.vision if v]
@@ -111,9 +100,8 @@ def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor
     joined = {name: torch.cat([v[name] for v in vision]) for name in vision[0]}
     if not lean and model.config.model_type in ROPE_IN_3D:
         tower = model.config.vision_config
-        if (
-            joined["pixel_values"].shape[1] == 3 * tower.patch_size**2
-        ):  # one frame of each patch: see pixels.py
+        # one frame of each patch: see model/pixels.py
+        if joined["pixel_values"].shape[1] == 3 * tower.patch_size**2:
             joined["pixel_values"] = with_frames(joined["pixel_values"], tower.temporal_patch_size)
     joined = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in joined.items()}
     if model.config.model_type in ("idefics3", "smolvlm"):
@@ -124,18 +112,18 @@ def image_inputs(model, prompts: Prompts, lean: bool = True) -> dict[str, Tensor
 # --- The model ------------------------------------------------------------------------------------
 
 
-def product_dtype(model) -> torch.dtype:
+def product_dtype(model: Model) -> torch.dtype:
     """Of matrix products, which may be narrower than that of the weights."""
     return getattr(model, "compute_dtype", model.dtype)
 
 
-def window_of(model) -> int | None:
+def window_of(model: Model) -> int | None:
     """Tokens that a layer with a sliding window reads; None where no layer has one."""
     text = model.config.get_text_config()
     return text.sliding_window if "sliding_attention" in (getattr(text, "layer_types", None) or ()) else None
 
 
-def text_model(model) -> torch.nn.Module:
+def text_model(model: Model) -> Model:
     """The decoder over embeddings, without vision tower and head."""
     return next(
         (getattr(model.model, n) for n in ("language_model", "text_model") if hasattr(model.model, n)),
@@ -143,14 +131,13 @@ def text_model(model) -> torch.nn.Module:
     )
 
 
-def vision_parameters(model) -> list[torch.nn.Parameter]:
-    """Of the vision tower and of what projects its features to the decoder: all that is neither
-    decoder nor head."""
+def vision_parameters(model: Model) -> list[torch.nn.Parameter]:
+    """Of the vision tower and the projector: all that is neither decoder nor head."""
     others = {id(p) for part in (text_model(model), model.get_output_embeddings()) for p in part.parameters()}
     return [p for p in model.parameters() if id(p) not in others]
 
 
-def embed(model, ids: Tensor, prompts: Prompts) -> dict:
+def embed(model: Model, ids: Tensor, prompts: Prompts) -> dict:
     """ids [N, S] -> what the decoder reads: embeddings [N, S, D] with image features in place of
     the image tokens (row by row, in order), and what the family gives its layers besides."""
     embeddings = model.get_input_embeddings()(ids)
@@ -160,10 +147,11 @@ def embed(model, ids: Tensor, prompts: Prompts) -> dict:
     with lean_vision(model):
         found = model.model.get_image_features(**inputs)
     here, features = ids == model.config.image_token_id, flat(found.pooler_output)
-    if (tokens := int(here.sum())) != len(features):  # masked_scatter would pass over features too many
+    # masked_scatter would pass over features too many
+    if (tokens := int(here.sum())) != len(features):
         raise ModelError(
-            f"--model: its processor writes {tokens} image tokens where the model has {len(features)} image features: "
-            "processor_config.json or image_token_id in config.json is of another model"
+            f"--model: its processor writes {tokens} image tokens where the model has {len(features)} image "
+            "features: processor_config.json or image_token_id in config.json is of another model"
         )
     embeddings = embeddings.masked_scatter(here[..., None], features.to(embeddings.dtype))
     if getattr(found, "deepstack_features", None) is None:
@@ -174,16 +162,14 @@ def embed(model, ids: Tensor, prompts: Prompts) -> dict:
 
 
 def flat(features) -> Tensor:
-    """Image features as one [tokens, D]: some families give a list of those, others [tiles, tokens,
-    D]."""
+    """Image features as one [tokens, D], also of a list of those or of [tiles, tokens, D]."""
     if isinstance(features, Tensor):
         return features.flatten(0, -2)
     return torch.cat([x.flatten(0, -2) for x in features])
 
 
-def rope_positions(model, prompts: Prompts) -> Tensor:
-    """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3 (time, height and width; equal
-    for text)."""
+def rope_positions(model: Model, prompts: Prompts) -> Tensor:
+    """Rotary positions of the prompt tokens, [A, P, L]. A is 1, or 3: time, height, width."""
     mask = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
     in_order = (mask.long().cumsum(-1) - 1).clamp(min=0)[None]
     if model.config.model_type not in ROPE_IN_3D:
@@ -192,44 +178,43 @@ def rope_positions(model, prompts: Prompts) -> Tensor:
     if not grids:
         return in_order.expand(3, -1, -1)
     # without the token types transformers falls back to one-dimensional positions, silently
+    kinds, grid = (prompts.ids == model.config.image_token_id).int(), torch.cat(grids)
     return model.model.get_rope_index(
-        prompts.ids, mm_token_type_ids=(prompts.ids == model.config.image_token_id).int(),
-        image_grid_thw=torch.cat(grids), attention_mask=mask.int(),
-    )[0]  # fmt: skip
+        prompts.ids, mm_token_type_ids=kinds, image_grid_thw=grid, attention_mask=mask.int()
+    )[0]
 
 
-def with_positions(model, prompts: Prompts) -> Prompts:
+def with_positions(model: Model, prompts: Prompts) -> Prompts:
     """With what the model says of them: rotary positions, and which image tokens see each other."""
     if prompts.positions is not None:
         return prompts
     return replace(prompts, positions=rope_positions(model, prompts), blocks=image_blocks(model, prompts))
 
 
-def position_ids(model, positions: Tensor) -> Tensor:
+def position_ids(model: Model, positions: Tensor) -> Tensor:
     """positions [A, N, S] as the family's decoder takes them."""
     return positions.expand(3, -1, -1) if model.config.model_type in ROPE_IN_3D else positions[0]
 
 
-def image_blocks(model, prompts: Prompts) -> Tensor | None:
+def image_blocks(model: Model, prompts: Prompts) -> Tensor | None:
     """[P, L]: for each prompt token the number of its image, -1 for text, where the tokens of an
     image see each other in both directions; None elsewhere."""
     if model.config.model_type not in BLOCKS:
         return None
     here = prompts.ids == model.config.image_token_id
-    first = (
-        here & ~F.pad(here, (1, 0))[:, :-1]
-    )  # two images never touch: tokens of their own stand around each
+    # two images never touch: tokens of their own stand around each
+    first = here & ~F.pad(here, (1, 0))[:, :-1]
     return (first.long().cumsum(-1) - 1).masked_fill(~here, -1) if bool(here.any()) else None
 
 
-def no_mask(model) -> Tensor:
+def no_mask(model: Model) -> Tensor:
     """An attention mask that says nothing, since packed_attention.py knows what reads what. A mask
     of four axes is passed on as it is; without any, transformers would look for sequences in the
     positions and build one."""
     return torch.empty(1, 1, 1, 0, device=model.device)
 
 
-def rope_table(model, positions: Tensor) -> tuple[Tensor, Tensor]:
+def rope_table(model: Model, positions: Tensor) -> tuple[Tensor, Tensor]:
     """positions [A, N, S] -> (cos, sin), [N, S, d] each."""
     like = model.get_input_embeddings().weight.new_empty(0)
     found = text_model(model).rotary_emb(like, position_ids(model, positions))

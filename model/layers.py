@@ -1,8 +1,7 @@
-"""The decoder's layers in few calls: query, key and value from one product, gate and up from
-another.
+"""The decoder's layers in few calls: query, key and value from one product, gate and up from one.
 
-    fused_layers(model)          the weights of a decoder of the standard make, or None where it is of another
-    forward_packed(model, ..)    a flat row of whole sequences through them, or through the decoder's own forward
+    fused_layers(model)          the weights of a decoder of the standard make, None of another
+    forward_packed(model, ..)    a flat row of sequences through them, or through the decoder's forward
 
 Letters: N tokens, D width, H key/value heads, R query heads for each of them, d width of a head, A
 axes of positions.
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.batch import Prompts
+from model.batch import Model, Prompts
 from model.families import embed, no_mask, position_ids, product_dtype, rope_table, text_model
 from model.kv_cache import KVCache
 from model.packed_attention import Layout, packed_attention
@@ -69,7 +68,7 @@ def together(layer) -> list[list[torch.nn.Linear]]:
 
 
 @torch.no_grad()
-def colocate_qkv_gate_up(model) -> None:
+def colocate_qkv_gate_up(model: Model) -> None:
     """Puts the weights that are multiplied together next to each other in memory, where they are
     not, so that one matrix can be a view of them. They stay separate parameters to everything else,
     and training them in place trains the view."""
@@ -83,11 +82,8 @@ def colocate_qkv_gate_up(model) -> None:
                         p.data = rows
 
 
-def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:
-    """The parts as one tensor of `dtype`: a view where they lie side by side in memory, a copy
-    elsewhere."""
-    if any(p is None for p in parts):
-        return None
+def joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The parts as one tensor of `dtype`: a view where they lie side by side, a copy elsewhere."""
     if parts[0].dtype == dtype and (view := view_of(parts)) is not None:
         return view
     return torch.cat([p.detach().to(dtype) for p in parts])
@@ -105,20 +101,20 @@ def view_of(parts: Sequence[Tensor]) -> Tensor | None:
 
 
 def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> Linear:
-    return joined([weight_of(m) for m in linears], dtype), joined([m.bias for m in linears], dtype)
+    biases = [m.bias for m in linears if m.bias is not None]
+    bias = joined(biases, dtype) if len(biases) == len(linears) else None
+    return joined([weight_of(m) for m in linears], dtype), bias
 
 
 def weight_of(linear) -> Tensor:
-    """Its weight, with the adapter's part added where peft has put one on it (see lora.py) and it
-    is not switched off."""
+    """Its weight; with the adapter's part where peft put one on it (model/lora.py) and it is on."""
     if type(linear) is torch.nn.Linear or linear.disable_adapters:
         return linear.weight
     return linear.weight.float() + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
 
 
-def uses_fused_layers(model) -> bool:
-    """Whether `fused_layers` serve. Not under an adapter in a narrow dtype: rounded to bfloat16, W
-    + BA is mostly W."""
+def uses_fused_layers(model: Model) -> bool:
+    """Whether `fused_layers` serve: not with an adapter in bfloat16, where W + BA is mostly W."""
     narrow = product_dtype(model).itemsize < 4
     adapted = any(
         hasattr(m, "lora_A") and not m.disable_adapters for m in text_model(model).layers[0].modules()
@@ -126,7 +122,7 @@ def uses_fused_layers(model) -> bool:
     return getattr(model, "standard_decoder", False) and not (narrow and adapted)
 
 
-def fused_layers(model) -> list[Layer] | None:
+def fused_layers(model: Model) -> list[Layer] | None:
     """The decoder's layers in the compute dtype, or None where it is of another make."""
     decoder, dtype = text_model(model), product_dtype(model)
     if not uses_fused_layers(model):
@@ -137,17 +133,24 @@ def fused_layers(model) -> list[Layer] | None:
         qkv, gate_up = (linear_of(linears, dtype) for linears in together(layer))
         layers.append(
             Layer(
-                rms_norm(layer.input_layernorm), qkv, getattr(attention, "q_norm", None), getattr(attention, "k_norm", None),
-                linear_of([attention.o_proj], dtype), rms_norm(layer.post_attention_layernorm), gate_up,
-                linear_of([mlp.down_proj], dtype), mlp.act_fn.forward, attention.scaling, attention.head_dim,
+                norm_in=rms_norm(layer.input_layernorm),
+                qkv=qkv,
+                norm_query=getattr(attention, "q_norm", None),
+                norm_key=getattr(attention, "k_norm", None),
+                out=linear_of([attention.o_proj], dtype),
+                norm_mlp=rms_norm(layer.post_attention_layernorm),
+                gate_up=gate_up,
+                down=linear_of([mlp.down_proj], dtype),
+                act=mlp.act_fn.forward,
+                scale=attention.scaling,
+                head=attention.head_dim,
             )
-        )  # fmt: skip
+        )
     return layers
 
 
 def rms_norm(module) -> Callable:
-    """An RMS norm in few calls; one of another kind would fail the check at
-    loading."""
+    """An RMS norm in few calls; one of another kind would fail the check at loading."""
     weight, share = module.weight, 1 / module.weight.numel()
     if weight.is_cuda:
         return lambda x: F.rms_norm(x, weight.shape, weight, module.variance_epsilon)
@@ -163,8 +166,7 @@ def rms_norm(module) -> Callable:
 
 
 class Rows(Protocol):
-    """Rows of tokens that know their keys: one packed row of whole sequences, or a batch that
-    decodes."""
+    """Rows of tokens that know their keys: a packed row of whole sequences, or a decode batch."""
 
     def __len__(self) -> int: ...
 
@@ -172,8 +174,7 @@ class Rows(Protocol):
 
 
 def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Tensor:
-    """x [N, D], the embedded newest token of every row -> [N, D] before the last norm. Takes x's
-    memory.
+    """x [N, D], embedded newest tokens -> [N, D] before the last norm. Takes x's memory.
 
     Where products run in a narrower dtype than the weights', autocast is on around this: x stays in
     the wider one.
@@ -192,12 +193,11 @@ def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Ten
 def rotated_heads(
     layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> query [N, H*R, d], key and value [N, H,
-    d]"""
+    """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> q [N, H*R, d], k and v [N, H, d]"""
     d, (cos, sin) = layer.head, rotation
     heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
     rotated, value = heads[:, :-H], heads[:, -H:]
-    if layer.norm_query is not None:
+    if layer.norm_query is not None and layer.norm_key is not None:
         rotated = torch.cat([layer.norm_query(rotated[:, :-H]), layer.norm_key(rotated[:, -H:])], 1)
     # rolled by half a head, its halves change places
     rotated = torch.addcmul(rotated * cos, rotated.roll(d // 2, -1), sin)
@@ -215,9 +215,10 @@ def rope_tables(cos: Tensor, sin: Tensor) -> Tensor:
 class PackedRow:
     """A flat row of whole sequences, all tokens at once, in the place of a batch."""
 
-    def __init__(self, model, positions: Tensor, layout: Layout, cache: KVCache | None):
+    def __init__(self, model: Model, positions: Tensor, layout: Layout, cache: KVCache | None):
         self.layout, self.cache, self.H = layout, cache, model.config.get_text_config().num_key_value_heads
-        self.rotation = rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)  # [N, 1, d] each
+        # [N, 1, d] each
+        self.rotation = rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)
 
     def __len__(self) -> int:
         return len(self.rotation[0])
@@ -231,7 +232,7 @@ class PackedRow:
 
 
 def forward_packed(
-    model,
+    model: Model,
     layers: list[Layer] | None,
     ids: Tensor,
     prompts: Prompts,
@@ -243,20 +244,24 @@ def forward_packed(
     norm; the keys of prompts go to `cache`. Through `layers` without gradient, where they are
     given; else through the decoder's own forward."""
     inputs = embed(model, ids, prompts)
-    if layers is not None and len(inputs) == 1:  # nothing but embeddings: no features for later layers
+    # nothing but embeddings: no features for later layers
+    if layers is not None and len(inputs) == 1:
         x = inputs["inputs_embeds"][0]
         return rms_norm(text_model(model).norm)(
             run_layers(layers, x, [PackedRow(model, positions, layout, cache)])
         )
     return text_model(model)(
-        **inputs, position_ids=position_ids(model, positions), attention_mask=no_mask(model), use_cache=False,
-        layout=layout, caches=None if cache is None else [cache],
-    ).last_hidden_state[0]  # fmt: skip
+        **inputs,
+        position_ids=position_ids(model, positions),
+        attention_mask=no_mask(model),
+        use_cache=False,
+        layout=layout,
+        caches=None if cache is None else [cache],
+    ).last_hidden_state[0]
 
 
 def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x + y W^T + b, in place where it can be; the sum stays in x's dtype, which may be wider than
-    the product's."""
+    """x + y W^T + b, in place where it can be; x's dtype may be wider than the product's."""
     if bias is None and x.dtype == y.dtype == weight.dtype:
         return x.addmm_(y, weight.t())
     return x + F.linear(y, weight, bias)

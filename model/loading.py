@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from common.errors import ModelError, first_line
+from model.batch import Model
 from model.decode import fused_matches_reference
 from model.families import VISION, product_dtype, refusal, vision_parameters
 from model.layers import COLOCATED, colocate_qkv_gate_up
@@ -32,20 +34,26 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     compute: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-) -> torch.nn.Module:
-    """A Hugging Face checkpoint of a family in families.py -> model in eval mode. Safetensors only,
-    no remote code.
+) -> Model:
+    """A Hugging Face checkpoint of a served family -> model in eval mode. No remote code.
 
     `dtype` is that of the weights, `compute` that of the matrix products (the same where None). A
     trained policy keeps float32 weights: in bfloat16 an update of lr 1e-6 would round away.
     """
     config = load_config(path)
-    cls = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
+    classes: Any = auto._model_mapping
     try:
-        model, info = cls._model_mapping[type(config)].from_pretrained(
-            None, config=config, state_dict=stored_weights(path, dtype), dtype=dtype, attn_implementation=ATTENTION,
-            trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+        model, info = classes[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=stored_weights(path, dtype),
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     except Exception as error:  # noqa: BLE001  transformers raises many kinds for a file that is no good checkpoint
         raise ModelError(f"--model {path}: {first_line(error)}") from None
     if differing := sorted(info["mismatched_keys"]):
@@ -76,7 +84,7 @@ class Stored:
     """A weight on disk, read when it is asked for, as transformers does by [...]: from several
     threads, which would hinder each other."""
 
-    file: object
+    file: Any  # of safetensors, opened
     name: str
     turn: Lock
     place: Tensor | None = None  # where it shall lie
@@ -88,13 +96,13 @@ class Stored:
 
 
 def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
-    """By name. Those that are multiplied together are read to where colocate_qkv_gate_up would move
-    them, and none is a mapped file, transformers' way: its pages would stay in memory beside the
-    copies."""
+    """By name. What is multiplied together is read to where colocate_qkv_gate_up would move it.
+
+    No weight is a mapped file, transformers' way: its pages would stay in memory beside the copies.
+    """
     find = partial(cached_file, path, _raise_exceptions_for_missing_entries=False)
-    if single := find(
-        SAFE_WEIGHTS_NAME
-    ):  # first, as transformers has it: an index beside it is of another save
+    # first, as transformers has it: an index beside it is of another save
+    if single := find(SAFE_WEIGHTS_NAME):
         files = [single]
     elif index := find(SAFE_WEIGHTS_INDEX_NAME):
         files, _ = get_checkpoint_shard_files(path, index)
@@ -117,8 +125,7 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
 
 
 def load_config(path: str):
-    """The checkpoint's configuration. Raises ModelError where there is none or its family is not
-    served."""
+    """The checkpoint's configuration; ModelError where it is missing or not served."""
     check_model_folder(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -138,7 +145,8 @@ def check_model_folder(path: str) -> None:
         raise ModelError(f"--model {path}: no such folder")
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise ModelError(
-            f"--model {path}: a LoRA adapter; first: python -m programs.merge_adapter --adapter {path} --out FOLDER"
+            f"--model {path}: a LoRA adapter; first: "
+            f"python -m programs.merge_adapter --adapter {path} --out FOLDER"
         )
     if not (folder / "config.json").exists():
         raise ModelError(f"--model {path}: no config.json, so not a checkpoint folder")
@@ -159,16 +167,14 @@ def generation_config(path: str) -> GenerationConfig | None:
         raise ModelError(f"--model {path}: {GENERATION_CONFIG_NAME}: {first_line(error)}") from None
 
 
-def freeze_vision(model) -> None:
-    """The vision tower and the projector behind it get no gradient; decoder and head are
-    trained."""
+def freeze_vision(model: Model) -> None:
+    """The vision tower and its projector get no gradient; decoder and head are trained."""
     for p in vision_parameters(model):
         p.requires_grad_(False)
 
 
-def recompute_activations(model) -> None:
-    """The backward pass computes each layer again, instead of keeping what is inside it:
-    `--gradient_checkpointing`."""
+def recompute_activations(model: Model) -> None:
+    """`--gradient_checkpointing`: the backward pass computes layers again."""
     again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
     # its name in later versions of transformers, where the older one warns
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
@@ -185,7 +191,7 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
-def autocast(model):
+def autocast(model: Model):
     """Matrix products in the model's compute dtype, where that is not the dtype of its weights."""
     wanted = product_dtype(model)
     return torch.autocast(model.device.type, wanted, enabled=wanted != model.dtype)
@@ -199,6 +205,7 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes: smaller blocks come from the heap
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much free heap may stay
-        libc.mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads, since those of others give pages back
+        # M_ARENA_MAX: one heap for all threads, since those of others give pages back
+        libc.mallopt(-8, 1)
     except (OSError, AttributeError):
         pass

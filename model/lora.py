@@ -1,5 +1,4 @@
-"""LoRA: low-rank adapters on the decoder's projections, through peft, in the place of training all
-weights.
+"""LoRA: low-rank adapters on the decoder's projections, through peft, instead of all weights.
 
     torchrun mmupt.py --lora_rank 16                                          trains the adapter alone
     python -m programs.merge_adapter --adapter RUN/checkpoints/step-60 --out FOLDER    base and adapter as one
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from common.errors import ModelError, first_line
+from model.batch import Model
 from model.families import text_model
 
 PREFIX = "base_model.model."  # of every name in an adapter file, as peft writes it
@@ -42,9 +42,8 @@ def need_peft(flag: str):
     return peft
 
 
-def add_adapter(model, base: str, rank: int, seed: int, resumed: Path | None = None) -> None:
-    """Puts an adapter on the decoder, in place, and has it alone be trained: a fresh one, or that
-    saved in `resumed`.
+def add_adapter(model: Model, base: str, rank: int, seed: int, resumed: Path | None = None) -> None:
+    """Puts an adapter on the decoder, in place, and trains it alone: a fresh one, or `resumed`'s.
 
     `base`: the checkpoint's name, for whoever loads the adapter.
     """
@@ -66,17 +65,15 @@ def add_adapter(model, base: str, rank: int, seed: int, resumed: Path | None = N
             )
 
 
-def targets_pattern(model) -> str:
-    """The decoder's linears of TARGETS, as the regular expression that peft matches against whole
-    names."""
+def targets_pattern(model: Model) -> str:
+    """The decoder's linears of TARGETS, as the pattern that peft matches against whole names."""
     decoder = text_model(model)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     return rf"{re.escape(prefix)}\..+\.({'|'.join(TARGETS)})"
 
 
-def save_adapter(model, settings, folder: Path) -> None:
-    """As peft writes it, which left to itself would ask the hub about the base's vocabulary at
-    every save."""
+def save_adapter(model: Model, settings, folder: Path) -> None:
+    """As peft writes it, which by itself would ask the hub about the base's vocabulary."""
     own = need_peft("--lora_rank").get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file(
         {PREFIX + name: x.contiguous() for name, x in own.items()},
@@ -86,9 +83,8 @@ def save_adapter(model, settings, folder: Path) -> None:
     settings.save_pretrained(folder)
 
 
-def fill_adapter(model, folder: Path) -> None:
-    """Reads the adapter's weights from a folder: every one of them, and nothing else. Safetensors
-    only."""
+def fill_adapter(model: Model, folder: Path) -> None:
+    """Reads a folder's adapter: each weight of this one, and nothing else. Safetensors only."""
     peft = need_peft("--lora_rank")
     own = {
         name.removeprefix(PREFIX): name
@@ -104,7 +100,7 @@ def fill_adapter(model, folder: Path) -> None:
 
 
 @contextmanager
-def adapter_off(model):
+def adapter_off(model: Model):
     """The model as the base that it was, within this block."""
     layers = [m for m in model.modules() if hasattr(m, "enable_adapters") and hasattr(m, "lora_A")]
     for layer in layers:

@@ -1,5 +1,4 @@
-"""Attention where the G responses to a question share its prompt: all at once for training, token
-by token for sampling.
+"""Attention where G responses share a prompt: all at once for training, by token for sampling.
 
 A batch of P questions with G responses each is one flat row of real tokens, all prompts first, then
 all responses, no padding between them. A prompt token reads its prompt up to itself; a response
@@ -28,8 +27,7 @@ ATTENTION = "mmupt"  # the name transformers knows it by
 
 @dataclass(frozen=True)
 class Sequences:
-    """A sequences one after the other, [total, ..], and the same as a padded block, [A, width,
-    ..]."""
+    """A sequences one after the other, [total, ..], and as a padded block, [A, width, ..]."""
 
     lengths: Tensor  # [A]
 
@@ -53,8 +51,7 @@ class Sequences:
 
     @cached_property
     def place(self) -> Tensor | None:
-        """[total]: the place of each token in the flattened block; None where there is no
-        padding."""
+        """[total]: each token's place in the flattened block; None where there is no padding."""
         return None if self.total == self.real.numel() else self.real.flatten().nonzero()[:, 0]
 
     def pad(self, x: Tensor) -> Tensor:
@@ -74,17 +71,16 @@ class Layout:
     """Which tokens of a flat row belong to which prompt and response."""
 
     prompts: Sequences  # P
-    responses: Sequences | None = (
-        None  # B, in any order; best by `width_class`. None where there are prompts alone
-    )
+    # B, in any order; best by `width_class`. None where there are prompts alone
+    responses: Sequences | None = None
     question: Tensor | None = None  # [B], each response's prompt
-    blocks: Tensor | None = None  # [P, L], tokens of one prompt with the same number >= 0 read each other
+    # [P, L], tokens of one prompt with the same number >= 0 read each other
+    blocks: Tensor | None = None
     _reads: dict = field(default_factory=dict, init=False, compare=False)
 
     @cached_property
     def padding(self) -> Tensor | None:
-        """[P, L] float32, -inf on the padding of shorter prompts: added to the scores of what reads
-        prompts."""
+        """[P, L] float32, -inf on the padding of prompts: added to scores of what reads them."""
         if self.prompts.place is None:
             return None
         real = self.prompts.real
@@ -100,8 +96,7 @@ class Layout:
         )
 
     def is_causal(self, window: int | None) -> bool:
-        """Whether all tokens read what stands before them in their prompt and response, and nothing
-        else."""
+        """Whether tokens read all that stands before them in prompt and response, and no more."""
         return self.blocks is None and (window is None or self.longest <= window)
 
     def prompt_mask(self, window: int | None) -> Tensor:
@@ -112,11 +107,14 @@ class Layout:
         mask = (back >= 0)[None]
         if self.blocks is not None:
             mask = mask | (self.blocks[:, :, None] == self.blocks[:, None]) & (self.blocks >= 0)[:, None]
-        mask = mask & (back < (window or self.longest + 1))  # also within an image, as in transformers
+        # also within an image, as in transformers
+        mask = mask & (back < (window or self.longest + 1))
         return mask[:, None].expand(len(self.prompts.lengths), -1, -1, -1)
 
     def response_mask(self, window: int | None) -> Tensor:
         """[B, 1, T, L+T] bool: what each response token reads of [its prompt | its response]."""
+        if self.responses is None or self.question is None:
+            raise ValueError("there are prompts alone, and no response to mask")
         lengths, T = self.prompts.lengths[self.question], self.responses.width
         t, place = (torch.arange(n, device=lengths.device) for n in (T, self.prompts.width))
         to_prompt = self.prompts.real[self.question][:, None].expand(-1, T, -1)
@@ -133,7 +131,7 @@ class Layout:
             P, places = len(self.prompts.lengths), self.prompts.coordinates
             keys = Blocks(*places, P, H, 1)
             found = [Read(prompts, Blocks(*places, P, H, R), prompts, keys, causal=True)]
-            if self.responses is not None:
+            if self.responses is not None and self.question is not None:
                 # all responses to a prompt are one sequence of queries to it
                 row, t = self.responses.coordinates
                 lengths = self.responses.lengths
@@ -141,9 +139,8 @@ class Layout:
                 before = torch.empty_like(lengths)
                 before[order] = lengths[order].cumsum(0) - lengths[order]
                 total = torch.zeros_like(self.prompts.lengths).index_add_(0, self.question, lengths)
-                before -= (total.cumsum(0) - total)[
-                    self.question
-                ]  # tokens of the question's earlier responses
+                # tokens of the question's earlier responses
+                before -= (total.cumsum(0) - total)[self.question]
                 readers = Blocks(self.question[row], before[row] + t, P, H, R)
                 bias = None if self.padding is None else self.padding.repeat_interleave(H, 0)[:, None, None]
                 found.append(Read(slice(n, None), readers, prompts, keys, causal=False, bias=bias))
@@ -154,11 +151,10 @@ class Layout:
                     own = Sequences(group)
                     here = slice(n, n + own.total)
                     if own.total:
-                        where = (
-                            Blocks(*own.coordinates, len(group), H, R),
-                            Blocks(*own.coordinates, len(group), H, 1),
+                        own_readers, own_keys = (
+                            Blocks(*own.coordinates, len(group), H, each) for each in (R, 1)
                         )
-                        found.append(Read(here, where[0], here, where[1], causal=True))
+                        found.append(Read(here, own_readers, here, own_keys, causal=True))
                     n += own.total
             self._reads[H, R] = found
         return self._reads[H, R]
@@ -186,7 +182,8 @@ def packed_attention_by_rows(
     with its own copy of the prompt's keys."""
     n, R = layout.prompts.total, query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(R, 1), value.repeat_interleave(R, 1)
-    q, k, v = (layout.prompts.pad(x[:n]).transpose(1, 2) for x in (query, key, value))  # [P, H*R, L, d]
+    # [P, H*R, L, d]
+    q, k, v = (layout.prompts.pad(x[:n]).transpose(1, 2) for x in (query, key, value))
     # right padding lies after every real token, so plain causal attention is right for all of those
     plain = layout.is_causal(window)
     mask = None if plain else layout.prompt_mask(window)
@@ -194,7 +191,8 @@ def packed_attention_by_rows(
     out = layout.prompts.unpad(out.transpose(1, 2))
     if layout.responses is None:
         return out
-    rows = [layout.responses.pad(x[n:]).transpose(1, 2) for x in (query, key, value)]  # [B, H*R, T, d]
+    # [B, H*R, T, d]
+    rows = [layout.responses.pad(x[n:]).transpose(1, 2) for x in (query, key, value)]
     k, v = (torch.cat([x[layout.question], own], 2) for x, own in zip((k, v), rows[1:], strict=True))
     own = F.scaled_dot_product_attention(rows[0], k, v, attn_mask=layout.response_mask(window), scale=scale)
     return torch.cat([out, layout.responses.unpad(own.transpose(1, 2))])
@@ -254,8 +252,7 @@ class Read:
     bias: Tensor | None = None  # [A*H, 1, 1, S], -inf where a key doesn't count
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Flat query [N, H*R, d], key and value [N, H, d] -> out [n*H*R, d] and lse [n*H*R] of the
-        readers."""
+        """Flat query [N, H*R, d], key, value [N, H, d] -> readers' out [n*H*R, d], lse [n*H*R]."""
         q = self.queries.fill(query[self.readers])
         # the R query heads of a block read the same keys, by stride 0
         k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
@@ -263,8 +260,7 @@ class Read:
         return self.queries.take(out), self.queries.take(lse)
 
     def backward(self, grad, query, key, value, out, lse, scale: float, grads: list[Tensor]) -> None:
-        """Adds the gradients of flat query, key and value to `grads`, given the joined out and
-        lse."""
+        """Adds the gradients of flat query, key and value to `grads`, given joined out and lse."""
         g, q, o, total = (self.queries.fill(x[self.readers]) for x in (grad, query, out, lse[..., None]))
         k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
         bias = self.bias_as(q)
@@ -278,8 +274,7 @@ class Read:
 
 
 class Blocks:
-    """Flat heads [n, H*R, ..] as padded blocks [A*H, R, S, ..], one for each sequence and key/value
-    head, and back."""
+    """Flat heads [n, H*R, ..] <-> padded blocks [A*H, R, S, ..] by sequence and key/value head."""
 
     def __init__(self, sequence: Tensor, t: Tensor, sequences: int, H: int, R: int):
         """sequence, t [n]: the sequence of each token, and its place in it."""

@@ -1,9 +1,9 @@
 """Pictures as the Qwen-VL family reads them: resized as bytes by the threads that read questions,
 turned into numbers and cut into patches on the model's device.
 
-    resize(image_processor, images)       ->  {"pixels": bytes, "image_grid_thw": ..}
-    to_patches(image_processor, resize(..))  ->  {"pixel_values": .., "image_grid_thw": ..}, for the tower of vision.py
-    with_frames(pixel_values, 2)       ->  what transformers' image processor gives, for transformers' own tower
+    resize(image_processor, images)          ->  {"pixels": bytes, "image_grid_thw": ..}
+    to_patches(image_processor, resize(..))  ->  {"pixel_values": .., ..}, for the tower of model/vision.py
+    with_frames(pixel_values, 2)             ->  as transformers' image processor gives, for its own tower
 
 transformers makes 24 bytes of every pixel: three floats, twice, since to these models a picture is
 a video of two equal frames. Here it is 4 until collate makes it 12: less to keep and to copy to a
@@ -17,6 +17,7 @@ Left out: image processors with other settings than resizing bicubically, rescal
 
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -36,14 +37,13 @@ def supports(image_processor) -> bool:
         isinstance(p, Qwen2VLImageProcessorPil)
         and {"shortest_edge", "longest_edge"} <= dict(p.size).keys()
         and all(isinstance(x, (list, tuple)) for x in (p.image_mean, p.image_std))
-        and p.do_resize and p.do_rescale and p.do_normalize
+        and all((p.do_resize, p.do_rescale, p.do_normalize))
         and p.resample == Image.Resampling.BICUBIC
-    )  # fmt: skip
+    )
 
 
-def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
-    """Pictures -> pixels [H * W of each, 4] uint8 (the last of the 4 means nothing), image_grid_thw
-    [images, 3] in patches.
+def resize(image_processor, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    """Pictures -> [H * W of each, 4] uint8 (the last is blank), image_grid_thw [images, 3].
 
     Raises ValueError for a picture too thin to resize.
     """
@@ -61,8 +61,7 @@ def resize(image_processor, images: list[Image.Image]) -> dict[str, Tensor]:
 
 
 def resized(image: Image.Image, H: int, W: int) -> np.ndarray:
-    """-> [H, W, 4] uint8, red, green, blue and nothing, by bicubic interpolation, antialiased where
-    it shrinks."""
+    """-> [H, W, 4] uint8, red, green, blue, blank: bicubic, antialiased where it shrinks."""
     pixels = memory_of(image if image.mode == "RGB" else image.convert("RGB"))
     if pixels.shape[:2] == (H, W):
         return pixels
@@ -89,9 +88,10 @@ def memory_of(image: Image.Image) -> np.ndarray:
 
 
 def to_patches(image_processor, vision: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `resize` gave, on whichever device, with pixel_values [n, 3 * patch * patch] float32 in
-    place of pixels: a row for each patch, where patches whose features will be merged stand next to
-    each other."""
+    """What `resize` gave, on any device, its pixels as pixel_values [n, 3 * patch * patch] float32.
+
+    A row for each patch, where patches whose features will be merged stand next to each other.
+    """
     pixels, grids = vision["pixels"], vision["image_grid_thw"]
     p, m = image_processor.patch_size, image_processor.merge_size
     rule = image_processor.rescale_factor, tuple(image_processor.image_mean), tuple(image_processor.image_std)
@@ -113,8 +113,7 @@ def with_frames(pixel_values: Tensor, frames: int) -> Tensor:
 
 @lru_cache
 def normalisation_table(scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """[3, 256] float32, what each byte stands for: (byte * scale - mean) / std, rounded where
-    transformers rounds."""
+    """[3, 256] float32, each byte's (byte * scale - mean) / std, rounded as transformers does."""
     rescaled = (np.arange(256) * scale).astype(np.float32)
-    mean, std = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
-    return torch.from_numpy((rescaled - mean) / std)
+    shift, spread = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
+    return torch.from_numpy((rescaled - shift) / spread)

@@ -1,5 +1,4 @@
-"""From questions to tensors and from tokens to text: a checkpoint's tokenizer, chat template and
-image processor.
+"""Questions to tensors, tokens to text: tokenizer, chat template and image processor.
 
 Left out: videos; image processors that need torchvision.
 """
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import current_thread, local, main_thread
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +29,8 @@ from model.loading import generation_config, load_config
 from model.pixels import resize, supports, to_patches
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
-
-TEXT_INPUTS = (
-    "attention_mask",
-    "token_type_ids",
-    "mm_token_type_ids",
-)  # of what a processor gives, not about images
+# of what a processor gives, not about images
+TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,18 @@ class Processor:
     """What turns questions into tensors and tokens into text: transformers' own processor of the
     family, without its video part, or a tokenizer alone where the model reads no images."""
 
-    tokenizer: object
-    whole: object | None  # of tokenizer and image processor
+    tokenizer: Any  # transformers', as the next
+    whole: Any  # of tokenizer and image processor, or None
     model_type: str
     image_token_id: int | None
     eos_ids: tuple[int, ...]
     vocabulary: int  # width of the head; an id without a token is padding
-    files: dict[str, str] = field(default_factory=dict)  # of the checkpoint, to be saved again as they are
-    copies: object = field(default_factory=local)  # of each thread: a tokenizer serves one at a time
-    kept: dict = field(default_factory=dict)  # by the example's identity: (example, instruction, Encoded)
+    # of the checkpoint, to be saved again as they are
+    files: dict[str, str] = field(default_factory=dict)
+    # of each thread: a tokenizer serves one at a time
+    copies: object = field(default_factory=local)
+    # by the example's identity: (example, instruction, Encoded)
+    kept: dict = field(default_factory=dict)
     kept_bytes: list = field(default_factory=lambda: [0])
 
     @property
@@ -78,8 +77,7 @@ class Processor:
             self.kept_bytes[0] -= self.kept.pop(id(example))[2].bytes()
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Encoded:
-        """Chat template; each image's placeholder replaced by the tokens that its features will
-        stand for."""
+        """The chat template's text, each image's placeholder once for each of its features."""
         known = self.kept.get(id(example))
         if known and known[0] is example and known[1] == instruction:
             return known[2]
@@ -92,10 +90,8 @@ class Processor:
             return Encoded(example.id, ids, {}, example.choices)
         text = self.chat(asked)
         # the question's own text can't hold image tokens: only those that the template placed
-        placeholder, image_token = (
-            self.whole.image_token,
-            self.tokenizer.convert_ids_to_tokens(self.image_token_id),
-        )
+        placeholder = self.whole.image_token
+        image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
         for token, wanted in {image_token: 0, placeholder: len(example.images)}.items():
             if text.count(token) != wanted:
                 raise ValueError(f"question {example.id}: its text holds the image token {token}")
@@ -105,17 +101,19 @@ class Processor:
             vision = resize(self.image_processor, example.images) if example.images else {}
             return Encoded(example.id, self.with_places(text, vision, special), vision, example.choices)
         made = self.own("whole")(
-            text=[text], images=[list(example.images)] if example.images else None, return_tensors="pt",
-            add_special_tokens=special, return_mm_token_type_ids=False,
-        )  # fmt: skip
+            text=[text],
+            images=[list(example.images)] if example.images else None,
+            return_tensors="pt",
+            add_special_tokens=special,
+            return_mm_token_type_ids=False,
+        )
         ids = made.pop("input_ids")[0].tolist()
         vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
         vision = per_question(self.model_type, vision) if example.images else {}
         return Encoded(example.id, ids, vision, example.choices)
 
     def with_places(self, text: str, vision: dict[str, Tensor], special: bool) -> list[int]:
-        """The ids of a text, the image token of each picture repeated once for every feature of the
-        picture."""
+        """The ids of a text, the image token once for each feature of the picture."""
         ids = self.own("tokenizer")(text, add_special_tokens=special)["input_ids"]
         if not vision:
             return ids
@@ -154,8 +152,7 @@ class Processor:
         return torch.tensor([i for i in self.tokenizer.get_vocab().values() if i < self.vocabulary])
 
     def banned(self) -> Tensor:
-        """[V] bool: special tokens other than the eos tokens, and the padding of the vocabulary.
-        Never sampled."""
+        """[V] bool, never sampled: special tokens but eos, and the padding of the vocabulary."""
         banned = torch.ones(self.vocabulary, dtype=torch.bool)
         banned[self.known] = False
         special = [i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special]
@@ -173,8 +170,7 @@ class Processor:
 
 
 def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Processor:
-    """The tokenizer and image processor of a checkpoint. Raises ModelError, naming what is
-    missing."""
+    """A checkpoint's tokenizer and image processor. Raises ModelError, naming what is missing."""
     config = load_config(path)
     sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
     if Path(path).is_dir() and not any(
@@ -187,7 +183,7 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
         # what the processor says comes first: a decoder's own tokenizer may bring a template that
         # knows no images
         tokenizer.chat_template = chat_template(settings) or tokenizer.chat_template
-        image_processor = load_image_processor(path) if sees else None
+        image_processor: Any = load_image_processor(path) if sees else None
         whole = compose_processor(config.model_type, tokenizer, image_processor, settings) if sees else None
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise ModelError(f"--model {path}: {first_line(error)}") from None
@@ -244,29 +240,39 @@ def chat_template(settings: dict) -> str | None:
 
 
 def load_image_processor(path: str):
-    """The Pillow image processor of a checkpoint, which needs no torchvision; Qwen's resizes by
-    pixels.py."""
+    """A checkpoint's Pillow image processor, without torchvision (Qwen's: model/pixels.py)."""
     settings, _ = BaseImageProcessor.get_image_processor_dict(path)
     name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
     pillow = getattr(transformers, f"{name}Pil", None)
     if pillow is None:
         raise ImportError(f"no Pillow image processor for {name or 'this checkpoint'} in transformers")
-    return type(pillow.__name__, (LookupNormalise, pillow), {}).from_pretrained(path)
+    reading: Any = type(pillow.__name__, (LookupNormalise, pillow), {})
+    return reading.from_pretrained(path)
 
 
 class LookupNormalise:
     """A byte has 256 values, so what an image processor's rescaling and normalising make of them is
     looked up: the same numbers, in a fraction of the time."""
 
+    do_rescale: bool  # of the image processor that this is mixed into, as the next
+    do_normalize: bool
+    rescale_factor: float
+
+    @property
+    def arithmetic(self) -> Any:
+        """The image processor's own rescaling and normalising."""
+        return super()
+
     def rescale(self, image, scale, **kwargs):
         later = image.dtype == np.uint8 and self.do_rescale and self.do_normalize
-        return image if later else super().rescale(image, scale, **kwargs)
+        return image if later else self.arithmetic.rescale(image, scale, **kwargs)
 
     def normalize(self, image, mean, std, **kwargs):  # [C, H, W]
         if image.dtype != np.uint8 or not self.do_rescale:
-            return super().normalize(image, mean, std, **kwargs)
+            return self.arithmetic.normalize(image, mean, std, **kwargs)
         every = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(image), 1, 256))
-        table = super().normalize(super().rescale(every, self.rescale_factor), mean, std)  # [C, 1, 256]
+        rescaled = self.arithmetic.rescale(every, self.rescale_factor)
+        table = self.arithmetic.normalize(rescaled, mean, std)  # [C, 1, 256]
         out = np.empty(image.shape, table.dtype)
         for channel, values, place in zip(image, table, out, strict=True):
             np.take(values[0], channel, out=place, mode="clip")
@@ -274,8 +280,7 @@ class LookupNormalise:
 
 
 def eos_ids(path: str, tokenizer) -> tuple[int, ...]:
-    """Every id that ends a response: generation_config's, else the config's, else the
-    tokenizer's."""
+    """The ids that end a response: generation_config's, else the config's, else the tokenizer's."""
     found = None
     stated, _ = PreTrainedConfig.get_config_dict(path)  # config itself may have dropped some of it
     for generation in (generation_config(path), GenerationConfig.from_model_config(stated)):

@@ -1,5 +1,4 @@
-"""One token per row from logits: temperature, top-p, by inverse CDF, with the log-prob that the
-trainer will score.
+"""One token per row from logits, by temperature and top-p, with the log-prob that will be scored.
 
 Letters: N rows, V vocabulary.
 """
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALL_VOCABULARY = 2048  # tokens whose probabilities are accumulated in one go
-
 SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 
 
@@ -61,8 +59,7 @@ def sample_tokens(
 
 
 def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
-    """weights [N, V] >= 0, u [N] float64 in [0, 1) -> [N], the first token whose cumulative weight
-    exceeds u * total.
+    """weights [N, V] >= 0, u [N] in [0, 1) -> [N], the first with cumulative weight > u * total.
 
     Of a large vocabulary first the block of tokens by the sums of the blocks, then the token within
     it, so that only few numbers are accumulated in float64.
@@ -71,9 +68,8 @@ def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
     if V <= SMALL_VOCABULARY:
         cdf = weights.cumsum(-1, dtype=torch.float64)
         # below the total for any u of 53 bits, so some token with weight exceeds it
-        return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=V - 1)[
-            :, 0
-        ]  # NaN is above all
+        # NaN is above all
+        return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_(max=V - 1)[:, 0]
     weights = (F.pad(weights, (0, -V % block)) if V % block else weights).view(N, -1, block)
     cdf = weights.sum(-1).cumsum(-1, dtype=torch.float64)  # [N, blocks]
     target = (u * cdf[:, -1])[:, None]
@@ -88,8 +84,7 @@ def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
 
 
 def nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """[N, V] unnormalised -> the same with 0 outside the smallest set of likeliest tokens of mass
-    >= top_p."""
+    """[N, V] unnormalised -> 0 outside the smallest set of likeliest tokens of mass >= top_p."""
     ordered, index = probs.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     outside = before >= top_p * ordered.sum(-1, keepdim=True)

@@ -1,5 +1,4 @@
-"""The vision tower of the Qwen-VL family, faster: the same weights and the same numbers up to
-rounding.
+"""The Qwen-VL family's vision tower, faster: the same weights, the same numbers up to rounding.
 
     with lean_vision(model): features = model.get_image_features(...)
 
@@ -18,22 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ATTENTIONS = (
-    "VisionAttention",
-    "Qwen2_5_VLVisionAttention",
-    "Qwen3VLVisionAttention",
-)  # classes whose forward `attention` stands for
-PATCH_EMBEDDINGS = (
-    "PatchEmbed",
-    "Qwen2_5_VisionPatchEmbed",
-    "Qwen3VLVisionPatchEmbed",
-)  # `embed_patches`, likewise
+from model.batch import Model
+
+# classes whose forward `attention` stands for
+ATTENTIONS = ("VisionAttention", "Qwen2_5_VLVisionAttention", "Qwen3VLVisionAttention")
+# `embed_patches`, likewise
+PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatchEmbed")
 
 
 @contextmanager
-def lean_vision(model):
-    """Replaces the forwards within this block only, so that the model by itself stays transformers'
-    to the last bit."""
+def lean_vision(model: Model):
+    """Replaces the forwards within this block only: outside it the model is transformers'."""
     replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
     replaced += [
         (m, partial(embed_patches, m)) for m in model.modules() if type(m).__name__ in PATCH_EMBEDDINGS
@@ -59,8 +53,7 @@ def embed_patches(module, x: Tensor) -> Tensor:
 def attention(
     module, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs
 ) -> Tensor:
-    """x [N, D], windows one after the other -> [N, D]. Each patch reads its window; cu_seqlens
-    [windows + 1]."""
+    """x [N, D], windows one after the other -> [N, D]. cu_seqlens [windows + 1]."""
     qkv = module.qkv(x).unflatten(1, (3, module.num_heads, -1))  # [N, 3, heads, d]
     cos, sin = (part.float()[:, None, None] for part in position_embeddings)  # [N, 1, 1, d]
     qk, v = rotate(qkv[:, :2].float(), cos, sin).to(x.dtype), qkv[:, 2]
@@ -76,8 +69,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
-    """[N, heads, d] each, windows of these lengths one after the other -> [N, heads, d]. One call
-    for each length."""
+    """[N, heads, d] each, windows in a row -> [N, heads, d]. One call for each length."""
     kinds = sorted(set(lengths))
     order = None
     if len(kinds) > 1:
@@ -87,7 +79,9 @@ def by_windows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float
     counts = [length * lengths.count(length) for length in kinds]
     outs = []
     for length, *parts in zip(kinds, *(x.split(counts) for x in (q, k, v)), strict=True):
-        windows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts]  # [windows, heads, length, d]
-        outs.append(F.scaled_dot_product_attention(*windows, scale=scale).transpose(1, 2).flatten(0, 1))
+        # [windows, heads, length, d]
+        query, key, value = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in parts)
+        out = F.scaled_dot_product_attention(query, key, value, scale=scale)
+        outs.append(out.transpose(1, 2).flatten(0, 1))
     out = torch.cat(outs) if len(outs) > 1 else outs[0]
     return out if order is None else torch.empty_like(out).index_copy(0, order, out)

@@ -1,17 +1,16 @@
 """The built-in base: a Qwen2.5-VL of 0.8 million parameters that half knows the drawn questions.
-`python -m programs.build_tiny`
 
 Architecture, special tokens, chat template and file layout are Qwen2.5-VL's own; only the sizes are
 small. The weights come from a warm start on demonstrations, first by a careful writer and then by
 careless ones:
 
     careful       reads every number right and shows the steps. This part teaches the model to see.
-    careless      half of the writers show their steps, half write the bare box. A writer misreads each number of the
-                  picture, one step off, with probability CARELESS when showing steps and HASTY when
-                  not. Whatever was misread is then worked out correctly. Beside answering they do
-                  two more things: write a new question about the picture, from the picture alone or
-                  beside an example question, and say Yes or No to "is this answer true for this
-                  image?", where wrong proposals come from misreadings.
+    careless      half of the writers show their steps, half write the bare box. A writer misreads
+                  each number of the picture, one step off, with probability CARELESS when showing
+                  steps and HASTY when not. Whatever was misread is then worked out correctly.
+                  Beside answering they do two more things: write a new question about the picture,
+                  from the picture alone or beside an example question, and say Yes or No to "is
+                  this answer true for this image?", where wrong proposals come from misreadings.
 
 A model that imitates careless writers is calibrated like them: its samples scatter around the right
 answer, its majority is better than its average, and its steps are better than its guesses. That is
@@ -26,7 +25,8 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
@@ -34,7 +34,6 @@ from tokenizers import Regex as TokenizerRegex
 from tqdm import tqdm
 from transformers import (
     GenerationConfig,
-    HfArgumentParser,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
@@ -42,13 +41,15 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from common import cli
+from common.cli import flag
 from data import TINY, figures, prompts
 
 VOCABULARY = 512
 SPECIAL = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>",
+    "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
 # Renders the text that Qwen2.5-VL's template renders, for string content and for lists of images
 # and texts.
@@ -72,11 +73,11 @@ STEPS_SHARE, CARELESS, HASTY = 0.5, 0.08, 0.20
 
 @dataclass
 class WarmStart:
-    out: str = field(default=str(TINY), metadata={"help": "folder to write the checkpoint to"})
-    seed: int = field(default=0, metadata={"help": "weights, demonstrations and their order"})
-    steps: int = field(default=2400, metadata={"help": "optimiser steps; the first 7/12 are careful"})
-    batch: int = field(default=32, metadata={"help": "demonstrations per step"})
-    lr: float = field(default=3e-3, metadata={"help": "peak learning rate; cosine decay to a tenth"})
+    out: str = flag(str(TINY), "folder to write the checkpoint to")
+    seed: int = flag(0, "weights, demonstrations and their order")
+    steps: int = flag(2400, "optimiser steps; the first 7/12 are careful")
+    batch: int = flag(32, "demonstrations per step")
+    lr: float = flag(3e-3, "peak learning rate; cosine decay to a tenth")
 
 
 def demonstration(index: int, careful: bool = False) -> tuple[figures.Figure, str, str]:
@@ -104,8 +105,7 @@ def demonstration(index: int, careful: bool = False) -> tuple[figures.Figure, st
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE as Qwen's, trained on demonstrations; the special tokens take the last ids, as
-    theirs do."""
+    """Byte-level BPE as Qwen's, trained on demonstrations; special tokens come last."""
     texts = [text for i in range(4000) for text in demonstration(i)[1:]] + [
         "You are a helpful assistant.",
         "\n",
@@ -126,7 +126,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     trained.train_from_iterator(texts, trainer)
     vocab = trained.get_vocab()
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
     vocab |= {token: len(vocab) + i for i, token in enumerate(SPECIAL)}
     tokenizer = Qwen2Tokenizer(
         vocab=vocab,
@@ -141,8 +141,9 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_config(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(SPECIAL), strict=True))
-    return Qwen2_5_VLConfig(
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL}
+    return Qwen2_5_VLConfig(  # type: ignore[call-arg]  # the last three are of the class above it
         text_config={
             "vocab_size": VOCABULARY,
             "hidden_size": 96,
@@ -222,10 +223,8 @@ def warm_start(settings: WarmStart) -> None:
     tokenizer, image_processor = build_tokenizer(), build_image_processor()
     config = build_config(tokenizer)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    for (
-        name,
-        weight,
-    ) in model.named_parameters():  # fan-in scaling: transformers' 0.02 is made for widths of thousands
+    # fan-in scaling: transformers' 0.02 is made for widths of thousands
+    for name, weight in model.named_parameters():
         if weight.ndim >= 2:
             std = 0.5 if "embed_tokens" in name else weight[0].numel() ** -0.5
             residual = name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight"))
@@ -257,8 +256,8 @@ def warm_start(settings: WarmStart) -> None:
             print(f"step {step + 1}  loss {total:.4f}  {time.monotonic() - started:.0f} s", flush=True)
 
     model.generation_config = GenerationConfig(
-        eos_token_id=[config.text_config.eos_token_id, config.text_config.pad_token_id],
-        pad_token_id=config.text_config.pad_token_id,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
         do_sample=False,
     )
     model.save_pretrained(settings.out)
@@ -266,6 +265,11 @@ def warm_start(settings: WarmStart) -> None:
     image_processor.save_pretrained(settings.out)
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> int:
     torch.set_num_threads(1)  # the same bits on any machine of a kind, and about as fast as two
-    warm_start(HfArgumentParser(WarmStart, allow_abbrev=False).parse_args_into_dataclasses()[0])
+    warm_start(cli.parse(WarmStart, argv))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

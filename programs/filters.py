@@ -1,14 +1,13 @@
-"""What a model wrote when it was asked for a question -> a question, its choices, and whether it is
-worth training on.
+"""From what a model wrote to a question, its choices, and whether it is worth training on.
 
     parse_question(text)        the question and its lettered choices, without chatter and without an answer
     Filter(...).reason(...)     why a written question is dropped, or None: the first of FILTERS that applies
 
     empty          no word in it
     truncated      the model did not come to an end
-    no_question    neither a question mark, nor a sentence that starts with a question word, nor a clause that starts with
-                   an imperative ("Find x.", "In triangle ABC, calculate ..."); the lists are below,
-                   English alone
+    no_question    neither a question mark, nor a sentence that starts with a question word, nor a
+                   clause that starts with an imperative ("Find x.", "In triangle ABC, calculate
+                   ..."); the lists are below, English alone
     copy           the question that came with the image, exactly or nearly
     duplicate      the same words as an earlier question about the same image
     near           nearly an earlier question about the same image; with `near_across` also about any image
@@ -46,9 +45,8 @@ class Written(NamedTuple):
     answered: bool = False  # an answer stood there and was cut off
 
 
-PREAMBLE = re.compile(
-    r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I
-)  # "Here is a new question:"
+# "Here is a new question:"
+PREAMBLE = re.compile(r"\A[^\n?]{0,120}\bquestion\b[^\n?]{0,60}:[ \t*]*\n+(?=\s*\S)", re.I)
 LABEL = re.compile(
     r"\A[*#_ ]*(?:(?:new|different|my|multiple.choice)\s+)*question(?:\s*\d+)?[ *_]*(?:[:：]|\n)[*_]*\s*",
     re.I,
@@ -60,14 +58,17 @@ ECHO = re.compile(
 KEYED = r"(?:correct|right|final)\s+(?:answer|option|choice)|answer(?:\s+key)?|ans\.?"
 ANSWER = re.compile(  # it and all after it; of a text with a box, what was not asked by then
     rf"{SENTENCE}[ \t(\[*#_]*(?:the\s+)?(?:its\s+)?(?:"
-    rf"(?:{KEYED}|(?:correct\s+|final\s+)?(?:solution|explanation|hint|rationale))[ \t*_]*(?:[:：]|\n)|correct[ \t*_]*[:：]"
+    rf"(?:{KEYED}|(?:correct\s+|final\s+)?(?:solution|explanation|hint|rationale))[ \t*_]*(?:[:：]|\n)"
+    r"|correct[ \t*_]*[:：]"
     rf"|(?:{KEYED})[ \t*_]*(?:[-–—=][ \t]|is\b)|ans\.[ \t]).*"
     rf"|[*(\[]*(?-i:\bAnswer[ *_]*[:：]).*|(?:^|(?<=\?))[^?]*\\boxed.*|</?(?:answer|think)>.*",
     re.I | re.S,
 )
 EXPLAINED = re.compile(  # a paragraph behind one that asks
-    r"(?<=[?？])[*_)\"”]*[ \t]*\n[ \t]*\n[\s*_(]*(?:to\s+(?:find|solve|answer|determine|calculate|compute|get)"
-    r"|let's|let\s+us|we\s+(?:can|know|need|have)|step\s+1|first|since|because|therefore|thus|by\s+\w+ing"
+    r"(?<=[?？])[*_)\"”]*[ \t]*\n[ \t]*\n[\s*_(]*"
+    r"(?:to\s+(?:find|solve|answer|determine|calculate|compute|get)"
+    r"|let's|let\s+us|we\s+(?:can|know|need|have)"
+    r"|step\s+1|first|since|because|therefore|thus|by\s+\w+ing"
     r"|(?:this|the)(?:\s+new)?\s+question)\b(?!.*[?？]).*",
     re.I | re.S,
 )
@@ -76,9 +77,10 @@ CHOSEN = re.compile(r"\s*(?:\((?:correct|right)(?: answer)?\)|[✓✔✅]\ufe0f?
 
 
 def parse_question(text: str) -> Written:
-    """Cuts off a preamble, a label ("**Question:**"), enclosing quotes, placeholders for the image
-    and an answer given along; takes lettered choices (A. B. ..., two or more, at the end) out of
-    the text."""
+    """Cuts off a preamble, a label ("**Question:**"), quotes, image placeholders and an answer.
+
+    Takes lettered choices (A. B. ..., two or more, at the end) out of the text.
+    """
     text = text.rsplit("</think>", 1)[-1].replace("\r\n", "\n").replace("<image>", " ").strip()
     text = PREAMBLE.sub("", text, count=1).strip()
     text = LABEL.sub("", text, count=1)
@@ -109,12 +111,8 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
         run = markers[first:]
         before = text[: run[0].start()]
         in_order = letters[first:] == [chr(65 + i) for i in range(len(run))]
-        if (
-            len(run) < 2
-            or not in_order
-            or not before.rstrip(" *")
-            or before.rstrip(" *")[-1] not in "?:.!？：\n"
-        ):
+        ended = before.rstrip(" *")[-1:] in tuple("?:.!？：\n")
+        if len(run) < 2 or not in_order or not ended:
             continue
         ends = [m.start() for m in run[1:]] + [len(text)]
         texts = (
@@ -131,14 +129,12 @@ def split_choices(text: str) -> tuple[str, tuple[str, ...]]:
 CJK = "\u3040-\u30ff\u3400-\u9fff"
 TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+|[-+*/=<>^%°√π∠]")
 ARTICLES = {"the", "a", "an"}
-ORDINARY = re.compile(
-    rf"[^\W\d_A-Z]{{2,}}|a|[{CJK}]"
-)  # a word; other tokens are numbers, names such as AB, x or A, and signs
+# a word; other tokens are numbers, names such as AB, x or A, and signs
+ORDINARY = re.compile(rf"[^\W\d_A-Z]{{2,}}|a|[{CJK}]")
 
 
 def tokens_of(text: str) -> tuple[str, ...]:
-    """Words in lower case, numbers, names and signs of arithmetic, in one notation; CJK characters
-    one by one."""
+    """Lower-case words, numbers, names and signs in one notation; CJK by character."""
     found = TOKEN.findall(unicodedata.normalize("NFKC", text))
     return tuple(t if len(t) == 1 or (t.isupper() and len(t) <= 4) else t.lower() for t in found)
 
@@ -159,18 +155,16 @@ def jaccard(a: frozenset, b: frozenset) -> float:
 
 
 class NearIndex:
-    """Earlier token sequences by scope; `find` says whether one in the scope is at least
-    `threshold` similar."""
+    """Earlier token sequences by scope; `find`: is one at least `threshold` similar?"""
 
     def __init__(self, threshold: float, rarity: Counter):
-        self.threshold, self.rarity = threshold, rarity  # rarity: any counts do, as long as they don't change
-        self.postings = defaultdict(
-            list
-        )  # (scope, particulars, shingle) -> [shingles of an earlier question]
+        # rarity: any counts do, as long as they don't change
+        self.threshold, self.rarity = threshold, rarity
+        # (scope, particulars, shingle) -> [shingles of an earlier question]
+        self.postings: defaultdict[tuple, list[frozenset]] = defaultdict(list)
 
     def prefix(self, found: frozenset) -> list:
-        """The rarest shingles: two sets of similarity t share at least ceil(t n) of n, so one of
-        these is shared."""
+        """The rarest shingles: two sets of similarity t share at least ceil(t n), so one of these."""
         count = len(found) - math.ceil(self.threshold * len(found) - 1e-9) + 1
         return sorted(found, key=lambda s: (self.rarity[s], s))[:count]
 
@@ -190,10 +184,14 @@ class NearIndex:
 
 # --- Dropping -------------------------------------------------------------------------------------
 
-ASKING = "what what's which who whose whom when where why how is are was were do does did can could will would should has"
+ASKING = (
+    "what what's which who whose whom when where why how "
+    "is are was were do does did can could will would should has"
+)
 TASKS = (  # "what" and "how" also follow a comma; "which" does so in other sentences too
-    "what how find calculate compute determine evaluate solve express give state name identify count estimate measure "
-    "simplify choose select pick tell prove show describe explain compare complete fill work list write draw convert"
+    "what how find calculate compute determine evaluate solve express give state name identify count "
+    "estimate measure simplify choose select pick tell prove show describe explain compare complete fill "
+    "work list write draw convert"
 )
 LINK = r"(?:(?:then|so|and|please|now)[ \t]+)*"
 ASKS = re.compile(
@@ -245,8 +243,7 @@ class Filter:
         return reason
 
     def is_copy(self, written: Written, seed: Written) -> bool:
-        """The same words, with the same choices where both have some; or nearly the same, choices
-        included."""
+        """The same words, and choices where both have some; or nearly the same, with choices."""
         same_words = tokens_of(written.question) == tokens_of(seed.question)
         if same_words and not (written.choices and seed.choices):
             return True

@@ -1,5 +1,4 @@
-"""A first look at a source, answers included: `python -m data SOURCE [--split NAME] [--sheet
-FILE.png]`.
+"""A first look at a source, answers too: `python -m data SOURCE [--split NAME] [--sheet FILE.png]`.
 
 Prints how many questions there are, which column became what, how long the prompts are, three
 examples and the unusable rows. --sheet draws the first pictures with their questions and answers.
@@ -17,6 +16,7 @@ from common import cli
 from common.cli import flag
 from data import TINY, BadRow, Example, load
 from data.prompts import with_choices
+from data.rows import Source
 from model_utils import load_processor
 
 SHOWN = 12  # questions on a contact sheet
@@ -51,7 +51,11 @@ def main(argv: list[str]) -> int:
         rows = None
     limit = min(x for x in (rows, look.limit or (rows or 100)) if x is not None)
     processor = load_processor(look.model, look.min_pixels, look.max_pixels)
-    first, bad, lengths, categories, unlabelled = [], [], [], Counter(), 0
+    first: list[Example] = []
+    bad: list[str] = []
+    lengths: list[int] = []
+    categories: Counter[str] = Counter()
+    unlabelled = 0
     for i in tqdm(range(limit), desc=look.source, unit="row", leave=False, disable=None):
         try:
             example = examples[i]
@@ -67,14 +71,13 @@ def main(argv: list[str]) -> int:
 
     of = "" if limit == rows else f", of the first {limit} rows of {'endless' if rows is None else rows}"
     print(f"{look.source}: {len(lengths)} questions, {len(bad)} unusable rows{of}")
-    if hasattr(examples, "columns"):
+    if isinstance(examples, Source):
         print("columns")
         for name, kind in examples.store.kinds.items():
             print(f"  {name:28} {examples.columns.role(name, kind)}")
     if lengths:
-        print(
-            f"prompt tokens: min {min(lengths)}, median {median(lengths):g}, max {max(lengths)} ({look.model})"
-        )
+        least, most = min(lengths), max(lengths)
+        print(f"prompt tokens: min {least}, median {median(lengths):g}, max {most} ({look.model})")
         print(f"without an answer: {unlabelled}")
     for name, count in sorted(categories.items()) if len(categories) > 1 or "" not in categories else ():
         print(f"  {name or '(no category)':28} {count}")

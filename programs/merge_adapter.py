@@ -42,8 +42,7 @@ class MergeConfig:
 
 
 def merge(adapter: str, base: str = ""):
-    """-> (the base model in float32 with the adapter's part added to its weights, the base's
-    processor, its name)"""
+    """-> (base model in float32 with the adapter's part added, the base's processor, its name)"""
     peft, folder = need_peft("--adapter"), Path(adapter)
     try:
         said = json.loads((folder / SETTINGS).read_text())
@@ -59,7 +58,8 @@ def merge(adapter: str, base: str = ""):
         )
     if (start := said.get("init_lora_weights", True)) not in STARTS:
         raise ModelError(
-            f"--adapter {adapter}: its training began by changing the base ({start}); have peft convert it to plain LoRA"
+            f"--adapter {adapter}: its training began by changing the base ({start}); "
+            "have peft convert it to plain LoRA"
         )
     if not base:
         raise ModelError(f"--base must be given: {folder / SETTINGS} names none")

@@ -1,9 +1,8 @@
-"""The model writes new questions about its own images; training then needs no question from
-outside.
+"""The model writes new questions about its own images; training then needs no others.
 
-    python -m data.synthesize --data photos.jsonl --mode direct --out new.jsonl --model
-    Qwen/Qwen2.5-VL-3B-Instruct
-    python -m data.synthesize --mode in-context --limit 2000 --out new.jsonl            the built-in base, the built-in images
+    python -m data.synthesize --model Qwen/Qwen2.5-VL-3B-Instruct --data photos.jsonl --mode direct \\
+        --out new.jsonl
+    python -m data.synthesize --mode in-context --limit 2000 --out new.jsonl    the built-in base and images
     torchrun mmupt.py --train_data new.jsonl
 
 In mode "direct" the model sees an image alone, in mode "in-context" also the question that came
@@ -67,9 +66,10 @@ class Synthesis:
     mode: str = flag("in-context", "direct: the image alone; in-context: its question too", choices=MODES)
     show_answer: bool = flag(False, "in-context shows the known question's answer too: this reads labels")
     prompt: str = flag(
-        "auto", "brief is what the built-in base was taught, full is for real models; auto goes by the vocabulary",
+        "auto",
+        "brief: as the built-in base was taught; full: for real models; auto: by the vocabulary",
         choices=("auto", "brief", "full"),
-    )  # fmt: skip
+    )
     per_image: int = flag(1, "questions written per row of the source", "at least 1")
 
     batch: int = flag(64, "rows of the source at a time", "at least 1")
@@ -156,8 +156,8 @@ class Log:
             if before.get(name) != value and not (config.refilter and name in AFTERWARDS):
                 hint = ", or add --refilter" if name in AFTERWARDS else ""
                 raise UsageError(
-                    f"--{name} was {before.get(name)!r} when {config.out} was begun (now {value!r}): keep it{hint}, name "
-                    f"another --out, or delete {self.path} to begin anew"
+                    f"--{name} was {before.get(name)!r} when {config.out} was begun (now {value!r}): "
+                    f"keep it{hint}, name another --out, or delete {self.path} to begin anew"
                 )
 
     def append(self, batch: dict) -> None:
@@ -219,17 +219,17 @@ class Writer:
             raise BadRow(f"{example.id}: {error}") from None
         if len(encoded.ids) > config.max_prompt_tokens:
             raise BadRow(
-                f"{example.id}: {len(encoded.ids)} tokens, more than --max_prompt_tokens {config.max_prompt_tokens}"
+                f"{example.id}: {len(encoded.ids)} tokens, "
+                f"more than --max_prompt_tokens {config.max_prompt_tokens}"
             )
         return encoded
 
     def write(self, encoded: list) -> tuple[list[list[str]], list[list[bool]]]:
         """Texts and whether each came to its end, per_image of them for each prompt."""
         config, n = self.config, self.config.per_image
-        rollout = generate(
-            self.model, self.processor, self.processor.collate(encoded, self.device), n, config.max_new_tokens,
-            config.temperature, config.top_p, config.seed, STEP,
-        )  # fmt: skip
+        prompts = self.processor.collate(encoded, self.device)
+        draw = (config.temperature, config.top_p, config.seed, STEP)
+        rollout = generate(self.model, self.processor, prompts, n, config.max_new_tokens, *draw)
         texts, finished = rollout.texts(self.processor), rollout.finished.tolist()
         places = range(0, len(texts), n)
         return [texts[i : i + n] for i in places], [finished[i : i + n] for i in places]
@@ -276,7 +276,8 @@ def questions_of(config: Synthesis, batches: list[dict]) -> tuple[list[dict], di
         config.near_across,
         (with_choices(w.question, w.choices) for _, _, w, _ in written),
     )
-    kept, dropped, cut = [], Counter(), 0
+    kept, cut = [], 0
+    dropped: Counter[str] = Counter()
     for row, i, w, finished in written:
         cut += w.answered
         seed = Written(row["question"].replace(IMAGE_TAG, " "), tuple(row["choices"]))
@@ -290,7 +291,10 @@ def questions_of(config: Synthesis, batches: list[dict]) -> tuple[list[dict], di
         kept.append(
             out | {"mode": config.mode, "source": config.data, "source_id": row["id"], "seed": config.seed}
         )
-    counts = {"source rows": len(source_rows), "unusable rows": sum(len(b["skipped"]) for b in batches)}
+    counts: dict[str, int | None] = {
+        "source rows": len(source_rows),
+        "unusable rows": sum(len(b["skipped"]) for b in batches),
+    }
     counts |= {"written": len(written), "answers cut off": cut}
     counts |= {f"dropped: {name}": dropped[name] if name in config.filters else None for name in FILTERS}
     return kept, counts | {"kept": len(kept), "with choices": sum("choices" in row for row in kept)}
@@ -306,9 +310,10 @@ def synthesize(config: Synthesis) -> int:
     if log.batches:
         print(f"{len(log.batches)} of {len(parts)} batches were written before", flush=True)
     taken = {row["id"] for batch in log.batches for row in batch["rows"]}
-    writer = Writer(config) if todo else None
-    for part in tqdm(todo, desc="writing", unit="batch", disable=None):
-        log.append(write_batch(writer, log, source, part, taken))
+    if todo:
+        writer = Writer(config)
+        for part in tqdm(todo, desc="writing", unit="batch", disable=None):
+            log.append(write_batch(writer, log, source, part, taken))
     kept, counts = questions_of(config, log.batches)
     files.replace_text(Path(config.out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
     report = {

@@ -334,7 +334,9 @@ TEXTS = [r"\boxed{1/2}", r"\boxed{0.5}", "no box", r"\boxed{2}"]
 
 
 def rewards_of(texts=TEXTS, gold=None, **options):
-    _, rewards = compute_rewards(texts, QUESTION, Config(group_size=len(texts), **options), gold or {}, step=0)
+    _, rewards = compute_rewards(
+        texts, QUESTION, Config(group_size=len(texts), **options), gold or {}, step=0
+    )
     return rewards[0].tolist()
 
 
