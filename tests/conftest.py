@@ -88,6 +88,10 @@ def mixed_examples():
     ]
 
 
+def every(source) -> list:
+    return [source[i] for i in range(len(source))]
+
+
 def write_rows(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -105,6 +109,17 @@ def questions_file(tmp_path):
             {"id": f"q{i}", "question": drawn[i].question, "images": [f"{i}.png"], "answer": drawn[i].answer}
         )
     return write_rows(tmp_path / "questions.jsonl", rows), rows
+
+
+@pytest.fixture(scope="session")
+def lora_run(tmp_path_factory) -> Path:
+    """A run of ten steps at a high learning rate, in two parts."""
+    from lora_made import LORA
+    from runs import run
+
+    out = tmp_path_factory.mktemp("lora") / "run"
+    assert run(out, steps=10, reward="random", **LORA) == 0
+    return out
 
 
 def run_program(*argv: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
