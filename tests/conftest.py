@@ -125,6 +125,10 @@ def lora_run(tmp_path_factory) -> Path:
 def run_program(*argv: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
     """A program of this repository in a process of its own."""
     return subprocess.run(
-        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
+        [sys.executable, *map(str, argv)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
         env=os.environ | env,
-    )  # fmt: skip
+    )

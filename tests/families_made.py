@@ -14,26 +14,42 @@ from model.families import text_model
 
 TURNS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 GEMMA = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>user\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}{% endif %}"
-    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] | trim }}{% endif %}"
+    "{% endfor %}{% endif %}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 DECODER = dict(
-    vocab_size=576, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=2048, bos_token_id=None,
-)  # fmt: skip
+    vocab_size=576,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=2048,
+    bos_token_id=None,
+)
 SLIDING = dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"], sliding_window=24)
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 SIGLIP = dict(
-    model_type="siglip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-    image_size=56, patch_size=14, vision_use_head=False,
-)  # fmt: skip
+    model_type="siglip_vision_model",
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    image_size=56,
+    patch_size=14,
+    vision_use_head=False,
+)
 QWEN_SIZE = {"shortest_edge": 56 * 56, "longest_edge": 16 * 56 * 56}
 ROWS = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
 
@@ -58,8 +74,15 @@ def smol(name: str) -> Recipe:
         f"{name}Config",
         dict(
             text_config=dict(model_type="llama", **DECODER, pad_token_id=0, tie_word_embeddings=False),
-            vision_config=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-                               image_size=56, patch_size=14, model_type=f"{name.lower()}_vision"),
+            vision_config=dict(
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=56,
+                patch_size=14,
+                model_type=f"{name.lower()}_vision",
+            ),
             scale_factor=2,
         ),
         f"{name}ImageProcessorPil",
@@ -69,7 +92,7 @@ def smol(name: str) -> Recipe:
         dict(image_token="<image>"),
         "<image>",
         TURNS.replace("IMAGE", "<image>"),
-    )  # fmt: skip
+    )
 
 
 RECIPES = {
@@ -77,23 +100,37 @@ RECIPES = {
         "Qwen2VLConfig",
         dict(
             text_config=dict(**DECODER, rope_parameters=MROPE),
-            vision_config=dict(depth=2, embed_dim=32, hidden_size=64, num_heads=2, mlp_ratio=2, patch_size=14),
+            vision_config=dict(
+                depth=2, embed_dim=32, hidden_size=64, num_heads=2, mlp_ratio=2, patch_size=14
+            ),
         ),
-        "Qwen2VLImageProcessorPil", dict(size=QWEN_SIZE), image="<|image_pad|>",
+        "Qwen2VLImageProcessorPil",
+        dict(size=QWEN_SIZE),
+        image="<|image_pad|>",
         template=TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
     ),
     "qwen3_vl": Recipe(
         "Qwen3VLConfig",
         dict(
             text_config=dict(
-                **DECODER, head_dim=16, rope_parameters={**MROPE, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+                **DECODER,
+                head_dim=16,
+                rope_parameters={**MROPE, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
             ),
             vision_config=dict(
-                depth=3, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=64, patch_size=16,
-                num_position_embeddings=16, deepstack_visual_indexes=[0, 1],
+                depth=3,
+                hidden_size=32,
+                intermediate_size=48,
+                num_heads=2,
+                out_hidden_size=64,
+                patch_size=16,
+                num_position_embeddings=16,
+                deepstack_visual_indexes=[0, 1],
             ),
         ),
-        "Qwen2VLImageProcessorPil", dict(size=QWEN_SIZE, patch_size=16), image="<|image_pad|>",
+        "Qwen2VLImageProcessorPil",
+        dict(size=QWEN_SIZE, patch_size=16),
+        image="<|image_pad|>",
         template=TURNS.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
     ),
     "internvl": Recipe(
@@ -101,27 +138,50 @@ RECIPES = {
         dict(
             text_config=dict(model_type="qwen2", **DECODER),
             vision_config=dict(
-                hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=[56, 56],
-                patch_size=[14, 14], model_type="internvl_vision",
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=[56, 56],
+                patch_size=[14, 14],
+                model_type="internvl_vision",
             ),
             image_seq_length=4,
         ),
-        "GotOcr2ImageProcessorPil", dict(size={"height": 56, "width": 56}, max_patches=4),
+        "GotOcr2ImageProcessorPil",
+        dict(size={"height": 56, "width": 56}, max_patches=4),
         dict(image_seq_length=4, processor_class="InternVLProcessor"),
         ("<img>", "</img>", "<IMG_CONTEXT>", "<video>"),
-        dict(start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"),
-        "<IMG_CONTEXT>", TURNS.replace("IMAGE", "<IMG_CONTEXT>\n"),
+        dict(
+            start_image_token="<img>",
+            end_image_token="</img>",
+            context_image_token="<IMG_CONTEXT>",
+            video_token="<video>",
+        ),
+        "<IMG_CONTEXT>",
+        TURNS.replace("IMAGE", "<IMG_CONTEXT>\n"),
     ),
     "llava_onevision": Recipe(
         "LlavaOnevisionConfig",
         dict(
-            text_config=dict(model_type="qwen2", **DECODER), vision_config=SIGLIP,
+            text_config=dict(model_type="qwen2", **DECODER),
+            vision_config=SIGLIP,
             image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]],
         ),
         "LlavaOnevisionImageProcessorPil",
-        dict(size={"height": 56, "width": 56}, image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]]),
-        dict(num_image_tokens=16, vision_feature_select_strategy="full", processor_class="LlavaOnevisionProcessor"),
-        ("<image>", "<video>"), None, "<image>", TURNS.replace("IMAGE", "<image>\n"),
+        dict(
+            size={"height": 56, "width": 56},
+            image_grid_pinpoints=[[56, 56], [56, 112], [112, 56], [112, 112]],
+        ),
+        dict(
+            num_image_tokens=16,
+            vision_feature_select_strategy="full",
+            processor_class="LlavaOnevisionProcessor",
+        ),
+        ("<image>", "<video>"),
+        None,
+        "<image>",
+        TURNS.replace("IMAGE", "<image>\n"),
     ),
     "idefics3": smol("Idefics3"),
     "smolvlm": smol("SmolVLM"),
@@ -129,15 +189,33 @@ RECIPES = {
         "Gemma3Config",
         dict(
             text_config=dict(
-                **DECODER | dict(bos_token_id=0), head_dim=16, query_pre_attn_scalar=20, **SLIDING,
+                **DECODER | dict(bos_token_id=0),
+                head_dim=16,
+                query_pre_attn_scalar=20,
+                **SLIDING,
             ),
-            vision_config=SIGLIP, mm_tokens_per_image=4,
+            vision_config=SIGLIP,
+            mm_tokens_per_image=4,
         ),
-        "Gemma3ImageProcessorPil", dict(size={"height": 56, "width": 56}),
+        "Gemma3ImageProcessorPil",
+        dict(size={"height": 56, "width": 56}),
         dict(image_seq_length=4, processor_class="Gemma3Processor"),
-        ("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"),
-        dict(boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>", bos_token="<bos>"),
-        "<image_soft_token>", GEMMA,
+        (
+            "<bos>",
+            "<start_of_turn>",
+            "<end_of_turn>",
+            "<start_of_image>",
+            "<end_of_image>",
+            "<image_soft_token>",
+        ),
+        dict(
+            boi_token="<start_of_image>",
+            eoi_token="<end_of_image>",
+            image_token="<image_soft_token>",
+            bos_token="<bos>",
+        ),
+        "<image_soft_token>",
+        GEMMA,
     ),
     "qwen2": Recipe("Qwen2Config", DECODER),
     "qwen3": Recipe("Qwen3Config", DECODER | dict(head_dim=16)),
@@ -145,9 +223,11 @@ RECIPES = {
     "gemma3_text": Recipe(
         "Gemma3TextConfig",
         DECODER | SLIDING | dict(head_dim=16),
-        tokens=("<bos>", "<start_of_turn>", "<end_of_turn>"), named=dict(bos_token="<bos>"), template=GEMMA,
+        tokens=("<bos>", "<start_of_turn>", "<end_of_turn>"),
+        named=dict(bos_token="<bos>"),
+        template=GEMMA,
     ),
-}  # fmt: skip
+}
 SEEING = [name for name, recipe in RECIPES.items() if recipe.image]
 
 
@@ -169,7 +249,8 @@ def make_checkpoint(folder: Path, recipe: Recipe, **saving) -> None:
             getattr(transformers, recipe.image_processor)(**recipe.pictures).save_pretrained(folder)
         except ImportError:
             pytest.skip(
-                f"{recipe.image_processor} wants torchvision before transformers 5.23: pip install torchvision"
+                f"{recipe.image_processor} wants torchvision before transformers 5.23: "
+                "pip install torchvision"
             )
         if recipe.settings:
             (folder / "processor_config.json").write_text(json.dumps(recipe.settings))

@@ -7,9 +7,16 @@ from pathlib import Path
 import mmupt
 
 SMALL = {
-    "steps": 3, "questions": 4, "group_size": 4, "max_new_tokens": 32, "eval_data": "", "save_every": 1, "keep": 0,
-    "lr": 1e-4, "warmup_steps": 0,
-}  # fmt: skip
+    "steps": 3,
+    "questions": 4,
+    "group_size": 4,
+    "max_new_tokens": 32,
+    "eval_data": "",
+    "save_every": 1,
+    "keep": 0,
+    "lr": 1e-4,
+    "warmup_steps": 0,
+}
 
 
 def flags(**options) -> list[str]:

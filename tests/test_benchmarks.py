@@ -119,11 +119,10 @@ def test_votes_on_a_rounded_answer_are_votes_for_one_answer():
 
 
 def test_a_question_counts_for_each_of_its_skills():
-    rows = [
-        record(Example(str(i), (), "?", "1", (), vista("1", "integer").meta | {"metadata": {"skills": skills, "task": t}}),
-               [box("1" if i else "2")])
-        for i, (skills, t) in enumerate([(["a", "b"], "x"), (["b"], "x"), (["c"], "y")])
-    ]  # fmt: skip
+    rows = []
+    for i, (skills, task) in enumerate([(["a", "b"], "x"), (["b"], "x"), (["c"], "y")]):
+        meta = vista("1", "integer").meta | {"metadata": {"skills": skills, "task": task}}
+        rows.append(record(Example(str(i), (), "?", "1", (), meta), [box("1" if i else "2")]))
     by = report(rows, 1, BENCHMARKS["mathvista"])["by"]
     assert {name: (r["pass@1"], r["questions"]) for name, r in by["skills"].items()} == {
         "a": (0, 1),

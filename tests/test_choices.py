@@ -16,11 +16,39 @@ def test_an_options_value_counts_as_its_letter():
     assert option_key("7") == "7"
 
 
-@pytest.mark.parametrize("written", ["B", "(B)", "b)", "b", "B.", r"\text{B}", "option B", "B. 12 cm", "B: 12 cm", "B) 12 cm",
-                                     "B:12 cm", "(B) 12", r"\textbf{(B)}\ 12", "12", "12 cm", r"12\text{ cm}", "x = 12",
-                                     "12.0", r"\frac{24}{2}", "B 12 cm", "B (12 cm)", "B - 12 cm", "B, 12",
-                                     r"\text{B}\ 12\text{ cm}", "Answer B",
-                                     "The correct option is B", r"\underline{B}", r"\text{B}\quad 12"])  # fmt: skip
+@pytest.mark.parametrize(
+    "written",
+    [
+        "B",
+        "(B)",
+        "b)",
+        "b",
+        "B.",
+        r"\text{B}",
+        "option B",
+        "B. 12 cm",
+        "B: 12 cm",
+        "B) 12 cm",
+        "B:12 cm",
+        "(B) 12",
+        r"\textbf{(B)}\ 12",
+        "12",
+        "12 cm",
+        r"12\text{ cm}",
+        "x = 12",
+        "12.0",
+        r"\frac{24}{2}",
+        "B 12 cm",
+        "B (12 cm)",
+        "B - 12 cm",
+        "B, 12",
+        r"\text{B}\ 12\text{ cm}",
+        "Answer B",
+        "The correct option is B",
+        r"\underline{B}",
+        r"\text{B}\quad 12",
+    ],
+)
 def test_an_option_is_named_by_its_letter_its_text_or_both(written):
     assert option_key(written, ("6 cm", "12 cm", r"\sqrt{12}\text{ cm}")) == "B"
 

@@ -61,11 +61,27 @@ def test_the_papers_preset_is_its_code_and_flags_beside_it_win():
     config = mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt", "--questions", "256"], mmupt.PRESETS)
     assert config.questions == 256 and config.minibatch_questions == 128
     paper = {
-        "group_size": 10, "temperature": 0.7, "top_p": 0.99, "max_prompt_tokens": 2048, "max_new_tokens": 2048,
-        "lr": 1e-6, "weight_decay": 1e-2, "max_grad_norm": 1.0, "min_pixels": 262144, "max_pixels": 1204224,
-        "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0, "beta": 0.01, "kl": "k3", "kl_clamp": 10.0, "scale": "std",
-        "aggregate": "bnpo", "vote": "published", "reward": "majority",
-    }  # fmt: skip
+        "group_size": 10,
+        "temperature": 0.7,
+        "top_p": 0.99,
+        "max_prompt_tokens": 2048,
+        "max_new_tokens": 2048,
+        "lr": 1e-6,
+        "weight_decay": 1e-2,
+        "max_grad_norm": 1.0,
+        "min_pixels": 262144,
+        "max_pixels": 1204224,
+        "clip_low": 0.2,
+        "clip_high": 0.3,
+        "dual_clip": 3.0,
+        "beta": 0.01,
+        "kl": "k3",
+        "kl_clamp": 10.0,
+        "scale": "std",
+        "aggregate": "bnpo",
+        "vote": "published",
+        "reward": "majority",
+    }
     for name, value in paper.items():
         assert getattr(config, name) == value, name
     assert mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt"], mmupt.PRESETS).questions == 512

@@ -31,9 +31,11 @@ def test_two_processes_train_as_one_does(tmp_path, special):
     options |= dict(tokens_per_forward=400, eval_data="", group_size=3) | special
     for name, processes in (("one", 1), ("two", 2)):
         done = run_program(
-            "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, "mmupt.py",
+            *"-m torch.distributed.run --standalone --nproc_per_node".split(),
+            processes,
+            "mmupt.py",
             *flags(out=tmp_path / name, **options),
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     file = "adapter_model.safetensors" if "lora_rank" in special else "model.safetensors"
     one, two = (load_file(tmp_path / n / "checkpoints" / "step-5" / file) for n in ("one", "two"))

@@ -39,10 +39,9 @@ def test_the_program_writes_a_json_and_compares_two(tmp_path, random_folder, que
     outs = []
     for seed in (0, 1):
         outs.append(tmp_path / f"{seed}.json")
-        done = run_program(
-            "eval.py", "--model", random_folder, "--data", questions_file[0], "--num_samples", 2, "--limit", 6,
-            "--max_new_tokens", 5, "--seed", seed, "--out", outs[-1],
-        )  # fmt: skip
+        flags = ["--model", random_folder, "--data", questions_file[0], "--seed", seed, "--out", outs[-1]]
+        flags += "--num_samples 2 --limit 6 --max_new_tokens 5".split()
+        done = run_program("eval.py", *flags)
         assert done.returncode == 0, done.stderr
         assert done.stderr == "" and "pass@1" in done.stdout  # no progress bar where there is no terminal
     result = json.loads(outs[0].read_text())

@@ -79,9 +79,13 @@ def plain_inputs(processor, example, response=()) -> dict:
         images = [at_its_size(processor, image) for image in example.images]
         content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": asked}]
         made = processor.whole.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=processor.tokenizer.chat_template,
-            tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
-        )  # fmt: skip
+            [{"role": "user", "content": content}],
+            chat_template=processor.tokenizer.chat_template,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
     more = torch.tensor([list(response)], dtype=torch.long)
     out = dict(made)
     out["input_ids"] = torch.cat([made["input_ids"], more], 1)
@@ -258,10 +262,13 @@ def test_a_window_shorter_than_an_image_is_transformers_window(tmp_path, mixed_e
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("internvl", dict(image_seq_length=2)), ("internvl", dict(image_seq_length=8)), ("idefics3", dict(image_seq_len=2)),
-        ("gemma3", dict(image_seq_length=3)), ("llava_onevision", dict(num_image_tokens=9)),
+        ("internvl", dict(image_seq_length=2)),
+        ("internvl", dict(image_seq_length=8)),
+        ("idefics3", dict(image_seq_len=2)),
+        ("gemma3", dict(image_seq_length=3)),
+        ("llava_onevision", dict(num_image_tokens=9)),
     ],
-)  # fmt: skip
+)
 def test_image_tokens_that_are_not_as_many_as_features_are_refused(tmp_path, mixed_examples, name, settings):
     """Else the features of one question's picture would stand in another's places."""
     recipe = RECIPES[name]

@@ -123,13 +123,11 @@ def test_each_filter_by_hand():
         "": "empty",
         " ?! ": "empty",
         "The picture shows a red triangle.": "no_question",
-        "what is the AREA of the rectangle": "no_question",  # in capitals AREA may be a name, so this is no copy
         "What is the area, of the rectangle ?": "copy",
         "how long is the  red side": "duplicate",
         "How long is a red side?": "near",
         "How long is the blue side?": None,
     }
-    texts.pop("what is the AREA of the rectangle")
     assert verdicts(list(texts), seeds=[seed] * len(texts)) == list(texts.values())
     assert verdicts(["How long is"], finished=[False]) == ["truncated"]
     for name in (
@@ -172,12 +170,18 @@ def test_a_copy_has_the_choices_of_the_seed_or_none():
 @pytest.mark.parametrize(
     ("text", "question"),
     [
-        ("Find the area.", True), ("In triangle ABC, calculate AB", True), ("If x = 3, what is y", True),
-        ("Look closely. Is AB longer than BC", True), ("面积是多少？", True), ("Please determine the angle.", True),
-        ("The line, which is red, is long.", False), ("A findings report.", False), ("left 4, right 3, 7.", False),
+        ("Find the area.", True),
+        ("In triangle ABC, calculate AB", True),
+        ("If x = 3, what is y", True),
+        ("Look closely. Is AB longer than BC", True),
+        ("面积是多少？", True),
+        ("Please determine the angle.", True),
+        ("The line, which is red, is long.", False),
+        ("A findings report.", False),
+        ("left 4, right 3, 7.", False),
         ("I can not see it.", False),
     ],
-)  # fmt: skip
+)
 def test_a_question_asks(text, question):
     assert asks(text) is question
 
@@ -208,8 +212,8 @@ def test_filtering_ten_thousand_questions_takes_seconds():
     rng = random.Random(0)
     nouns = [f"{a}{b}" for a in ("cir", "squa", "tri") for b in ("cle", "re", "angle", "gon", "line", "bar")]
     texts = [
-        f"In the image, what is the length of the {rng.choice(nouns)} next to the {rng.choice(nouns)} above the "
-        f"{rng.choice(nouns)}, if the {rng.choice(nouns)} is {rng.randint(1, 9)} cm long?"
+        f"In the image, what is the length of the {rng.choice(nouns)} next to the {rng.choice(nouns)} "
+        f"above the {rng.choice(nouns)}, if the {rng.choice(nouns)} is {rng.randint(1, 9)} cm long?"
         for _ in range(10_000)
     ]
     started = time.monotonic()

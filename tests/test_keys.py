@@ -69,8 +69,12 @@ def test_no_text_raises_and_every_key_is_its_own_key():
 
 def test_the_shortcut_gives_what_the_long_way_gives():
     rng = random.Random(2)
-    plain = [f"{sign}{n}{rest}" for sign in ("", "-") for n in (0, 7, 120, "007", rng.randrange(10**15))
-             for rest in ("", ".0", ".50", ".125", "/7", "/120", f".{rng.randrange(10**14)}")]  # fmt: skip
+    plain = [
+        f"{sign}{n}{rest}"
+        for sign in ("", "-")
+        for n in (0, 7, 120, "007", rng.randrange(10**15))
+        for rest in ("", ".0", ".50", ".125", "/7", "/120", f".{rng.randrange(10**14)}")
+    ]
     plain += [
         rf"{sign}\{frac}{{{n}}}{{15}}" for sign in ("", "-") for frac in ("frac", "dfrac") for n in (0, 5, 4)
     ]

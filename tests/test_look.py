@@ -25,10 +25,15 @@ def test_a_first_look_says_what_each_column_became(tmp_path):
     assert done.returncode == 0 and done.stderr == ""
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     for line in (
-        "decoded_image images", "question question", "query question, where question is blank", "choices choices",
-        "answer answer; not read without labels", "precision meta; not read without labels", "pid id",
+        "decoded_image images",
+        "question question",
+        "query question, where question is blank",
+        "choices choices",
+        "answer answer; not read without labels",
+        "precision meta; not read without labels",
+        "pid id",
         "without an answer: 0",
-    ):  # fmt: skip
+    ):
         assert line in lines, line
     assert "6 questions, 0 unusable rows" in done.stdout and "prompt tokens: min " in done.stdout
     sheet = Image.open(tmp_path / "sheet.png")

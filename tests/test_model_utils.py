@@ -46,10 +46,14 @@ def test_greedy_generation_is_hugging_faces_in_one_left_padded_batch(model, proc
     mask = torch.tensor([[0] * (width - len(e.ids)) + [1] * len(e.ids) for e in encoded])
     prompts = processor.collate(encoded)
     theirs = model.generate(
-        input_ids=ids, attention_mask=mask, **image_inputs(model, prompts, lean=False),
-        mm_token_type_ids=(ids == model.config.image_token_id).int(), max_new_tokens=16, do_sample=False,
+        input_ids=ids,
+        attention_mask=mask,
+        **image_inputs(model, prompts, lean=False),
+        mm_token_type_ids=(ids == model.config.image_token_id).int(),
+        max_new_tokens=16,
+        do_sample=False,
         suppress_tokens=processor.banned().nonzero()[:, 0].tolist(),
-    )[:, width:]  # fmt: skip
+    )[:, width:]
     rollout = generate(model, processor, prompts, 1, 16, temperature=0)
     for row, n, other in zip(rollout.tokens, rollout.lengths.tolist(), theirs, strict=True):
         assert row[:n].tolist() == other[:n].tolist()

@@ -32,7 +32,8 @@ def test_the_prompt_is_what_the_chat_template_says(processor, mixed_examples):
         "<|vision_start|><|image_pad|><|image_pad|><|image_pad|><|image_pad|><|vision_end|>"
         + question.question
         + "".join(f"\n{a}. {c}" for a, c in zip("ABCD", question.choices, strict=False))
-        + " Please reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
+        + " Please reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
 
 

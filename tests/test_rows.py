@@ -242,11 +242,18 @@ def test_lettered_choices_are_shown_once_and_graded_by_letter_or_value(tmp_path)
 @pytest.mark.parametrize(
     ("cell", "answer"),
     [
-        ("5", "5"), (5, "5"), (2.5, "2.5"), (None, None), (float("nan"), None), ("<answer> 145° </answer>", "145°"),
-        (["5"], "5"), ([2.5], "2.5"),
-        ("<think>no</think><answer>\n7\n</answer>", "7"), (r"So it is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        ("5", "5"),
+        (5, "5"),
+        (2.5, "2.5"),
+        (None, None),
+        (float("nan"), None),
+        ("<answer> 145° </answer>", "145°"),
+        (["5"], "5"),
+        ([2.5], "2.5"),
+        ("<think>no</think><answer>\n7\n</answer>", "7"),
+        (r"So it is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
     ],
-)  # fmt: skip
+)
 def test_a_label_is_taken_out_of_its_tags(cell, answer):
     assert read_answer(cell, "answer") == answer
 

@@ -136,7 +136,8 @@ def test_questions_of_the_data_sets_worked_out_by_hand(made):
         and not verse[3].choices
     )
     assert verse[4].question == (
-        "According to the question shown in the image, please first conduct reasoning, and then answer the question."
+        "According to the question shown in the image, please first conduct reasoning, "
+        "and then answer the question."
     )
     assert vision[0].question == "Which of the pieces fits?\n<image>" and vision[0].choices == tuple("ABCDE")
     assert vision[2].question == "What are <image> and <image2> together?"
@@ -213,11 +214,13 @@ def test_an_epoch_reads_no_row_group_twice_however_little_is_kept(many, monkeypa
     source.store.kept.clear()
     original = source.store.read
     monkeypatch.setattr(source.store, "read", lambda g, c: read.append(g) or original(g, c))
-    with ThreadPoolExecutor(4) as threads:  # of which some are in the next window already
-        for index, example in threads.map(lambda at: (at[1], source[at[1]]), islice(order(source, 5), 60)):
-            assert example.question == f"<image>Question {index}"
-    assert sorted(read) == list(range(15))
     epochs = [[i for _, i in islice(order(source, 5, 60 * epoch), 60)] for epoch in (0, 1)]
+    with ThreadPoolExecutor(4) as threads:
+        for start in range(0, 60, 8):  # in any order within eight rows, of which some are in the next window
+            rows = epochs[0][start : start + 8]
+            examples = threads.map(source.__getitem__, rows)
+            assert [e.question for e in examples] == [f"<image>Question {i}" for i in rows]
+    assert sorted(read) == list(range(15))
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(60)) and epochs[0] != epochs[1]
     assert [i for _, i in islice(order(source, 5, 17), 100)] == (epochs[0] + epochs[1])[17:117]
     for start in range(0, 60, 12):  # the rows of three groups, mixed
@@ -382,11 +385,16 @@ def test_paths_in_a_struct_are_beside_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "cell", "answer"),
     [
-        (pyarrow.float32(), 0.1, "0.1"), (pyarrow.float64(), 0.1, "0.1"), (pyarrow.float32(), 2.5, "2.5"),
-        (pyarrow.decimal128(6, 2), Decimal("1.50"), "1.50"), (pyarrow.list_(pyarrow.int64()), [7], "7"),
-        (pyarrow.list_(TEXT), ["7"], "7"), (pyarrow.large_string(), "7", "7"), (pyarrow.int8(), 7, "7"),
+        (pyarrow.float32(), 0.1, "0.1"),
+        (pyarrow.float64(), 0.1, "0.1"),
+        (pyarrow.float32(), 2.5, "2.5"),
+        (pyarrow.decimal128(6, 2), Decimal("1.50"), "1.50"),
+        (pyarrow.list_(pyarrow.int64()), [7], "7"),
+        (pyarrow.list_(TEXT), ["7"], "7"),
+        (pyarrow.large_string(), "7", "7"),
+        (pyarrow.int8(), 7, "7"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_labels_as_they_are_written(tmp_path, kind, cell, answer):
     path = write(
         tmp_path, "a.parquet", [("question", TEXT), ("answer", kind)], [{"question": "?", "answer": cell}]
@@ -475,7 +483,8 @@ def test_sources_that_can_not_be_used_say_why(tmp_path):
         "urls.parquet": "an image is the URL https://x.org/a.png: nothing is fetched while training",
         "urls.jsonl": "an image is the URL https://x.org/a.png: nothing is fetched while training",
         "labels.parquet": "the labels in `answer` are neither text nor numbers",
-        "blind.parquet": "`image` holds no pictures that can be read: {bytes, path}, bytes, or paths beside the file",
+        "blind.parquet": "`image` holds no pictures that can be read: {bytes, path}, bytes, "
+        "or paths beside the file",
         "shards": "shards: 2 of 5 files of train are missing, the first: train-00001-of-00005",
         "gone.parquet": "gone.parquet: no such file",
         "nothing": "nothing: no .parquet file in this folder",
