@@ -38,14 +38,24 @@ def test_a_users_mistake_names_the_flag(tmp_path, options, message):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_users_mistake_is_one_line_and_status_2_on_the_command_line(tmp_path):
+def test_a_users_mistake_is_one_line_and_status_2_on_the_command_line(program):
     for argv, message in (
         (["--lrr", "1"], "unknown flag --lrr; did you mean --lr?"),
         (["--group_size", "1"], "--group_size must be at least 2"),
         (["--resume"], "--resume must be given together with --out"),
     ):
-        done = run_program("mmupt.py", *argv)
+        done = program(mmupt.main, *argv)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["mmupt.py", "eval.py", "-m data", "-m data.synthesize", "-m programs.merge_adapter"]
+)
+def test_every_program_runs_by_its_name(name):
+    done = run_program(*name.split(), "--nothing", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: unknown flag --nothing") and done.stderr.count("\n") == 1
 
 
 def test_flags_beside_resume_are_checked_against_the_runs_own(tmp_path):

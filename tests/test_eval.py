@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_program, write_rows
+from conftest import ROOT, held_elsewhere, write_rows
 
-from common import cli, files
+from common import cli
 from eval import PRESETS, EvalConfig, Partial, main
 from evaluation.answering import answers, batches
 from evaluation.metrics import report, summary
@@ -35,20 +35,20 @@ def test_values_out_of_range_name_the_flag(options, message, monkeypatch):
         EvalConfig(**options)
 
 
-def test_the_program_writes_a_json_and_compares_two(tmp_path, random_folder, questions_file):
+def test_the_program_writes_a_json_and_compares_two(tmp_path, random_folder, questions_file, program):
     outs = []
     for seed in (0, 1):
         outs.append(tmp_path / f"{seed}.json")
         flags = ["--model", random_folder, "--data", questions_file[0], "--seed", seed, "--out", outs[-1]]
         flags += "--num_samples 2 --limit 6 --max_new_tokens 5".split()
-        done = run_program("eval.py", *flags)
+        done = program(main, *flags)
         assert done.returncode == 0, done.stderr
         assert done.stderr == "" and "pass@1" in done.stdout  # no progress bar where there is no terminal
     result = json.loads(outs[0].read_text())
     assert {"pass@1", "maj@2", "pass@2", "parsed", "questions", "by_category", "records"} <= result.keys()
     assert result["questions"] == len(result["records"]) == 6
     assert summary(result["records"], 2)["pass@1"] == result["pass@1"]
-    done = run_program("eval.py", "--compare", *outs)
+    done = program(main, "--compare", *outs)
     assert done.returncode == 0 and "over 6 questions" in done.stdout
 
 
@@ -62,8 +62,8 @@ def test_the_program_writes_a_json_and_compares_two(tmp_path, random_folder, que
         (["--compare", "gone.json", "gone.json"], "not a result of eval.py"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_status_2(argv, message):
-    done = run_program("eval.py", *argv)
+def test_a_users_mistake_is_one_line_and_status_2(argv, message, program):
+    done = program(main, *argv)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and message in done.stderr and done.stderr.startswith("error: ")
 
@@ -126,7 +126,7 @@ def test_a_killed_evaluation_continues_to_the_same_result(
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_one_process_at_a_time_writes_a_result(tmp_path, random_folder, questions_file, monkeypatch):
+def test_one_process_at_a_time_writes_a_result(tmp_path, random_folder, questions_file, monkeypatch, program):
     out = tmp_path / "r.json"
     flags = [
         "--model",
@@ -142,10 +142,9 @@ def test_one_process_at_a_time_writes_a_result(tmp_path, random_folder, question
     ]
     partial = Path(f"{out}.partial.jsonl")
     partial.touch()
-    files.hold(partial)
-    done = run_program("eval.py", *flags)
+    with held_elsewhere(partial):
+        done = program(main, *flags)
     assert done.returncode == 2 and f"another process is writing {partial}" in done.stderr
-    files.release()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(cli.UsageError, match="start it with python, not with torchrun"):
         main([str(f) for f in flags])

@@ -1,27 +1,29 @@
 """A first look at a source."""
 
 import pytest
-from conftest import run_program, write_rows
+from conftest import write_rows
 from PIL import Image
 
+from programs.look import main
 
-def test_a_first_look_prints_the_source_and_draws_it(tmp_path):
-    done = run_program("-m", "data", "tiny", "--split", "validation", "--sheet", tmp_path / "s.png")
+
+def test_a_first_look_prints_the_source_and_draws_it(tmp_path, program):
+    done = program(main, "tiny", "--split", "validation", "--sheet", tmp_path / "s.png")
     assert done.returncode == 0 and "512 questions, 0 unusable" in done.stdout and done.stderr == ""
     assert Image.open(tmp_path / "s.png").width > 1000
     for name in ("sheet", "x.nothing"):
-        bad = run_program("-m", "data", "tiny", "--sheet", name)
+        bad = program(main, "tiny", "--sheet", name)
         assert bad.returncode == 2 and bad.stderr == f"error: --sheet {name}: name it .png\n"
-    bad = run_program("-m", "data", tmp_path / "none.jsonl")
+    bad = program(main, tmp_path / "none.jsonl")
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
 
 
-def test_a_first_look_says_what_each_column_became(tmp_path):
+def test_a_first_look_says_what_each_column_became(tmp_path, program):
     pytest.importorskip("pyarrow", reason="pip install pyarrow")
     from datasets_made import write_mathvista
 
     path = write_mathvista(tmp_path)
-    done = run_program("-m", "data", path, "--sheet", tmp_path / "sheet.png")
+    done = program(main, path, "--sheet", tmp_path / "sheet.png")
     assert done.returncode == 0 and done.stderr == ""
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     for line in (
@@ -41,8 +43,6 @@ def test_a_first_look_says_what_each_column_became(tmp_path):
 
 
 def test_a_first_look_counts_what_is_unusable(tmp_path, capsys):
-    from programs.look import main
-
     rows = [
         {"question": "<image>?"},
         {"question": "How?", "answer": "3", "kind": "x"},

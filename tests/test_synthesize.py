@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import run_program, write_rows
+from conftest import held_elsewhere, run_program, write_rows
 
 import mmupt
-from common import cli, files
+from common import cli
 from data import DataError, load, prompts
 from programs import synthesize
 from programs.filters import (
@@ -296,14 +296,13 @@ def test_torn_ends_and_lost_images_are_done_again(written, tmp_path, where):
     assert everything(out) == everything(written)
 
 
-def test_a_second_process_and_a_changed_flag_are_refused(tmp_path):
+def test_a_second_process_and_a_changed_flag_are_refused(tmp_path, program):
     out = tmp_path / "new.jsonl"
     assert write(out, *DIRECT) == 0
     before = everything(out)
-    files.hold(out.with_suffix(".images"))
-    done = run_program("-m", "data.synthesize", "--out", out, *DIRECT)
+    with held_elsewhere(out.with_suffix(".images")):
+        done = program(synthesize.main, "--out", out, *DIRECT)
     assert done.returncode == 2 and "another process is writing" in done.stderr
-    files.release()
     for flag, value in (
         ("seed", 1),
         ("limit", 41),
@@ -369,8 +368,8 @@ def test_mistakes_name_the_flag(tmp_path, flags, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_program_runs_by_its_name(tmp_path):
-    done = run_program("-m", "data.synthesize", "--out", tmp_path / "new.txt")
+def test_the_program_names_what_it_can_not_write(tmp_path, program):
+    done = program(synthesize.main, "--out", tmp_path / "new.txt")
     assert done.returncode == 2 and done.stderr == (
         f"error: --out must be the name of a .jsonl file (got {tmp_path / 'new.txt'})\n"
     )
