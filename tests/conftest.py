@@ -6,9 +6,11 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # two busy OpenMP programs slow each other; one thread each is safe
 
+import fcntl
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,10 @@ def mixed_examples():
     ]
 
 
+def every(source) -> list:
+    return [source[i] for i in range(len(source))]
+
+
 def write_rows(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -107,9 +113,52 @@ def questions_file(tmp_path):
     return write_rows(tmp_path / "questions.jsonl", rows), rows
 
 
+@pytest.fixture(scope="session")
+def lora_run(tmp_path_factory) -> Path:
+    """A run of ten steps at a high learning rate, in two parts."""
+    from lora_made import LORA
+    from runs import run
+
+    out = tmp_path_factory.mktemp("lora") / "run"
+    assert run(out, steps=10, reward="random", **LORA) == 0
+    return out
+
+
+@pytest.fixture
+def program(monkeypatch, capsys):
+    """Calls a program's `main` as its command line does, in this process, which has imported all
+    already."""
+    from common import cli
+
+    def call(main, *argv) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, argv)])
+        capsys.readouterr()  # what was said before
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(argv, ended.value.code, said.out, said.err)
+
+    return call
+
+
+@contextmanager
+def held_elsewhere(path: Path):
+    """As if another process wrote there: a lock belongs to an opened file, not to a process."""
+    file = os.open(path, os.O_RDONLY)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
 def run_program(*argv: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
     """A program of this repository in a process of its own."""
     return subprocess.run(
-        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
+        [sys.executable, *map(str, argv)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
         env=os.environ | env,
-    )  # fmt: skip
+    )

@@ -121,10 +121,19 @@ def write_mathvista(folder: Path) -> Path:
         + [("language", TEXT), ("skills", TEXTS), ("source", TEXT), ("split", TEXT), ("task", TEXT)]
     )
     schema = [
-        ("pid", TEXT), ("question", TEXT), ("image", TEXT), ("decoded_image", PICTURE), ("choices", TEXTS), ("unit", TEXT),
-        ("precision", NUMBER), ("answer", TEXT), ("question_type", TEXT), ("answer_type", TEXT), ("metadata", metadata),
+        ("pid", TEXT),
+        ("question", TEXT),
+        ("image", TEXT),
+        ("decoded_image", PICTURE),
+        ("choices", TEXTS),
+        ("unit", TEXT),
+        ("precision", NUMBER),
+        ("answer", TEXT),
+        ("question_type", TEXT),
+        ("answer_type", TEXT),
+        ("metadata", metadata),
         ("query", TEXT),
-    ]  # fmt: skip
+    ]
     asked = [
         (
             "Which shape is it?",
@@ -149,17 +158,32 @@ def write_mathvista(folder: Path) -> Path:
         )
         rows.append(
             {
-                "pid": str(n), "question": question, "image": f"images/{n}.jpg", "decoded_image": picture(n, "JPEG"),
-                "choices": choices, "unit": unit, "precision": precision, "answer": answer,
-                "question_type": question_type, "answer_type": answer_type,
-                "query": f"Hint: {hint} at the end.\nQuestion: {question}" + (f"\nChoices:\n{letters}" if choices else ""),
+                "pid": str(n),
+                "question": question,
+                "image": f"images/{n}.jpg",
+                "decoded_image": picture(n, "JPEG"),
+                "choices": choices,
+                "unit": unit,
+                "precision": precision,
+                "answer": answer,
+                "question_type": question_type,
+                "answer_type": answer_type,
+                "query": f"Hint: {hint} at the end.\nQuestion: {question}"
+                + (f"\nChoices:\n{letters}" if choices else ""),
                 "metadata": {
-                    "category": "math-targeted-vqa", "context": "geometry diagram", "grade": "high school",
-                    "img_height": 60, "img_width": 72, "language": "english", "skills": ["geometry reasoning"],
-                    "source": "made", "split": "testmini", "task": "geometry problem solving",
+                    "category": "math-targeted-vqa",
+                    "context": "geometry diagram",
+                    "grade": "high school",
+                    "img_height": 60,
+                    "img_width": 72,
+                    "language": "english",
+                    "skills": ["geometry reasoning"],
+                    "source": "made",
+                    "split": "testmini",
+                    "task": "geometry problem solving",
                 },
             }
-        )  # fmt: skip
+        )
     return write(folder, "mathvista-testmini.parquet", schema, rows)
 
 
@@ -168,10 +192,18 @@ def write_mathverse(folder: Path) -> Path:
     alone"""
     metadata = pyarrow.struct([("split", TEXT), ("source", TEXT), ("subject", TEXT), ("subfield", TEXT)])
     schema = [
-        ("sample_index", TEXT), ("problem_index", TEXT), ("problem_version", TEXT), ("question", TEXT),
-        ("image", PICTURE), ("answer", TEXT), ("question_type", TEXT), ("metadata", metadata), ("query_wo", TEXT),
-        ("query_cot", TEXT), ("question_for_eval", TEXT),
-    ]  # fmt: skip
+        ("sample_index", TEXT),
+        ("problem_index", TEXT),
+        ("problem_version", TEXT),
+        ("question", TEXT),
+        ("image", PICTURE),
+        ("answer", TEXT),
+        ("question_type", TEXT),
+        ("metadata", metadata),
+        ("query_wo", TEXT),
+        ("query_cot", TEXT),
+        ("question_for_eval", TEXT),
+    ]
     asked = [
         ("As shown, find angle C. ( )\nChoices:\nA:145°\nB:140°\nC:135°\nD:130°", "A", "multi-choice"),
         ("As shown, how long is AB?", "6173", "free-form"),
@@ -187,25 +219,42 @@ def write_mathverse(folder: Path) -> Path:
             )
             rows.append(
                 {
-                    "sample_index": str(len(rows) + 1), "problem_index": str(problem), "problem_version": version,
-                    "question": shown, "image": picture(len(rows)), "answer": answer, "question_type": question_type,
+                    "sample_index": str(len(rows) + 1),
+                    "problem_index": str(problem),
+                    "problem_version": version,
+                    "question": shown,
+                    "image": picture(len(rows)),
+                    "answer": answer,
+                    "question_type": question_type,
                     "metadata": {
-                        "split": "testmini", "source": "made", "subject": "Plane Geometry", "subfield": "Angle"
+                        "split": "testmini",
+                        "source": "made",
+                        "subject": "Plane Geometry",
+                        "subfield": "Angle",
                     },
                     "query_wo": begin.format("please directly answer the question."),
-                    "query_cot": begin.format("please first conduct reasoning, and then answer the question."),
+                    "query_cot": begin.format(
+                        "please first conduct reasoning, and then answer the question."
+                    ),
                     "question_for_eval": question,
                 }
-            )  # fmt: skip
+            )
     return write(folder, "mathverse-testmini.parquet", schema, rows)
 
 
 def write_mathvision(folder: Path) -> Path:
     """MathLLMs/MathVision: lettered options, open answers, and tags for parts of one picture"""
     schema = [
-        ("id", TEXT), ("question", TEXT), ("options", TEXTS), ("image", TEXT), ("decoded_image", PICTURE),
-        ("answer", TEXT), ("solution", TEXT), ("level", WHOLE), ("subject", TEXT),
-    ]  # fmt: skip
+        ("id", TEXT),
+        ("question", TEXT),
+        ("options", TEXTS),
+        ("image", TEXT),
+        ("decoded_image", PICTURE),
+        ("answer", TEXT),
+        ("solution", TEXT),
+        ("level", WHOLE),
+        ("subject", TEXT),
+    ]
     asked = [
         (
             "Which of the pieces fits?\n<image1>",
@@ -229,12 +278,18 @@ def write_mathvision(folder: Path) -> Path:
     ]
     rows = [
         {
-            "id": str(n), "question": question, "options": options, "image": f"images/{n}.jpg",
-            "decoded_image": picture(n, "JPEG"), "answer": answer, "solution": solution, "level": level,
+            "id": str(n),
+            "question": question,
+            "options": options,
+            "image": f"images/{n}.jpg",
+            "decoded_image": picture(n, "JPEG"),
+            "answer": answer,
+            "solution": solution,
+            "level": level,
             "subject": subject,
         }
         for n, (question, options, answer, solution, level, subject) in enumerate(asked, 1)
-    ]  # fmt: skip
+    ]
     return write(folder, "mathvision-test.parquet", schema, rows)
 
 
@@ -242,23 +297,35 @@ def write_wemath(folder: Path) -> Path:
     """We-Math/We-Math: composites of two and of three steps; the parts of a composite share its
     ID"""
     schema = [
-        ("ID", TEXT), ("split", TEXT), ("knowledge concept", TEXT), ("question", TEXT), ("option", TEXT),
-        ("answer", TEXT), ("image_path", PICTURE), ("key", TEXT), ("question number", WHOLE),
+        ("ID", TEXT),
+        ("split", TEXT),
+        ("knowledge concept", TEXT),
+        ("question", TEXT),
+        ("option", TEXT),
+        ("answer", TEXT),
+        ("image_path", PICTURE),
+        ("key", TEXT),
+        ("question number", WHOLE),
         ("knowledge concept description", TEXT),
-    ]  # fmt: skip
+    ]
     rows = []
     for steps, composite in ((2, "1"), (3, "2"), (2, "3")):
         for part in [*range(1, steps + 1), "multi"]:
             n = len(rows) + 1
             rows.append(
                 {
-                    "ID": composite, "split": "testmini", "knowledge concept": "Angles and Length",
+                    "ID": composite,
+                    "split": "testmini",
+                    "knowledge concept": "Angles and Length",
                     "question": f"As shown in the figure, what is step {part} of {composite}?",
-                    "option": f"A. {n} cm; B. {n + 1} cm; C. {n + 2} cm; D. No correct answer", "answer": "ABCD"[n % 4],
-                    "image_path": picture(n), "key": f"{steps}steps_{part}", "question number": n,
+                    "option": f"A. {n} cm; B. {n + 1} cm; C. {n + 2} cm; D. No correct answer",
+                    "answer": "ABCD"[n % 4],
+                    "image_path": picture(n),
+                    "key": f"{steps}steps_{part}",
+                    "question number": n,
                     "knowledge concept description": "Angles: what lies between two rays.",
                 }
-            )  # fmt: skip
+            )
     return write(folder, "wemath-testmini.parquet", schema, rows)
 
 

@@ -1,6 +1,6 @@
-"""Tests of kernels/decode.py against float64, one row at a time.
+"""kernels/decode_attention.py against float64, one row at a time.
 
-As in test_kernels.py: run plainly, they exercise plain torch on the CPU and the kernels on the GPU,
+As in test_logprob.py: run plainly, they exercise plain torch on the CPU and the kernels on the GPU,
 where there is one; one test then runs this file again in Triton's interpreter. What must not count
 is NaN or infinity in every test, and so is memory that nobody wrote.
 """
@@ -9,12 +9,9 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kernels import decode_attention as decode
 from kernels.decode_attention import decode_attention, decode_attention_torch, split_count

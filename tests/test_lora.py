@@ -7,12 +7,14 @@ import sys
 
 import pytest
 import torch
-from test_families import RECIPES, SEEING, make_checkpoint, plain_model
-from test_run import TINY, rows, run, without_times
+from families_made import RECIPES, SEEING, make_checkpoint, plain_model
+from lora_made import LORA, adapted, plain_logits, sampled
+from runs import rows, run, without_times
 
 import mmupt
-from data import Example
-from mmupt import Config, load_models, logprobs_before
+import model_utils
+from data import TINY, Example
+from mmupt import Config, logprobs_before
 from model import lora
 from model.families import embed, text_model
 from model.layers import fused_layers, linear_of
@@ -21,6 +23,7 @@ from model_utils import (
     generate,
     latest_checkpoint,
     load_model,
+    load_models,
     load_processor,
     recompute_activations,
     rollout_logprobs,
@@ -29,36 +32,6 @@ from model_utils import (
 from programs import merge_adapter
 
 peft = pytest.importorskip("peft", reason="pip install peft")
-LORA = {"lora_rank": 4, "lr": 3e-3}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of ten steps at a high learning rate, in two parts."""
-    out = tmp_path_factory.mktemp("lora") / "run"
-    assert run(out, steps=10, reward="random", **LORA) == 0
-    return out
-
-
-def adapted(folder=TINY, noise=0.0, **options):
-    """(policy, reference) as training loads them; `noise` moves the adapter off its start."""
-    policy, reference = load_models(
-        Config(model=str(folder), lora_rank=4, **options), None, torch.device("cpu")
-    )
-    generator = torch.Generator().manual_seed(1)
-    for p in policy.parameters():
-        if p.requires_grad and noise:
-            p.data += noise * torch.randn(p.shape, generator=generator)
-    return policy, reference
-
-
-def sampled(model, examples, **options):
-    return generate(model, load_processor(str(TINY)), examples, 3, 12, **options)
-
-
-def plain_logits(model, prompts):
-    """Of transformers' own forward on text, without anything of ours around it."""
-    return model(input_ids=prompts, attention_mask=torch.ones_like(prompts)).logits
 
 
 # --- what trains
@@ -140,7 +113,9 @@ def test_the_reference_is_the_base_checkpoint_however_far_the_adapter_is(mixed_e
 def test_one_model_is_loaded_and_no_reference_where_beta_is_zero(tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        mmupt, "load_model", lambda *a, load=mmupt.load_model, **k: loaded.append(a) or load(*a, **k)
+        model_utils,
+        "load_model",
+        lambda *a, load=model_utils.load_model, **k: loaded.append(a) or load(*a, **k),
     )
     assert run(tmp_path / "with", steps=2, reward="random", **LORA) == 0
     assert run(tmp_path / "without", steps=2, reward="random", beta=0.0, **LORA) == 0
@@ -148,8 +123,8 @@ def test_one_model_is_loaded_and_no_reference_where_beta_is_zero(tmp_path, monke
     assert [r["kl"] for r in rows(tmp_path / "without")] == [0, 0]
 
 
-def test_ten_steps_log_sensible_figures(trained):
-    log = rows(trained)
+def test_ten_steps_log_sensible_figures(lora_run):
+    log = rows(lora_run)
     assert len(log) == 10 and abs(log[0]["kl"]) < 1e-10 and log[-1]["kl"] > 1e-4
     assert all(
         r["nonfinite_updates"] == 0 and 0 < r["grad_norm"] < 100 and abs(r["approx_kl"]) < 1e-4 for r in log
@@ -205,10 +180,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(mixed_examples):
 # --- what is saved
 
 
-def test_a_checkpoint_is_an_adapter_that_plain_peft_loads_with_the_same_logits(trained):
+def test_a_checkpoint_is_an_adapter_that_plain_peft_loads_with_the_same_logits(lora_run):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    folder = trained / "checkpoints" / "step-10"
+    folder = lora_run / "checkpoints" / "step-10"
     names = {p.name for p in folder.iterdir()}
     assert {
         "adapter_model.safetensors",
@@ -247,30 +222,6 @@ def test_saving_asks_no_hub_about_the_base(tmp_path, monkeypatch):
     )
 
 
-def test_merged_it_is_a_plain_checkpoint_with_the_adapter_models_logits(trained, tmp_path, capsys):
-    from transformers import AutoModelForImageTextToText
-
-    folder, out = trained / "checkpoints" / "step-10", tmp_path / "merged"
-    shutil.copytree(folder, tmp_path / "a")
-    sizes = json.loads((tmp_path / "a" / "preprocessor_config.json").read_text())
-    sizes["size"]["longest_edge"] //= 2  # as a run with --max_pixels saves it
-    (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(sizes))
-    assert merge_adapter.main(["--adapter", str(tmp_path / "a"), "--out", str(out)]) == 0
-    assert not list(tmp_path.glob("*.partial"))
-    prompts = torch.arange(10, 40)[None]
-    merged = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager")
-    ours, _ = load_models(Config(model=str(TINY), **LORA), folder, torch.device("cpu"))
-    ours.set_attn_implementation("eager")
-    # in float64, so that what is left is the rounding of the merged weights: 6e-8 of each
-    wanted = plain_logits(ours.double(), prompts)
-    assert (plain_logits(merged.double(), prompts) - wanted).abs().max() < 2e-6 * wanted.abs().max()
-    processor = load_processor(str(out))
-    assert processor.image_processor.size["longest_edge"] == sizes["size"]["longest_edge"]
-    assert processor.eos_ids == load_processor(str(TINY)).eos_ids
-    with pytest.raises(mmupt.cli.UsageError, match="exists already"):
-        merge_adapter.main(["--adapter", str(folder), "--out", str(out)])
-
-
 @pytest.mark.parametrize("beta", [0.01, 0.0])
 def test_a_resumed_run_is_the_run_never_stopped(tmp_path, beta):
     options = LORA | {"beta": beta, "reward": "random", "minibatch_questions": 2}
@@ -290,9 +241,9 @@ def test_a_resumed_run_is_the_run_never_stopped(tmp_path, beta):
     ]
 
 
-def test_a_half_written_adapter_is_passed_over(trained, tmp_path):
-    shutil.copytree(trained / "checkpoints" / "step-9", tmp_path / "step-9")
-    shutil.copytree(trained / "checkpoints" / "step-10", tmp_path / "step-10")
+def test_a_half_written_adapter_is_passed_over(lora_run, tmp_path):
+    shutil.copytree(lora_run / "checkpoints" / "step-9", tmp_path / "step-9")
+    shutil.copytree(lora_run / "checkpoints" / "step-10", tmp_path / "step-10")
     assert latest_checkpoint(tmp_path).name == "step-10"
     weights = tmp_path / "step-10" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -358,48 +309,17 @@ def test_a_users_mistake_names_the_flag(tmp_path, options, message):
     assert "\n" not in str(error.value) and not (tmp_path / "r").exists()
 
 
-def test_a_run_keeps_its_adapter_settings(trained):
+def test_a_run_keeps_its_adapter_settings(lora_run):
     with pytest.raises(mmupt.cli.UsageError, match="--lora_rank was .* and can't change on --resume"):
-        mmupt.main(["--resume", "--out", str(trained), "--lora_rank", "8"])
+        mmupt.main(["--resume", "--out", str(lora_run), "--lora_rank", "8"])
 
 
-def test_an_adapter_where_a_checkpoint_is_wanted_says_how_to_merge_it(trained):
+def test_an_adapter_where_a_checkpoint_is_wanted_says_how_to_merge_it(lora_run):
     with pytest.raises(
         ModelError,
         match="a LoRA adapter; first: python -m programs.merge_adapter --adapter .*step-10 --out FOLDER",
     ):
-        load_model(str(trained / "checkpoints" / "step-10"))
-
-
-def test_an_adapter_that_does_not_fit_is_refused(trained, tmp_path, random_folder):
-    folder = trained / "checkpoints" / "step-10"
-    with pytest.raises(ModelError, match="its adapter can't be used"):  # the base has fewer layers
-        merge_adapter.merge(str(folder), str(random_folder))
-    with pytest.raises(ModelError, match="no adapter folder"):
-        merge_adapter.merge(str(TINY))
-    with pytest.raises(ModelError, match="its adapter can't be used"):  # of another rank
-        load_models(Config(model=str(TINY), lora_rank=8), folder, torch.device("cpu"))
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    changes = {
-        "only LoRA": {"peft_type": "IA3"},
-        "not found": {"target_modules": ["nothing"]},
-        "changing the base .pissa_niter_4.": {"init_lora_weights": "pissa_niter_4"},
-        "--base must be given": {"base_model_name_or_path": None},
-        "--base /nowhere: no such folder": {"base_model_name_or_path": "/nowhere"},
-    }
-    for n, (message, change) in enumerate(changes.items()):
-        where = tmp_path / f"{n}"
-        shutil.copytree(folder, where)
-        (where / "adapter_config.json").write_text(json.dumps(settings | change))
-        with pytest.raises(ModelError, match=message) as error:
-            merge_adapter.merge(str(where))
-        assert "\n" not in str(error.value)
-
-
-def test_where_nothing_can_be_written_is_said_before_the_merge(trained, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(mmupt.cli.UsageError, match="file is a file"):
-        merge_adapter.main(["--adapter", str(trained), "--out", str(tmp_path / "file" / "merged")])
+        load_model(str(lora_run / "checkpoints" / "step-10"))
 
 
 def test_an_adapter_is_not_rounded_into_bfloat16_weights():

@@ -117,7 +117,7 @@ def test_k3_is_exact_for_tiny_differences():
 
 
 def test_an_unknown_kl_is_an_error():
-    with pytest.raises(ValueError, match="k1, k2 or k3"):
+    with pytest.raises(ValueError, match="k1, k2, k3"):
         kl_penalty(torch.zeros(1), torch.zeros(1), "k4")
 
 
@@ -374,7 +374,7 @@ def test_the_format_reward_goes_to_whatever_parses():
 def test_the_random_reward_depends_on_seed_step_and_question_alone():
     def drawn(text, seed=0, step=0, key="q"):
         config = Config(group_size=64, reward="random", seed=seed)
-        return judge([text] * 64, [Encoded(key, [1])], config, {}, step).rewards[0].tolist()
+        return compute_rewards([text] * 64, [Encoded(key, [1])], config, {}, step)[1][0].tolist()
 
     once = drawn(r"\boxed{1}")
     assert once == drawn("other") and 16 < sum(once) < 48

@@ -1,7 +1,5 @@
-"""Whole runs: what they write, that labels never leak, that kills and world size change nothing,
-and bad input."""
+"""Whole runs: what they write, that labels never leak, that kills change nothing, and bad input."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,51 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, run_program, write_rows
 from PIL import Image
+from runs import fingerprint, flags, rows, run, without_times
 from safetensors.torch import load_file
 
 import mmupt
+import model_utils
 from common import run_log
-from common.run_log import cut_log
-
-TINY = ROOT / "data" / "tiny"
-SMALL = {
-    "steps": 3, "questions": 4, "group_size": 4, "max_new_tokens": 32, "eval_data": "", "save_every": 1, "keep": 0,
-    "lr": 1e-4, "warmup_steps": 0,
-}  # fmt: skip
-
-
-def flags(**options) -> list[str]:
-    words = [
-        str(x) for name, value in (SMALL | options).items() if value is not True for x in (f"--{name}", value)
-    ]
-    return words + [f"--{name}" for name, value in options.items() if value is True]
-
-
-def run(out, **options) -> int:
-    return mmupt.main(flags(out=out, **options))
-
-
-def rows(out, name="metrics.jsonl") -> list[dict]:
-    return [json.loads(line) for line in (Path(out) / name).read_text().splitlines()]
-
-
-def fingerprint(out, step) -> dict[str, str]:
-    folder = Path(out) / "checkpoints" / f"step-{step}"
-    return {
-        n: hashlib.sha256((folder / f"{n}.safetensors").read_bytes()).hexdigest()
-        for n in ("model", "optimizer")
-    }
-
-
-def without_times(row: dict) -> dict:
-    return {k: v for k, v in row.items() if "second" not in k and k != "peak_memory_mb"}
-
+from data import TINY
 
 # --- what a run does and writes
 
@@ -71,12 +36,10 @@ def test_a_run_folder_holds_config_metrics_rollouts_and_checkpoints(finished):
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step-3", "step-4"]
     steps = [r for r in rows(finished) if "reward" in r]
     assert [r["step"] for r in steps] == [1, 2, 3, 4]
-    expected = {
-        "reward", "majority_share", "vote_entropy", "parsed", "zero_spread", "approx_kl", "clipfrac", "entropy",
-        "response_length", "grad_norm", "tokens_per_second", "seconds/rollout", "seconds/update", "peak_memory_mb",
-        "top_answer_share", "kl", "loss",
-    }  # fmt: skip
-    assert expected <= steps[0].keys()
+    expected = "reward majority_share vote_entropy parsed zero_spread top_answer_share response_length"
+    expected += " loss kl approx_kl clipfrac entropy grad_norm tokens_per_second seconds/rollout"
+    expected += " seconds/update peak_memory_mb"
+    assert set(expected.split()) <= steps[0].keys()
     logged = rows(finished, "rollouts.jsonl")
     assert len(logged) == 8 and len(logged[0]["responses"]) == 4
     measured = [r for r in rows(finished) if "eval/pass@1" in r]
@@ -122,7 +85,9 @@ def test_several_updates_per_rollout_move_the_ratio(tmp_path):
 def test_beta_zero_loads_no_reference(tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr(
-        mmupt, "load_model", lambda *a, load=mmupt.load_model, **k: loaded.append(a) or load(*a, **k)
+        model_utils,
+        "load_model",
+        lambda *a, load=model_utils.load_model, **k: loaded.append(a) or load(*a, **k),
     )
     assert run(tmp_path / "r", steps=1, beta=0.0) == 0
     assert len(loaded) == 1 and "kl" in rows(tmp_path / "r")[0]
@@ -220,9 +185,12 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
 def test_a_signal_finishes_the_step_saves_and_exits_0(tmp_path, number):
     out = tmp_path / "r"
     process = subprocess.Popen(
-        [sys.executable, "mmupt.py", *flags(out=out, steps=10_000, save_every=0)], cwd=ROOT, text=True,
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "mmupt.py", *flags(out=out, steps=10_000, save_every=0)],
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
     while not (out / "metrics.jsonl").exists() or not rows(out):
         time.sleep(0.05)
         assert process.poll() is None
@@ -242,13 +210,6 @@ def test_a_half_written_checkpoint_is_passed_over_on_resume(tmp_path, capsys):
     assert run(tmp_path / "r", steps=3, resume=True) == 0
     assert "resumed from" in (out := capsys.readouterr().out) and "step-2" in out
     assert fingerprint(tmp_path / "r", 3) == expected
-
-
-def test_logs_are_cut_to_the_resumed_step_and_lose_a_torn_row(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    cut_log(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_resume_goes_on_with_the_runs_own_settings(tmp_path):
@@ -288,26 +249,6 @@ def test_an_old_run_is_not_overwritten(tmp_path):
         run(tmp_path / "r", steps=1)
 
 
-def test_a_second_process_on_one_folder_is_refused(tmp_path):
-    assert run(tmp_path / "r", steps=1) == 0
-    mmupt.files.hold(tmp_path / "r" / "checkpoints")
-    done = run_program("mmupt.py", *flags(out=tmp_path / "r", steps=2, resume=True))
-    assert (
-        done.returncode == 2 and done.stderr.count("\n") == 1 and "another process is writing" in done.stderr
-    )
-    mmupt.files.release()
-    assert run(tmp_path / "r", steps=2, resume=True) == 0
-
-
-def test_flags_beside_resume_are_checked_against_the_runs_own(tmp_path):
-    assert run(tmp_path / "r", steps=1, questions=6, minibatch_questions=2) == 0
-    argv = ["--resume", "--out", str(tmp_path / "r"), "--minibatch_questions", "3"]
-    assert mmupt.parse_config(argv).questions == 6  # the default of 32 has no such divisor
-    with pytest.raises(mmupt.cli.UsageError, match="--questions was 6 in .* and can't change"):
-        mmupt.parse_config([*argv, "--questions", "3"])
-    assert mmupt.parse_config(["--resume", "False", "--out", str(tmp_path / "new")]).questions == 32
-
-
 def test_a_run_is_not_continued_on_other_questions_nor_to_an_earlier_step(tmp_path, questions_file, capsys):
     path, given = questions_file
     assert run(tmp_path / "r", train_data=path, steps=2) == 0
@@ -321,24 +262,6 @@ def test_a_run_is_not_continued_on_other_questions_nor_to_an_earlier_step(tmp_pa
     assert (tmp_path / "r" / "config.json").read_text() == before
     write_rows(path, given)
     assert run(tmp_path / "r", train_data=path, steps=3, resume=True) == 0
-
-
-def test_a_place_that_nothing_can_be_written_to_is_said_first(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "deep" / "r", tmp_path / ("r" * 300)):
-        with pytest.raises(mmupt.cli.UsageError, match="--out .*(file|too long)"):
-            run(out)
-    monkeypatch.setattr("os.access", lambda *_: False)  # who runs the tests may be allowed everything
-    with pytest.raises(mmupt.cli.UsageError, match="nothing may be written to"):
-        run(tmp_path / "r")
-
-
-def test_more_processes_than_gpus_is_a_users_mistake(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setenv("LOCAL_RANK", "4")
-    with pytest.raises(mmupt.cli.UsageError, match="--nproc_per_node must be at most 4"):
-        mmupt.distributed.start()
 
 
 FULL_DISK = """
@@ -361,52 +284,6 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(tmp_path):
     assert fingerprint(tmp_path / "r", 2) == good
     assert not list((tmp_path / "r" / "checkpoints").glob("*.partial"))
     assert run(tmp_path / "r", steps=4, resume=True) == 0
-
-
-# --- several processes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "special", [dict(beta=0.01, aggregate="bnpo"), dict(beta=0.0), dict(lora_rank=4)], ids=str
-)
-def test_two_processes_train_as_one_does(tmp_path, special):
-    """Several forwards per update, blocks of bnpo that span ranks, and at beta 0 groups and whole
-    updates that a rank leaves out."""
-    if "lora_rank" in special:
-        pytest.importorskip("peft", reason="pip install peft")
-    options = dict(steps=5, questions=8, minibatch_questions=4, lr=1e-4, seed=1, save_every=5)
-    options |= dict(tokens_per_forward=400, eval_data="", group_size=3) | special
-    for name, processes in (("one", 1), ("two", 2)):
-        done = run_program(
-            "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, "mmupt.py",
-            *flags(out=tmp_path / name, **options),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-    file = "adapter_model.safetensors" if "lora_rank" in special else "model.safetensors"
-    one, two = (load_file(tmp_path / n / "checkpoints" / "step-5" / file) for n in ("one", "two"))
-    base = {n: torch.zeros_like(w) for n, w in one.items() if "lora_B" in n} or load_file(TINY / file)
-    assert max((one[n] - base[n]).abs().max() for n in base) > 1e-4
-    assert max((one[n] - two[n]).abs().max() for n in one) < 1e-5
-    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
-        for name in (
-            "reward",
-            "majority_share",
-            "response_length",
-            "grad_norm",
-            "top_answer_share",
-            "entropy",
-            "loss",
-        ):
-            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
-
-
-def test_questions_must_divide_among_the_processes(tmp_path, monkeypatch):
-    from common.distributed import World
-
-    monkeypatch.setattr(mmupt.distributed, "start", lambda: World(0, 3, torch.device("cpu")))
-    with pytest.raises(mmupt.cli.UsageError, match=r"\(4\) must be a multiple of the 3 processes"):
-        run(tmp_path / "r")
 
 
 # --- bad input
@@ -441,7 +318,7 @@ def test_several_non_finite_gradients_in_a_row_stop_the_run(tmp_path, monkeypatc
     monkeypatch.setattr(mmupt, "token_logprobs", always_nan)
     assert run(tmp_path / "r", steps=20, reward="random") == 1
     assert "5 updates in a row had no finite gradient" in capsys.readouterr().err
-    assert len(rows(tmp_path / "r")) == mmupt.MAX_NONFINITE - 1
+    assert len(rows(tmp_path / "r")) == run_log.MAX_NONFINITE - 1
 
 
 def test_unusable_rows_are_skipped_counted_and_named_once(tmp_path, questions_file, capsys):
@@ -487,47 +364,6 @@ def test_images_of_odd_kinds_train(tmp_path):
     assert rows(tmp_path / "r")[0]["bad_rows"] == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"group_size": 1}, r"--group_size must be at least 2 \(got 1\): a vote needs company"),
-        ({"steps": 0}, r"--steps must be at least 1 \(got 0\)"),
-        ({"temperature": 0}, "--temperature must be above 0"),
-        ({"top_p": 1.5}, "--top_p must be above 0 and at most 1"),
-        ({"min_share": 2}, "--min_share must be between 0 and 1"),
-        ({"dual_clip": 0.5}, "--dual_clip must be 0 or above 1"),
-        ({"minibatch_questions": 3}, "--minibatch_questions must be 0 or a divisor of --questions 4"),
-        ({"beta": -1}, "--beta must be 0 or more"),
-        ({"temperature": "inf"}, "--temperature must be finite"),
-        ({"lr": "nan"}, "--lr must be"),
-        ({"min_pixels": 9, "max_pixels": 8}, "--min_pixels must be at most --max_pixels"),
-        ({"vote": "published", "min_share": 0.5}, "never abstains"),
-        ({"lr": "fast"}, "lr"),
-        ({"reward": "love"}, "reward"),
-        ({"group_sise": 4}, r"unknown flag --group_sise; did you mean --group_size\?"),
-        ({"train_data": "gone.jsonl"}, "gone.jsonl: no such file"),
-        ({"model": "/nowhere/at/all"}, "--model /nowhere/at/all: no such folder"),
-        ({"preset": "mmupt"}, "--preset mmupt: there is mm-upt"),
-        ({"preset": "mm-upt"}, r"a divisor of --questions 4, but --preset mm-upt sets it \(got 128\)"),
-    ],
-)
-def test_a_users_mistake_names_the_flag(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message) as error:
-        run(tmp_path / "r", **options)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "r").exists()
-
-
-def test_a_users_mistake_is_one_line_and_status_2_on_the_command_line(tmp_path):
-    for argv, message in (
-        (["--lrr", "1"], "unknown flag --lrr; did you mean --lr?"),
-        (["--group_size", "1"], "--group_size must be at least 2"),
-        (["--resume"], "--resume must be given together with --out"),
-    ):
-        done = run_program("mmupt.py", *argv)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
-
-
 def test_a_model_folder_without_weights_and_an_empty_file_stop_before_anything_is_written(tmp_path):
     shutil.copytree(TINY, tmp_path / "m")
     os.remove(tmp_path / "m" / "model.safetensors")
@@ -543,20 +379,3 @@ def test_fewer_usable_questions_than_a_step_needs_is_an_error(tmp_path, question
     source = write_rows(questions_file[0].with_name("few.jsonl"), questions_file[1][:3])
     with pytest.raises(ValueError, match="3 usable questions of 3, but --questions is 4"):
         run(tmp_path / "r", train_data=source)
-
-
-# --- presets
-
-
-def test_the_papers_preset_is_its_code_and_flags_beside_it_win():
-    config = mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt", "--questions", "256"])
-    assert config.questions == 256 and config.minibatch_questions == 128
-    paper = {
-        "group_size": 10, "temperature": 0.7, "top_p": 0.99, "max_prompt_tokens": 2048, "max_new_tokens": 2048,
-        "lr": 1e-6, "weight_decay": 1e-2, "max_grad_norm": 1.0, "min_pixels": 262144, "max_pixels": 1204224,
-        "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0, "beta": 0.01, "kl": "k3", "kl_clamp": 10.0, "scale": "std",
-        "aggregate": "bnpo", "vote": "published", "reward": "majority",
-    }  # fmt: skip
-    for name, value in paper.items():
-        assert getattr(config, name) == value, name
-    assert mmupt.cli.parse(mmupt.Config, ["--preset", "mm-upt"]).questions == 512

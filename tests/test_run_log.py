@@ -1,4 +1,4 @@
-"""Meters and label-free warnings."""
+"""Meters, logs and label-free warnings."""
 
 from collections import Counter
 from math import log
@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from common.distributed import World
-from common.run_log import CollapseWatch, Meter, entropy_of, top_answer_share
+from common.run_log import CollapseWatch, Meter, cut_log, entropy_of, top_answer_share
 from mmupt import majority_vote
 
 ALONE = World(0, 1, torch.device("cpu"))
+
+
 HEALTHY = {"top_answer_share": 0.1, "kl": 0.01, "response_length": 13.0, "parsed": 1.0}
 
 
@@ -68,3 +70,10 @@ def test_the_commonest_pseudo_label_is_counted_over_questions_and_abstentions_co
     votes = [majority_vote(a) for a in (["1", "1"], ["1", "1"], ["2", "2"], ["3", "4"])]
     assert top_answer_share(votes, ALONE) == 0.5
     assert top_answer_share([majority_vote([None])], ALONE) == 0.0
+
+
+def test_logs_are_cut_to_the_resumed_step_and_lose_a_torn_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    cut_log(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

@@ -1,17 +1,14 @@
 """The built-in base: what it is, how good it is, and the skills it was warmed on."""
 
 import pytest
-from conftest import ROOT
 from transformers import AutoModelForImageTextToText
 
-from data import Example, figures, load
+from data import TINY, Example, figures, load
 from data.prompts import VERIFY, WRITE_DIRECT, WRITE_IN_CONTEXT, with_choices
 from evaluation.answering import Decoding, evaluate
 from evaluation.metrics import report
 from model_utils import generate, load_model, load_processor
-from programs.build_tiny import SPECIAL, WarmStart, build_tokenizer, warm_start
-
-TINY = ROOT / "data" / "tiny"
+from programs.build_tiny import SPECIAL, WarmStart, build_tokenizer, demonstration, warm_start
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +81,11 @@ def test_the_warm_start_runs_and_is_the_same_every_time(tmp_path):
     a, b = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("a", "b"))
     assert a == b
     load_model(str(tmp_path / "a")), load_processor(str(tmp_path / "a"))
+
+
+def test_demonstrations_cover_answering_writing_and_checking():
+    written = [demonstration(i) for i in range(500)]
+    boxed = [w for _, _, w in written if "\\boxed{" in w]
+    assert 350 < len(boxed) < 450
+    assert {w for _, _, w in written if w in ("Yes", "No")} == {"Yes", "No"}
+    assert sum(w.endswith("?") for _, _, w in written) > 20
