@@ -1,0 +1,261 @@
+"""Plants faults in a copy of the code, one at a time, and says which test sees each. `python tests/mutate.py`
+
+    python tests/mutate.py --only vote           the faults whose name holds this word
+    python tests/mutate.py --workers 2           so many copies at a time, one thread each
+
+A fault is a piece of text that stands once in its file, and what takes its place. For each, test files are run in
+turn until a test fails; a fault that none sees survives, and the status is 1 where more than MAY_SURVIVE do. The
+table stands in CONTRIBUTING.md. Left out: faults that change no result (a sum in another order, work done twice).
+"""
+
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common import cli  # noqa: E402
+from common.cli import flag  # noqa: E402
+
+MAY_SURVIVE = 3
+SECONDS = 900  # of one test file; a fault may make a run endless
+
+
+class Fault(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+UPDATE = ("mmupt", "oracle", "run")  # test files, the quickest first
+MODEL = ("sampling", "decode", "model_utils", "oracle")
+FAULTS = [
+    # --- the loop hands on what was asked for
+    Fault("gradients are not clipped", "mmupt.py", ", config.max_grad_norm)", ", 1e9)", UPDATE),
+    Fault("no weight decay", "mmupt.py", "1e-8, config.weight_decay", "1e-8, 0.0", UPDATE),
+    Fault("beta2 is .95", "mmupt.py", "(0.9, 0.999)", "(0.9, 0.95)", UPDATE),
+    Fault("beta1 is .8", "mmupt.py", "(0.9, 0.999)", "(0.8, 0.999)", UPDATE),
+    Fault("another learning rate", "mmupt.py", "config.lr * min(", "1e-4 * min(", UPDATE),
+    Fault("warm-up off by one", "mmupt.py", "(step + 1) / max(", "(step + 2) / max(", UPDATE),
+    Fault("dual_clip not handed on", "mmupt.py", "dual_clip=config.dual_clip or None,", "", UPDATE),
+    Fault("kl not handed on", "mmupt.py", "kl=config.kl, ", "", UPDATE),
+    Fault("kl_clamp not handed on", "mmupt.py", "kl_clamp=config.kl_clamp or None, ", "", UPDATE),
+    Fault("beta not handed on", "mmupt.py", "beta=config.beta, kl", "kl", UPDATE),
+    Fault("ratio not handed on", "mmupt.py", ", ratio=config.ratio,", ",", UPDATE),
+    Fault("scale not handed on", "mmupt.py", "(rewards, config.scale)", "(rewards)", UPDATE),
+    Fault("clip_low not handed on", "mmupt.py", "clip_low=config.clip_low, ", "", UPDATE),
+    Fault("clip_high is clip_low", "mmupt.py", "clip_high=config.clip_high", "clip_high=config.clip_low", UPDATE),
+    Fault("min_share not handed on", "mmupt.py", "(keys, config.min_share)", "(keys)", UPDATE),
+    Fault("the published vote is the sound one", "mmupt.py", 'if config.vote == "sound" else', "if True else", UPDATE),
+    Fault("aggregate not handed on", "mmupt.py", "(lengths, config.aggregate, ", '(lengths, "grpo", ', UPDATE),
+    Fault("temperature not handed on", "mmupt.py", "config.max_new_tokens, config.temperature, config.top_p",
+          "config.max_new_tokens, 1.0, config.top_p", UPDATE),
+    Fault("top_p not handed on", "mmupt.py", "config.temperature, config.top_p, config.seed, step",
+          "config.temperature, 1.0, config.seed, step", UPDATE),
+    Fault("the step is not in the sampler's key", "mmupt.py", "config.seed, step,", "config.seed, 0,", UPDATE),
+    Fault("one update to a rollout, always", "mmupt.py", "(config.minibatch_questions or config.questions) //",
+          "config.questions //", UPDATE),
+    Fault("old log-probs are the sampler's, always", "mmupt.py", "0 < config.minibatch_questions < config.questions,",
+          "False,", UPDATE),
+    Fault("old log-probs are scored, always", "mmupt.py", "if several_updates else rollout.logprobs",
+          "if True else rollout.logprobs", UPDATE),
+    Fault("equal rewards are skipped though there is a KL term", "mmupt.py", "if config.beta or bool(A.any())",
+          "if bool(A.any())", UPDATE),
+    Fault("a gradient that is not finite is applied", "mmupt.py", "finite := bool(torch.isfinite(norm))",
+          "finite := True", UPDATE),
+    Fault("entropy is a mean over forwards", "mmupt.py", "meter.add(n, entropy", "meter.add(1, entropy", UPDATE),
+    Fault("the reference is the policy", "model_utils.py",
+          "base = load_model(config.model, dtype=precision, device=device) if", "base = policy if", UPDATE),
+    Fault("the reference is the checkpoint resumed from", "model_utils.py", "base = load_model(config.model,",
+          "base = load_model(str(resumed or config.model),", ("run", "oracle")),
+    Fault("a frozen tower is trained", "model_utils.py", "if config.freeze_vision:", "if False:", UPDATE),
+    Fault("activations are not recomputed", "model_utils.py", "if config.gradient_checkpointing:", "if False:", UPDATE),
+    Fault("the adapter stays on in the reference", "model/lora.py", "layer.enable_adapters(False)",
+          "layer.enable_adapters(True)", ("lora", "oracle")),
+    Fault("lora_alpha is the rank", "model/lora.py", "SCALE = 2", "SCALE = 1", ("lora", "merge_adapter")),
+    # --- loss
+    Fault("maximum for minimum", "mmupt.py", "objective = torch.minimum(", "objective = torch.maximum(", UPDATE),
+    Fault("the bounds of the ratio swapped", "mmupt.py", "rho.clamp(1 - low, 1 + high)", "rho.clamp(1 - high, 1 + low)",
+          UPDATE),
+    Fault("dual clip where A is above 0", "mmupt.py", "torch.where(A < 0, torch.max", "torch.where(A > 0, torch.max",
+          UPDATE),
+    Fault("KL in the other direction", "mmupt.py", "torch.expm1(-d.clamp(-20, 20)) + d", "torch.expm1(d.clamp(-20, 20)) - d",
+          UPDATE),
+    Fault("k2 without its half", "mmupt.py", "d.square() / 2", "d.square()", UPDATE),
+    Fault("kl_clamp on one side", "mmupt.py", ".clamp(-bound, bound)", ".clamp(max=bound)", UPDATE),
+    Fault("grpo as one mean over tokens", "mmupt.py", "len(lengths) * lengths.clamp(min=1)", "lengths.sum()", UPDATE),
+    Fault("dr_grpo divides by sequences alone", "mmupt.py", "len(lengths) * most", "len(lengths)", UPDATE),
+    Fault("dapo divides by sequences", "mmupt.py", '"dapo": lambda lengths, most, block: lengths.sum()',
+          '"dapo": lambda lengths, most, block: torch.full_like(lengths, len(lengths))', UPDATE),
+    Fault("bnpo forgets the blocks", "mmupt.py", "return tokens[of] * blocks", "return tokens[of]", UPDATE),
+    Fault("the ratio of a sequence over its width", "mmupt.py", "/ mask.sum(1).clamp(min=1))", "/ mask.shape[1])",
+          UPDATE),
+    Fault("what is under the mask counts", "mmupt.py", "losses.where(mask, 0.0).sum(1)", "losses.sum(1)", UPDATE),
+    Fault("junk under the mask reaches the gradient", "mmupt.py",
+          "logprobs.where(mask, 0.0), old_logprobs.where(mask, 0.0)", "logprobs, old_logprobs", UPDATE),
+    Fault("clipped_low and clipped_high swapped", "mmupt.py", "clipped_low=low, clipped_high=high",
+          "clipped_low=high, clipped_high=low", UPDATE),
+    Fault("approx_kl with the other sign", "mmupt.py", "rho - 1 - log_ratio", "1 - rho + log_ratio", UPDATE),
+    # --- vote, rewards, advantages
+    Fault("a tie goes to the first", "mmupt.py", "None if tie or share < min_share", "None if share < min_share", UPDATE),
+    Fault("the unparsed vote", "mmupt.py", "Counter(a for a in answers if a is not None)", "Counter(answers)", UPDATE),
+    Fault("the share is of parsed answers", "mmupt.py", "share = most / len(answers)", "share = most / counts.total()",
+          UPDATE),
+    Fault("a share on the threshold abstains", "mmupt.py", "share < min_share else", "share <= min_share else", UPDATE),
+    Fault("the unparsed earn where a group abstains", "mmupt.py", "key is not None and key == winner", "key == winner",
+          UPDATE),
+    Fault("the random reward without its step", "mmupt.py", 'f"reward {seed} {step} {', 'f"reward {seed} {', UPDATE),
+    Fault("the spread of a group with ddof 0", "mmupt.py", "rewards.std(1, keepdim=True)",
+          "rewards.std(1, keepdim=True, correction=0)", UPDATE),
+    Fault("equal rewards have advantages", "mmupt.py",
+          "advantages.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)", "advantages", UPDATE),
+    # --- masks and scoring
+    Fault("the mask is a token longer", "model_utils.py", "device=self.lengths.device) < self.lengths",
+          "device=self.lengths.device) <= self.lengths", MODEL),
+    Fault("predicted by the token after", "model_utils.py", "repeat_interleave(G) - 1", "repeat_interleave(G)", MODEL),
+    Fault("responses begin a position late", "model/batch.py", ".amax(-1) + 1", ".amax(-1) + 2", MODEL),
+    Fault("scored at temperature 1", "model_utils.py", "temperature=rollout.temperature or 1.0", "temperature=1.0",
+          MODEL),
+    Fault("a forward reads twice its budget", "model_utils.py", "room = tokens", "room = 2 * tokens", MODEL),
+    # --- sampling
+    Fault("samples of a question are alike", "model_utils.py", "{seed} {step} {sample} {key}", "{seed} {step} {key}",
+          MODEL),
+    Fault("the seed is not in the key", "model_utils.py", 'f"{seed} {step} ', 'f"{step} ', MODEL),
+    Fault("the sampler's log-prob is of what is allowed", "model/sampling.py", "tokens, logprobs.gather(",
+          "tokens, allowed.log_softmax(-1).gather(", MODEL),
+    Fault("what is banned is sampled", "model/sampling.py", "allowed = logprobs + bias", "allowed = logprobs", MODEL),
+    Fault("a nucleus a token too small", "model/sampling.py", "before >= top_p", "ordered.cumsum(-1) >= top_p", MODEL),
+    Fault("the eos is not counted", "model/decode.py", "self.lengths.add_(self.live)  # before the next line: the eos counts",
+          "self.lengths.add_(self.live & (new[:, None] != sampling.eos).all(1))", MODEL),
+    Fault("one of several eos does not end", "model/decode.py", "(new[:, None] != sampling.eos).all(1)",
+          "(new[:, None] != sampling.eos[:1]).all(1)", (*MODEL, "families")),
+    # --- labels, data
+    Fault("labels are read though nobody asked", "data/rows.py", "if self.labels else None\n            if answer",
+          "if True else None\n            if answer", ("rows", "data", "tables", "run")),
+    Fault("a resumed stream begins anew", "data/stream.py", '"position": self.position', '"position": 0',
+          ("stream", "run")),
+    Fault("questions longer than the limit are trained on", "data/stream.py", "elif tokens > self.max_prompt_tokens:",
+          "elif tokens > 10**9:", ("stream", "run")),
+    # --- evaluation
+    Fault("pass@k as if drawn with replacement", "evaluation/metrics.py",
+          "1.0 - math.comb(n - c, k) / math.comb(n, k)", "1.0 - (1 - c / n) ** k", ("metrics",)),
+    Fault("maj@k takes a tie as right", "evaluation/metrics.py", "return sum(first) / len(first) if first else 0.0",
+          "return max(first, default=0.0)", ("metrics",)),
+    Fault("evaluations draw as step 0 does", "evaluation/answering.py", "STEP = -1", "STEP = 0",
+          ("answering", "probe", "run")),
+    Fault("the end is measured on a part", "evaluation/probe.py", "return step in (0, self.config.steps)",
+          "return step == 0", ("probe", "run")),
+    Fault("eval_samples not handed on", "evaluation/probe.py", "Decoding(c.eval_samples,", "Decoding(4,",
+          ("probe", "run")),
+    Fault("every process measures all questions", "evaluation/probe.py", "self.world.my_part(questions)", "questions",
+          ("probe", "distributed")),
+    # --- resume
+    Fault("the policy is not resumed", "model_utils.py", "load_model(str(resumed or config.model), compute",
+          "load_model(config.model, compute", ("run",)),
+    Fault("moments are not resumed", "model/checkpoint.py", "optimizer.state[p][key] = value.to(p.device)", "pass",
+          ("checkpoint", "run")),
+    Fault("a cut file passes for whole", "model/checkpoint.py", ".stat().st_size != size:", ".stat().st_size > size:",
+          ("checkpoint", "run")),
+    Fault("rows of a step that is done again stay", "common/run_log.py", '["step"] <= steps', '["step"] <= steps + 1',
+          ("run_log", "run")),
+    Fault("--resume forgets the run's own settings", "common/run_log.py", 'defaults=saved | {"resume": False}',
+          'defaults={"resume": False}', ("cli", "run")),
+    # --- several processes
+    Fault("gradients are not summed", "mmupt.py", "    world.sum_gradients(policy)\n", "", ("distributed", "oracle")),
+    Fault("divisors of one rank alone", "mmupt.py",
+          "world.my_rows(sequence_divisors(lengths, config.aggregate, config.max_new_tokens), G)",
+          "sequence_divisors(batch.rollout.lengths, config.aggregate, config.max_new_tokens)",
+          ("oracle", "distributed")),
+    Fault("rows of ranks one after the other", "common/distributed.py", ".transpose(0, 1).flatten()", ".flatten()",
+          ("distributed", "oracle")),
+    Fault("the loss logged is of one rank", "mmupt.py", "loss=total * world.size", "loss=total",
+          ("distributed", "oracle")),
+]  # fmt: skip
+
+
+@dataclass
+class Mutate:
+    only: str = flag("", "faults whose name holds this")
+    workers: int = flag(2, "copies at a time, one thread each", "at least 1")
+
+
+def copy_of_the_code() -> Path:
+    """What git tracks, and what it would."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    folder = Path(tempfile.mkdtemp(prefix="mutate"))
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def killed_by(fault: Fault, folder: Path) -> str:
+    """The first test that fails with the fault planted in the copy; empty where none does."""
+    path = folder / fault.file
+    before = path.read_text()
+    assert before.count(fault.old) == 1, f"{fault.name}: {fault.old!r} stands {before.count(fault.old)} times"
+    path.write_text(before.replace(fault.old, fault.new))
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+    try:
+        for name in fault.tests:
+            file = f"tests/test_{name}.py"
+            if not (folder / file).exists():
+                continue
+            try:
+                done = subprocess.run(
+                    [*command, file], cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS
+                )
+            except subprocess.TimeoutExpired:
+                return f"{file}, which does not end"
+            if done.returncode:
+                failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?:\[| - |$)", done.stdout, re.MULTILINE)
+                return failed[1] if failed else file
+        return ""
+    finally:
+        path.write_text(before)
+
+
+def main(argv: list[str]) -> int:
+    settings = cli.parse(Mutate, argv)
+    chosen = [fault for fault in FAULTS if settings.only in fault.name]
+    copies: queue.Queue[Path] = queue.Queue()
+    for _ in range(settings.workers):
+        copies.put(copy_of_the_code())
+
+    def run(fault: Fault) -> str:
+        folder = copies.get()
+        try:
+            return killed_by(fault, folder)
+        finally:
+            copies.put(folder)
+
+    survived = 0
+    print("| fault | file | seen by |\n|---|---|---|")
+    with ThreadPoolExecutor(settings.workers) as pool:
+        for fault, test in zip(chosen, pool.map(run, chosen), strict=True):
+            survived += not test
+            seen = f"`{test.removeprefix('tests/')}`" if test else "**nothing**"
+            print(f"| {fault.name} | `{fault.file}` | {seen} |", flush=True)
+    print(f"\n{len(chosen) - survived} of {len(chosen)} faults are seen.")
+    while not copies.empty():
+        shutil.rmtree(copies.get())
+    return int(survived > MAY_SURVIVE)
+
+
+if __name__ == "__main__":
+    cli.run(main)
