@@ -9,7 +9,7 @@ import os
 import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -18,16 +18,18 @@ from answers import option_key
 from common.distributed import World, cores
 from common.errors import BadRow, DataError
 from common.files import files_of
-from data import load, order
+from data import Example, load, order
 from data.prompts import INSTRUCTION
-
-if TYPE_CHECKING:  # model/ itself reads data's
-    from model.batch import Encoded
-    from model.processor import Processor
 
 THREADS = min(8, cores())
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
 ALONE = World(0, 1, torch.device("cpu"))
+
+
+class Encodes(Protocol):
+    """What turns a question into what a model reads. Here its `id` and the number of its `ids` count."""
+
+    def encode(self, example: Example, instruction: str = INSTRUCTION) -> Any: ...
 
 
 class Questions:
@@ -40,7 +42,7 @@ class Questions:
     def __init__(
         self,
         source: str | list[str],
-        processor: "Processor",
+        processor: Encodes,
         seed: int,
         max_prompt_tokens: int,
         instruction: str = INSTRUCTION,
@@ -90,7 +92,7 @@ class Questions:
     def next(self, count: int) -> list:
         taken: dict[str, int] = {}  # rows, by their ids
         tried: set[int] = set()
-        encoded: dict[int, Encoded] = {}  # what was read here, by its row
+        encoded: dict[int, Any] = {}  # what was read here, by its row
         self.first = self.position
         while len(taken) < count:
             if len(tried) - len(taken) >= self.most_tries or len(tried) == self.size:
