@@ -334,6 +334,8 @@ class Config:
         preset="model and data", steps="length of the run", lr="optimiser", reward="reward", beta="objective",
         temperature="sampling", dtype="memory", eval_every="evaluation and checkpoints",
     )  # fmt: skip
+    # --resume can't change which question and draw come next, nor what the weights mean
+    FIXED: ClassVar = ("model", "train_data", "seed", "questions", "lora_rank")
     PRESETS: ClassVar = {
         # the paper's code to the letter, with what it gets wrong: github.com/waltonfuture/MM-UPT
         "mm-upt": dict(
@@ -499,8 +501,7 @@ def apply_gradients(config: Config, world: World, policy, optimizer, meter: Mete
 
 
 def main(argv: list[str]) -> int:
-    # --resume may change all but what decides which question and draw come next, and what the weights mean
-    config = parse_run(Config, argv, fixed=("model", "train_data", "seed", "questions", "lora_rank"))
+    config = parse_run(Config, argv)
     world = distributed.start()
     model_utils.keep_freed_memory()
     try:

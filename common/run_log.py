@@ -183,7 +183,8 @@ class Diverged(RuntimeError):
 
 
 def say_why(error: Exception, out: str) -> int:
-    """Why a run ended early, in one line -> exit status 1. Raises an error that is neither of the run nor of its disk."""
+    """Why a run ended early, in one line -> exit status 1. Raises an error that is neither of the
+    run nor of its disk."""
     if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
         raise error
     then = "" if isinstance(error, Diverged) else "; continue with --resume once that is mended"
@@ -191,9 +192,9 @@ def say_why(error: Exception, out: str) -> int:
     return 1
 
 
-def parse_run(cls, argv: list[str], fixed: Sequence[str]):
-    """Flags over a preset's values over the defaults; with --resume, over the run's own saved values, of which the
-    `fixed` can't change."""
+def parse_run(cls, argv: list[str]):
+    """Flags over a preset's values over the defaults; with --resume, over the run's own saved
+    values, of which cls.FIXED can't change."""
     out = cli.value_of(argv, "--out")
     resume = any(word.split("=")[0] == "--resume" for word in argv)
     saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own
@@ -201,7 +202,7 @@ def parse_run(cls, argv: list[str], fixed: Sequence[str]):
     if not config.resume:
         config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
         return config
-    for name in fixed:
+    for name in cls.FIXED:
         if getattr(config, name) != saved.get(name, getattr(config, name)):
             raise UsageError(f"--{name} was {saved[name]!r} in {config.out} and can't change on --resume")
     return config

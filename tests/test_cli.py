@@ -5,6 +5,7 @@ from conftest import run_program
 from runs import run
 
 import mmupt
+from common.run_log import parse_run
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,10 @@ def test_every_program_runs_by_its_name(name):
 def test_flags_beside_resume_are_checked_against_the_runs_own(tmp_path):
     assert run(tmp_path / "r", steps=1, questions=6, minibatch_questions=2) == 0
     argv = ["--resume", "--out", str(tmp_path / "r"), "--minibatch_questions", "3"]
-    assert mmupt.parse_config(argv).questions == 6  # the default of 32 has no such divisor
+    assert parse_run(mmupt.Config, argv).questions == 6  # the default of 32 has no such divisor
     with pytest.raises(mmupt.cli.UsageError, match="--questions was 6 in .* and can't change"):
-        mmupt.parse_config([*argv, "--questions", "3"])
-    assert mmupt.parse_config(["--resume", "False", "--out", str(tmp_path / "new")]).questions == 32
+        parse_run(mmupt.Config, [*argv, "--questions", "3"])
+    assert parse_run(mmupt.Config, ["--resume", "False", "--out", str(tmp_path / "new")]).questions == 32
 
 
 def test_the_papers_preset_is_its_code_and_flags_beside_it_win():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 import mmupt
 import model_utils
 from common import run_log
+from common.errors import DataError
 from data import TINY
 
 # --- what a run does and writes
@@ -32,7 +34,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_folder_holds_config_metrics_rollouts_and_checkpoints(finished):
     config = json.loads((finished / "config.json").read_text())
-    assert config["steps"] == 4 and set(config) == set(mmupt.Config.__dataclass_fields__)
+    assert config["steps"] == 4 and set(config) == {f.name for f in fields(mmupt.Config)}
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["step-3", "step-4"]
     steps = [r for r in rows(finished) if "reward" in r]
     assert [r["step"] for r in steps] == [1, 2, 3, 4]
@@ -147,7 +149,7 @@ def test_the_gold_control_does_read_labels(tmp_path, questions_file, capsys):
     nobody = write_rows(
         path.with_name("absent.jsonl"), [{k: v for k, v in r.items() if k != "answer"} for r in labelled_rows]
     )
-    with pytest.raises(mmupt.DataError, match="0 usable questions of 24"):
+    with pytest.raises(DataError, match="0 usable questions of 24"):
         run(tmp_path / "r", train_data=nobody, reward="gold")
     assert "no answer, which --reward gold needs" in capsys.readouterr().err
 
