@@ -1,16 +1,22 @@
-# make train | test | lint | bench | bench-gpu | learn | tiny: each makes the virtual environment where there is none.
+# make train | test | test-fast | lint | bench | bench-gpu | learn | tiny: each makes the virtual environment where there is none.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# two processes, of one thread each; a file's tests stay together, as they share what is made once
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: train test lint bench bench-gpu learn tiny
+.PHONY: train test test-fast lint bench bench-gpu learn tiny
 
 train: $(VENV)/installed
 	$(BIN)/python mmupt.py $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+	$(PYTEST) --durations=10 $(ARGS)
+
+# without the tests that take more than five seconds
+test-fast: $(VENV)/installed-dev
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -2,9 +2,8 @@
 
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # two busy OpenMP programs slow each other; one thread each is safe
+# two busy OpenMP programs slow each other; one thread each is safe
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import fcntl
 import json
@@ -72,13 +71,19 @@ def model(random_folder):
     return load_model(str(random_folder))
 
 
+@pytest.fixture(scope="session")
+def drawn():
+    from data import load
+
+    return load("tiny", "validation")
+
+
 @pytest.fixture
-def mixed_examples():
+def mixed_examples(drawn):
     """Prompts of mixed length: pictures of two sizes, two pictures in one prompt, no picture at
     all."""
-    from data import Example, load
+    from data import Example
 
-    drawn = load("tiny", "validation")
     one, two, other = drawn[0], drawn[1], drawn[2]
     wide = other.images[0].resize((112, 84), Image.Resampling.BICUBIC)
     return [

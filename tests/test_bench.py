@@ -24,6 +24,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_the_bench_runs_and_writes_its_tables(tmp_path):
     out = tmp_path / "speed"
     assert main(["--parts", "rollout,shared,profile", "--vocabulary", "1000", "--out", str(out), *SMALL]) == 0
@@ -35,6 +36,7 @@ def test_the_bench_runs_and_writes_its_tables(tmp_path):
     assert "best of theirs / ours" in (tmp_path / "speed.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_full_step_against_trl(tmp_path):
     pytest.importorskip("trl", reason="a peer to measure against: pip install trl")
     assert main(["--parts", "step", "--step_vocabulary", "0", "--out", str(tmp_path / "speed"), *SMALL]) == 0

@@ -74,7 +74,6 @@ def test_it_says_yes_or_no_to_a_proposed_answer(base):
     assert said.count("Yes") > 30  # every proposal was true
 
 
-@pytest.mark.slow
 def test_the_warm_start_runs_and_is_the_same_every_time(tmp_path):
     for name in ("a", "b"):
         warm_start(WarmStart(out=str(tmp_path / name), steps=2, batch=4))

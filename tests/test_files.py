@@ -17,6 +17,7 @@ def test_a_place_that_nothing_can_be_written_to_is_said_first(tmp_path, monkeypa
         run(tmp_path / "r")
 
 
+@pytest.mark.slow
 def test_a_second_process_on_one_folder_is_refused(tmp_path):
     assert run(tmp_path / "r", steps=1) == 0
     mmupt.files.hold(tmp_path / "r" / "checkpoints")

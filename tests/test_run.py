@@ -20,7 +20,7 @@ import mmupt
 import model_utils
 from common import run_log
 from common.errors import DataError
-from data import TINY
+from data import HELD_OUT, TINY
 
 # --- what a run does and writes
 
@@ -28,7 +28,9 @@ from data import TINY
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "finished"
-    assert run(out, steps=4, eval_data="tiny:validation", eval_questions=8, eval_every=3, keep=2) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(HELD_OUT, "validation", 48)
+        assert run(out, steps=4, eval_data="tiny:validation", eval_questions=8, eval_every=3, keep=2) == 0
     return out
 
 
@@ -45,7 +47,7 @@ def test_a_run_folder_holds_config_metrics_rollouts_and_checkpoints(finished):
     logged = rows(finished, "rollouts.jsonl")
     assert len(logged) == 8 and len(logged[0]["responses"]) == 4
     measured = [r for r in rows(finished) if "eval/pass@1" in r]
-    assert [(r["step"], r["eval/questions"]) for r in measured] == [(0, 512), (3, 8), (4, 512)]
+    assert [(r["step"], r["eval/questions"]) for r in measured] == [(0, 48), (3, 8), (4, 48)]
 
 
 def test_training_moves_every_kind_of_weight(finished):
