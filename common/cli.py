@@ -54,7 +54,8 @@ def require(settings, name: str, ok: bool, what: str) -> None:
     """`what` the flag must be; what stands behind a colon says why, behind the value given."""
     if not ok:
         what, colon, why = what.partition(":")
-        raise UsageError(f"--{name} must be {what} (got {getattr(settings, name)}){colon}{why}")
+        got = "" if getattr(settings, name) == "" else f" (got {getattr(settings, name)})"
+        raise UsageError(f"--{name} must be {what}{got}{colon}{why}")
 
 
 def check(settings) -> None:
