@@ -218,8 +218,7 @@ def pack(rollout: Rollout) -> Packed:
     positions = torch.cat(
         [prompts.rope[:, layout.prompts.real], own_positions.expand(len(prompts.rope), -1)], 1
     )
-    # the first token of a response is predicted by its prompt's last, every later one by the token
-    # before it
+    # a response's first token is predicted by its prompt's last, later ones by the token before
     prompt_end = prompts.lengths.cumsum(0).repeat_interleave(G) - 1
     start = torch.empty_like(own)
     start[order] = layout.prompts.total + own[order].cumsum(0) - own[order]

@@ -58,7 +58,8 @@ def require(settings, name: str, ok: bool, what: str) -> None:
         preset, value = getattr(settings, "preset", ""), getattr(settings, name)
         if getattr(settings, "PRESETS", {}).get(preset, {}).get(name) == value:
             what += f", but --preset {preset} sets it"
-        raise UsageError(f"--{name} must be {what} (got {value}){colon}{why}")
+        got = "" if value == "" else f" (got {value})"
+        raise UsageError(f"--{name} must be {what}{got}{colon}{why}")
 
 
 def check(settings) -> None:

@@ -197,8 +197,7 @@ class JsonlRows:
             raise DataError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a readable UTF-8 file ({error})") from None
-        # split on newlines only: str.splitlines would also break on characters that JSON allows
-        # inside strings
+        # on newlines only: str.splitlines also breaks on characters that JSON allows in strings
         self.lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         self.kept: set[str] | None = None
         self.kinds: dict[str, str | None] = {}

@@ -30,14 +30,12 @@ except ImportError:  # Triton ships for Linux only
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
 # By bytes of a number: keys held at a time, and queries of one program at most. Float32 is
-# multiplied without tensor cores, whose operands stand in registers too: of more than these they
-# would spill.
+# multiplied without tensor cores, whose operands stand in registers too: more would spill.
 BLOCKS = {2: (64, 128), 4: (32, 32)}
 # at least: each split costs a [rows, d] float32 matrix, written and read again
 KEYS_PER_SPLIT = 128
 MOST_SPLITS = 16
-# Programs wanted on each multiprocessor. Those of own keys hold 16 rows, few registers and little
-# shared memory.
+# Programs wanted on each multiprocessor. Those of own keys take few registers and little memory.
 PROGRAMS_PROMPT = 2
 PROGRAMS_OWN = 4
 

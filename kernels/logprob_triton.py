@@ -56,8 +56,7 @@ def _forward_kernel(
     in_range = (target >= 0) & (target < VOCABULARY)
     target_logit = tl.load(logits + target, mask=in_range, other=float("nan")).to(tl.float32)
 
-    # The running maximum is never -inf, so a block of nothing but -inf subtracts no infinity from
-    # another.
+    # The running maximum is never -inf, so a block of nothing but -inf subtracts none from another.
     maximum = tl.maximum(target_logit, LOWEST)
     others = 0.0  # sum of exp over all tokens but the target
     weighted = 0.0  # sum of z * exp(z) over them, for the entropy

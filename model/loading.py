@@ -54,7 +54,7 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except Exception as error:  # noqa: BLE001  transformers raises many kinds for a file that is no good checkpoint
+    except Exception as error:  # noqa: BLE001  transformers raises many kinds for a bad file
         raise ModelError(f"--model {path}: {first_line(error)}") from None
     if differing := sorted(info["mismatched_keys"]):
         name, stored, wanted = differing[0]
@@ -175,7 +175,7 @@ def freeze_vision(model: Model) -> None:
 
 def recompute_activations(model: Model) -> None:
     """`--gradient_checkpointing`: the backward pass computes layers again."""
-    again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as in `embed`, where the layer was computed first
+    again = lambda: (nullcontext(), lean_vision(model))  # noqa: E731  as where `embed` ran it first
     # its name in later versions of transformers, where the older one warns
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False, "context_fn": again})

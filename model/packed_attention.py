@@ -144,8 +144,7 @@ class Layout:
                 readers = Blocks(self.question[row], before[row] + t, P, H, R)
                 bias = None if self.padding is None else self.padding.repeat_interleave(H, 0)[:, None, None]
                 found.append(Read(slice(n, None), readers, prompts, keys, causal=False, bias=bias))
-                # responses of like length together: padded to the longest of all, most would be
-                # padding
+                # responses of like length together: else most would be padding
                 _, counts = width_class(lengths).unique_consecutive(return_counts=True)
                 for group in lengths.split(counts.tolist()):
                     own = Sequences(group)

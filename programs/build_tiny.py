@@ -51,8 +51,7 @@ SPECIAL = [
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>",
     "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
-# Renders the text that Qwen2.5-VL's template renders, for string content and for lists of images
-# and texts.
+# Renders what Qwen2.5-VL's template does, for string content and lists of images and texts.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"

@@ -28,14 +28,12 @@ STARTS = (True, False, "gaussian", "eva")
 
 @dataclass
 class MergeConfig:
-    adapter: str = flag("", "adapter folder: RUN/checkpoints/step-N, or any that peft wrote")
+    adapter: str = flag("", "adapter folder: RUN/checkpoints/step-N, or any that peft wrote", "given")
     base: str = flag("", "the base checkpoint; empty is the one that the adapter names")
-    out: str = flag("", "folder to write, in float32")
+    out: str = flag("", "folder to write, in float32", "given")
 
     def __post_init__(self):
-        for name in ("adapter", "out"):
-            if not getattr(self, name):
-                raise UsageError(f"--{name} must be given")
+        cli.check(self)
         files.check_out(Path(self.out).parent)
         if Path(self.out).exists():
             raise UsageError(f"--out {self.out} exists already: name another folder")
