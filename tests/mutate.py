@@ -3,10 +3,9 @@
     python tests/mutate.py                       all of them, two copies at a time, one thread each
     python tests/mutate.py --only vote           the faults whose name holds this word
 
-A fault is a piece of text that stands once in its file, and what takes its place. For each, test files are run
-in turn until a test fails; a fault that none sees survives, and the status is 1 where more than MAY_SURVIVE do.
-The table stands in CONTRIBUTING.md. Left out: faults that change no result (another order of a sum, work done
-twice).
+A fault is a piece of text that stands once in its file, and what takes its place. For each, test files are
+run in turn until a test fails; a fault that none sees survives, and the status is 1 where more than MAY_SURVIVE
+do. The table stands in CONTRIBUTING.md. Left out: faults that change no result, such as work done twice.
 """
 
 import os
