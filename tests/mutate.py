@@ -4,8 +4,8 @@
     python tests/mutate.py --only vote           the faults whose name holds this word
 
 A fault is a piece of text that stands once in its file, and what takes its place. For each, test files are
-run in turn until a test fails; a fault that none sees survives, and the status is 1 where more than MAY_SURVIVE
-do. The table stands in CONTRIBUTING.md. Left out: faults that change no result, such as work done twice.
+run in turn until a test fails; a fault that none sees survives, and the status is 1 where more than
+MAY_SURVIVE do. The table stands in CONTRIBUTING.md. Left out: faults that change no result, such as work done twice.
 """
 
 import os
@@ -248,7 +248,7 @@ def killed_by(fault: Fault, folder: Path) -> str:
             except subprocess.TimeoutExpired:
                 return f"{file}, which does not end"
             if done.returncode:
-                failed = re.search(r"^(?:FAILED|ERROR) (\S+?)(?:\[| - |$)", done.stdout, re.MULTILINE)
+                failed = re.search(r"^(?:FAILED|ERROR) (\S+?::\w+(?:\[.*?\])?)", done.stdout, re.MULTILINE)
                 return failed[1] if failed else file
         return ""
     finally:
