@@ -49,6 +49,7 @@ class Tiny:
     def where(self, index: int) -> str:
         return f"tiny-{self.split}-{index}"
 
+    @property
     def blocks(self) -> list[tuple[range, int]]:
         return one_by_one(len(self))
 
@@ -91,9 +92,10 @@ class Several:
         n, row = self.part(index)
         return self.sources[n].where(row)
 
+    @property
     def blocks(self) -> list[tuple[range, int]]:
         whole = zip(self.starts, self.sources, strict=True)
-        return [(range(s + r.start, s + r.stop), size) for s, source in whole for r, size in source.blocks()]
+        return [(range(s + r.start, s + r.stop), size) for s, source in whole for r, size in source.blocks]
 
     def __getitem__(self, index: int) -> Example:
         n, row = self.part(index)
@@ -159,7 +161,7 @@ def order(examples: Tiny | Source | Several, seed: int, start: int = 0) -> Itera
             start += 1
     while True:
         epoch, offset = divmod(start, size)
-        for index in shuffled(examples.blocks(), random.Random(f"order {seed} {epoch}"))[offset:]:
+        for index in shuffled(examples.blocks, random.Random(f"order {seed} {epoch}"))[offset:]:
             yield start, index
             start += 1
 
@@ -175,7 +177,7 @@ def shuffled(blocks: list[tuple[range, int]], rng: random.Random) -> list[int]:
     everything = sum(size for _, size in blocks)
     most = everything if everything <= 0.9 * tables.KEEP_BYTES else tables.KEEP_BYTES // 2
     if most < everything:
-        rng.shuffle(blocks)
+        rng.shuffle(blocks := list(blocks))
     windows, room = [[]], most
     for rows, size in blocks:
         if size > room and windows[-1]:
