@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -236,7 +236,7 @@ def majority_reward(group: Group, **_) -> list[float]:
     """r_i = [y_i = y*], by meaning; where the group abstains nobody earns."""
     if group.vote.winner == UNPARSED:  # which only the published vote can elect
         return [float(a is None or a == UNPARSED) for a in group.raw]
-    winner = option_key(group.vote.winner, group.question.choices)  # a key is its own key
+    winner = group.vote.winner and option_key(str(group.vote.winner), group.question.choices)
     return [float(key is not None and key == winner) for key in group.keys]
 
 
@@ -256,6 +256,7 @@ def random_reward(group: Group, seed: int, step: int, **_) -> list[float]:
     return [float(rng.random() < 0.5) for _ in group.keys]
 
 
+REWARDS: dict[str, Callable[..., list[float]]]
 REWARDS = dict(majority=majority_reward, gold=gold_reward, random=random_reward, format=format_reward)
 
 
@@ -384,7 +385,7 @@ def train(config: Config, world: World) -> int:
     policy, reference = model_utils.load_models(config, resumed, world.device)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, config.lr, (0.9, 0.999), 1e-8, config.weight_decay, fused=True)
-    state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
+    state: dict[str, Any] = {"step": 0, "nonfinite_updates": 0, "stream": {}}
     if resumed:
         state = model_utils.load_checkpoint(resumed, policy, optimizer)
         if state["step"] > config.steps:

@@ -204,7 +204,8 @@ class DecodeStep:
 
     def rows_changed(self) -> None:
         """What was captured no longer holds."""
-        self.graph, self.warm = None, False
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.warm = False
 
     def logits(self, batches: Sequence[DecodeBatch]) -> Tensor:
         """[N, V] after the newest token of every row, whose keys are appended to the caches."""
