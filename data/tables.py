@@ -1,8 +1,8 @@
 """Rows of parquet files and of data sets of the Hugging Face hub, by index, in bounded memory.
 
-    ParquetRows([paths])                         pyarrow; row groups are read when a row of theirs is asked for, and the
-                                                 latest are kept, up to KEEP_BYTES or two groups
-    HubRows("owner/name:config", "train")        datasets; rows of its memory-mapped cache. Only this downloads anything
+    ParquetRows([paths])                   pyarrow; row groups are read when a row of theirs is asked for,
+                                           and the latest are kept, up to KEEP_BYTES or two groups
+    HubRows("owner/name:config", "train")  datasets; rows of its memory-mapped cache. Only this downloads
 
 Pictures stay encoded here: data/images.py decodes them, with its bounds. Both packages are
 optional.
@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 from common.errors import BadRow, DataError, first_line
 
@@ -125,7 +126,7 @@ class ParquetRows:
         self.groups = [(f, g) for f, file in enumerate(self.files) for g in range(file.num_row_groups)]
         counts = (self.files[f].metadata.row_group(g).num_rows for f, g in self.groups)
         self.starts = [0, *accumulate(counts)]  # the first row of each group, and the end of the last
-        self.kept: dict[int, object] = {}  # latest last
+        self.kept: dict[int, Any] = {}  # tables, latest last
         self.lock = threading.Lock()  # a file has one reader at a time
 
     @staticmethod
