@@ -17,11 +17,10 @@ mmupt's own processor.
 
 What remains different, and a comparison should say:
 - TRL repeats a question G times: its images are processed G times (twice a step: to generate, and
-  again to score), encoded
-  by the vision tower G times, and its prompt is prefilled and scored G times.
+  again to score), encoded by the vision tower G times, and its prompt is prefilled and scored G
+  times.
 - Without Triton (so on a CPU) TRL's fused head scores the prompt positions too. It always computes
-  the entropy and a dozen
-  means for its metrics; no setting turns them off.
+  the entropy and a dozen means for its metrics; no setting turns them off.
 - TRL bans the image token alone from being sampled, mmupt all special tokens but the eos.
 - TRL's default weighs the KL by the importance ratio, which is off here, so that the objective is
   mmupt's.
