@@ -35,6 +35,10 @@ from data.stream import Questions
 from evaluation.probe import Probe
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 
+SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
+DTYPES = ("auto", "float32", "bfloat16")
+UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
+
 # --- The algorithm: pure functions ----------------------------------------------------------------
 
 
@@ -59,19 +63,12 @@ def majority_vote(answers: Sequence[Hashable | None], min_share: float = 0.0) ->
     return Vote(None if tie or share < min_share else first, share, counts)
 
 
-UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
-
-
 def published_vote(raw: Sequence[str | None]) -> Vote:
     """The vote of the paper's code, for comparison: identical strings vote, an unparsed answer votes as the
     string "None", and a tie goes to the first seen."""
     counts = Counter(UNPARSED if a is None else a for a in raw)
     winner, most = counts.most_common(1)[0]
     return Vote(winner, most / len(raw), counts)
-
-
-SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
-DTYPES = ("auto", "float32", "bfloat16")
 
 
 def group_advantages(rewards: Tensor, scale: str = "std", eps: float = 1e-6) -> Tensor:
