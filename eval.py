@@ -1,8 +1,7 @@
 """How often a checkpoint is right: pass@1, maj@k and pass@k on any labelled data.
 
     python eval.py --model data/tiny --data tiny --split test --out base.json
-    python eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data AI4Math/MathVista \\
-        --split testmini --preset paper-eval
+    python eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data AI4Math/MathVista::testmini --preset paper-eval
     python eval.py --compare base.json trained.json
 
 What a right answer is, which categories there are and what else is scored depends on the benchmark

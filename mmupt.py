@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ from data.prompts import INSTRUCTION
 from data.stream import Questions
 from evaluation.probe import Probe
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
+
+SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
+DTYPES = ("auto", "float32", "bfloat16")
+UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
 
 # --- The algorithm: pure functions ----------------------------------------------------------------
 
@@ -59,19 +63,12 @@ def majority_vote(answers: Sequence[Hashable | None], min_share: float = 0.0) ->
     return Vote(None if tie or share < min_share else first, share, counts)
 
 
-UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
-
-
 def published_vote(raw: Sequence[str | None]) -> Vote:
     """The vote of the paper's code, for comparison: identical strings vote, an unparsed answer votes as the
     string "None", and a tie goes to the first seen."""
     counts = Counter(UNPARSED if a is None else a for a in raw)
     winner, most = counts.most_common(1)[0]
     return Vote(winner, most / len(raw), counts)
-
-
-SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
-DTYPES = ("auto", "float32", "bfloat16")
 
 
 def group_advantages(rewards: Tensor, scale: str = "std", eps: float = 1e-6) -> Tensor:
@@ -236,7 +233,7 @@ def majority_reward(group: Group, **_) -> list[float]:
     """r_i = [y_i = y*], by meaning; where the group abstains nobody earns."""
     if group.vote.winner == UNPARSED:  # which only the published vote can elect
         return [float(a is None or a == UNPARSED) for a in group.raw]
-    winner = option_key(group.vote.winner, group.question.choices)  # a key is its own key
+    winner = group.vote.winner and option_key(str(group.vote.winner), group.question.choices)
     return [float(key is not None and key == winner) for key in group.keys]
 
 
@@ -256,6 +253,7 @@ def random_reward(group: Group, seed: int, step: int, **_) -> list[float]:
     return [float(rng.random() < 0.5) for _ in group.keys]
 
 
+REWARDS: dict[str, Callable[..., list[float]]]
 REWARDS = dict(majority=majority_reward, gold=gold_reward, random=random_reward, format=format_reward)
 
 
@@ -386,7 +384,7 @@ def train(config: Config, world: World) -> int:
     policy, reference = model_utils.load_models(config, resumed, world.device)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, config.lr, (0.9, 0.999), 1e-8, config.weight_decay, fused=True)
-    state = {"step": 0, "nonfinite_updates": 0, "stream": {}}
+    state: dict[str, Any] = {"step": 0, "nonfinite_updates": 0, "stream": {}}
     if resumed:
         state = model_utils.load_checkpoint(resumed, policy, optimizer)
         if state["step"] > config.steps:

@@ -17,7 +17,7 @@ Left out: videos, beam search, sharded weights.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,7 @@ def load_models(
     adapter off.
     """
     precision = compute_dtype(config.dtype, device)
+    reference: Callable[[], AbstractContextManager]
     if config.lora_rank:
         policy = load_model(config.model, dtype=precision, device=device)
         lora.add_adapter(policy, config.model, config.lora_rank, config.seed, resumed)

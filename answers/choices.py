@@ -1,5 +1,4 @@
-"""Answers to questions with lettered choices: an option's letter and its value are the same
-answer."""
+"""Answers to questions with lettered choices: an option's letter and its value are the same answer."""
 
 import re
 
@@ -17,7 +16,7 @@ def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
     choices.
     """
     key = canonical(answer)
-    if key is None or not choices:
+    if answer is None or key is None or not choices:
         return key
     letters = [chr(65 + i) for i in range(len(choices))]
     if key in letters:

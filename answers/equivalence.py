@@ -1,21 +1,16 @@
-r"""What a grader accepts beyond equal keys, for two answers in the plain notation of
-answers/keys.py.
+r"""What a grader accepts beyond equal keys, for two answers in the plain notation of answers/keys.py.
 
 - One value written in two ways that the keys don't unify: 1/(1+sqrt(2)) and sqrt(2)-1, 2 ln 2 and
-  ln 4. Both are
-  computed at three points (names get fixed fractions) and must agree: exactly where no root or
-  function is met, else to a relative 1e-12. So a rounded decimal is not the exact value: 0.33 is
-  not 1/3, 3.14 is not pi.
+  ln 4. Both are computed at three points (names get fixed fractions) and must agree: exactly where
+  no root or function is met, else to a relative 1e-12. So a rounded decimal is not the exact value:
+  0.33 is not 1/3, 3.14 is not pi.
 - `50%` is also 0.5. (It shares a key with 50, since a missing sign is forgiven.)
 - Solutions forget their order and how they are joined: `1, 2`, `2, 1`, `{1, 2}`, `x = 1 or x = 2`.
-  Tuples don't. `±3`
-  stands for two solutions. `x=5, y=3` keeps its names.
+  Tuples don't. `±3` stands for two solutions. `x=5, y=3` keeps its names.
 - An inequality in one name is its interval: 1 < x <= 3 and (1, 3].
 - Equations that are multiples of each other: y = 2x+1 and 2x-y+1 = 0.
-- A bare number stands for the number with nouns behind it: 5 for `5 apples` (`5 oranges` is
-  something else).
-- In words case, articles and hyphens don't matter. `b` is B. `ABC` is triangle ABC, `P(3, 4)` the
-  point.
+- A bare number stands for the number with nouns behind it: 5 for `5 apples`, but `5 oranges` differ.
+- In words case, articles and hyphens don't matter. `b` is B. `ABC` is triangle ABC, `P(3, 4)` a point.
 - Ratios are reduced, matrices compared by entry, 3:30 stands for 3:30 pm, 30° for pi/6.
 
 So it is symmetric but not transitive: 50 ~ 50% ~ 0.5. Left out: conversion between units, number
@@ -47,9 +42,8 @@ def same_meaning(a: str, b: str, key: Key) -> bool:
     ours, theirs = _solutions(a), _solutions(b)
     if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or _is_union(a, ours) != _is_union(b, theirs):
         return False
-    return _each_in(ours, theirs, key) or (
-        len(ours) > 1 and _each_in(theirs, ours, key)
-    )  # so that it is symmetric
+    # both ways, so that it is symmetric
+    return _each_in(ours, theirs, key) or (len(ours) > 1 and _each_in(theirs, ours, key))
 
 
 def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Key) -> bool:
@@ -175,7 +169,7 @@ def _same_value(a: str, b: str, key: Key) -> bool:
         number, counted = (ours, b) if _NUMBER.fullmatch(ours) else (theirs, a)
         match = _COUNTED.fullmatch(counted)
         if match:
-            return number == _count(*match.groups(), key)
+            return number == _count(match[1], match[2], key)
     return _same_number(ours, theirs)
 
 
@@ -183,19 +177,17 @@ def _bare(text: str) -> str:
     text = _APPROXIMATELY.sub("", text.strip(), count=1) if not text[:1].isdigit() else text.strip()
     text = _ARTICLE.sub("", text, count=1) if text[:1] in ("a", "A", "t", "T") else text
     point = _POINT.fullmatch(text)
-    return point[point.lastindex] if point else "(-∞, ∞)" if text in _REALS else "⦃⦄" if text == "∅" else text
+    return point[1] or point[2] if point else "(-∞, ∞)" if text in _REALS else "⦃⦄" if text == "∅" else text
 
 
 def _same_notation(a: str, b: str, key: Key) -> bool:
     """Words, times, ratios, tuples and matrices, each compared in its own way."""
     if _WORDS.fullmatch(a) and _WORDS.fullmatch(b):
         one_letter = len(a) == 1 or len(b) == 1
-        return a.lower().replace("-", " ") == b.lower().replace("-", " ") and (
-            not one_letter or a.lower() < "i"
-        )
-    times = _TIME.fullmatch(a), _TIME.fullmatch(b)
-    if all(times):
-        (time, half), (other, other_half) = (match.groups("") for match in times)
+        same = a.lower().replace("-", " ") == b.lower().replace("-", " ")
+        return same and (not one_letter or a.lower() < "i")
+    if (ours := _TIME.fullmatch(a)) and (theirs := _TIME.fullmatch(b)):
+        (time, half), (other, other_half) = ours.groups(""), theirs.groups("")
         return time == other and (half.lower() == other_half.lower() or not half or not other_half)
     if _RATIO.fullmatch(a) and _RATIO.fullmatch(b):
         p, q = ([int(n) for n in text.split(":")] for text in (a, b))
@@ -204,7 +196,7 @@ def _same_notation(a: str, b: str, key: Key) -> bool:
         return _same_rows([_cut(a[1:-1])], [_cut(b[1:-1])], key)
     matrices = _MATRIX.fullmatch(a), _MATRIX.fullmatch(b)
     rows = [[row.split("&") for row in match[1].split(r"\\")] for match in matrices if match]
-    return len(rows) == 2 and _same_rows(*rows, key)
+    return len(rows) == 2 and _same_rows(rows[0], rows[1], key)
 
 
 def _same_rows(a: list[list[str]], b: list[list[str]], key: Key) -> bool:
@@ -244,10 +236,10 @@ def _same_number(a: str, b: str) -> bool:
 
 def _same_equation(a: str, b: str) -> bool:
     """Whether left minus right of one is a multiple of the other's."""
-    differences = [
-        _at_points("({})-({})".format(*text.split("="))) if text.count("=") == 1 else None for text in (a, b)
-    ]
-    if None in differences or any(abs(y) < TOLERANCE for row in differences for y in row):
+    if not a.count("=") == b.count("=") == 1:
+        return False
+    differences: list[tuple] = [_at_points("({})-({})".format(*text.split("="))) or () for text in (a, b)]
+    if not all(differences) or any(abs(y) < TOLERANCE for row in differences for y in row):
         return False
     ratios = [x / y if isinstance(x, complex) else Fraction(x) / y for x, y in zip(*differences, strict=True)]
     one_value = all(_close(row[0], y) for row in differences for y in row)  # 3 = 4 says nothing of a name
@@ -256,7 +248,8 @@ def _same_equation(a: str, b: str) -> bool:
 
 def _close(x: Number, y: Number) -> bool:
     if isinstance(x, complex) or isinstance(y, complex):
-        return abs(x - y) <= TOLERANCE * max(abs(x), abs(y))
+        # mypy takes abs of a Number for an object
+        return abs(x - y) <= TOLERANCE * max(abs(x), abs(y))  # type: ignore[call-overload]
     return x == y
 
 
@@ -274,10 +267,11 @@ def _at_points(text: str) -> tuple[Number, ...] | None:
 
 
 _FUNCTIONS = {
-    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan, "exp": cmath.exp, "ln": cmath.log, "log": cmath.log10,
+    "sin": cmath.sin, "cos": cmath.cos, "tan": cmath.tan,
+    "exp": cmath.exp, "ln": cmath.log, "log": cmath.log10, "lg": cmath.log10,
     "cot": lambda x: 1 / cmath.tan(x), "sec": lambda x: 1 / cmath.cos(x), "csc": lambda x: 1 / cmath.sin(x),
-    "arcsin": cmath.asin, "arccos": cmath.acos, "arctan": cmath.atan, "sinh": cmath.sinh, "cosh": cmath.cosh,
-    "tanh": cmath.tanh, "lg": cmath.log10,
+    "arcsin": cmath.asin, "arccos": cmath.acos, "arctan": cmath.atan,
+    "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
 }  # fmt: skip
 _CONSTANTS = {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}
 _TOKEN = re.compile(
@@ -300,15 +294,15 @@ class _Calculator(Parser):
         if name in _FUNCTIONS:
             self.at += 1
             return self.function(name)
-        if (
-            len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha()
-        ):  # xy^2 is x times y^2
+        # xy^2 is x times y^2
+        if len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha():
             self.tokens[self.at] = token[-1]
             return self.name(token[:-1]) * self.power()
         return super().power()
 
     def function(self, name: str) -> Number:
-        apply, exponent = _FUNCTIONS[name], 1
+        exponent: Number = 1
+        apply: Callable[[complex], complex] | None = _FUNCTIONS[name]
         if self.take("_"):
             base = self.value()
             apply = (lambda x: cmath.log(x) / cmath.log(base)) if name == "log" else None
@@ -355,7 +349,7 @@ class _Calculator(Parser):
 
     def raised(self, x: Number, n: Number) -> Number:
         if not isinstance(n, complex) and n.denominator == 1 and not isinstance(x, complex):
-            if abs(n) * max(x.numerator.bit_length(), x.denominator.bit_length()) > MAX_BITS:
+            if abs(n.numerator) * max(x.numerator.bit_length(), x.denominator.bit_length()) > MAX_BITS:
                 raise Unreadable
             return Fraction(x) ** n.numerator
         return _checked(complex(x) ** complex(n))

@@ -1,5 +1,4 @@
-r"""One parser of formulas in the plain notation of answers/keys.py; a subclass says what they come
-to.
+r"""One parser of formulas in the plain notation of answers/keys.py; a subclass says what they come to.
 
     sum      [+-] product ([+-] product)*
     product  power ([*/] power)*, some of them without a sign: 2x, 3(x+1)
@@ -11,6 +10,7 @@ only numbers have. Nothing is evaluated as code.
 """
 
 import re
+from collections.abc import Callable
 
 RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")  # no differences or quotients
 NUMBER_START = frozenset("0123456789.")
@@ -24,15 +24,25 @@ class Unreadable(ValueError):
 
 
 class Parser:
-    """Recursive descent. A subclass has the TOKEN of its text, MAX_DEPTH of brackets within
-    brackets, and arithmetic:
-
-    zero, number(token), name(token), plus(a, b, sign), negative(a), times(a, b), divide(a, b),
-    fraction(a, b), mixed_number(whole, fraction), raised(a, exponent), root(a, degree), and where
-    it has them size(a) of |a|, postfix(a, sign) of ! and °, binomial(n, k).
-    """
+    """Recursive descent. A subclass has what is declared here, the last three only where it reads them."""
 
     __slots__ = ("tokens", "at", "depth", "bars")
+    TOKEN: re.Pattern[str]
+    MAX_DEPTH: int  # of brackets within brackets
+    number: Callable  # (token)
+    name: Callable  # (token)
+    signed: Callable  # (a, sign)
+    plus: Callable  # (a, b, sign)
+    negative: Callable  # (a)
+    times: Callable  # (a, b)
+    divide: Callable  # (a, b)
+    fraction: Callable  # (a, b)
+    mixed_number: Callable  # (whole, fraction)
+    raised: Callable  # (a, exponent)
+    root: Callable  # (a, degree)
+    size: Callable  # (a), of |a|
+    postfix: Callable  # (a, sign), of ! and °
+    binomial: Callable  # (n, k)
 
     def __init__(self, text: str):
         self.tokens, self.at, self.depth, self.bars = [*self.TOKEN.findall(text), ""], 0, 0, 0
@@ -143,4 +153,5 @@ class Parser:
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
         return self.value()
 
-    radicand, is_cut = part, staticmethod(str.isdigit)
+    radicand = part
+    is_cut: Callable[[str], bool] = staticmethod(str.isdigit)

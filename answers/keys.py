@@ -10,17 +10,14 @@ text. Nothing is evaluated as code; number, depth and length are bounded.
 
 Decisions, where one could want either
 - A unit is dropped, so are percent and degree signs: `5 cm` must vote with `5`, and so it also
-  votes with `5 m`, and
-  `50%` with `50`. One-letter units need a space before them (`5 m`): `5m` may be five times m.
-- `(b)` is the choice B, but a bare `b` may be a variable. `B. 45`, `B: 45` and `(B) 45` are the
-  choice B.
+  votes with `5 m`, and `50%` with `50`. One-letter units need a space before them (`5 m`): `5m` may
+  be five times m.
+- `(b)` is the choice B, but a bare `b` may be a variable. `B. 45`, `B: 45` and `(B) 45` are B too.
 - `(1,2)`, `[1,2]`, `{1,2}` and `1,2` differ: point or interval, closed interval, set, list. Only a
   set forgets order.
 - `1,000` is a thousand outside brackets, `(1,000)` is a pair. `100, 200` with a space is a list.
-- `3-5` stays text, since it may be a range; so do `2024-01-05` and `1/2x`, which can mean two
-  things.
-- `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, and `AB=CD` is a
-  claim.
+- `3-5` stays text, since it may be a range; so do `2024-01-05` and `1/2x`, which can mean two things.
+- `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, and `AB=CD` is a claim.
 - `0.333...` is 1/3, `0.33` is not. `five` alone is `5`.
 
 A key makes classes, so it must be transitive; what a grader accepts beyond it (the list `2, 1` for
@@ -51,7 +48,7 @@ def equivalent(a: str | None, b: str | None) -> bool:
     classes from: a vote counts keys. An empty answer is equivalent to nothing.
     """
     key, other = canonical(a), canonical(b)
-    if key is None or other is None or key == other:
+    if a is None or b is None or key is None or other is None or key == other:
         return key is not None and key == other
     return max(len(a), len(b)) <= MAX_CHARS and _mean_the_same(a, b)
 
@@ -115,7 +112,7 @@ def _shortcut(text: str) -> str | None:
         common = gcd(n, d)
         return (sign if n else "") + str(n // common) + (f"/{d // common}" if d > common else "")
     match = _LETTER.fullmatch(text)
-    return match[match.lastindex] if match else None
+    return match[1] or match[2] or match[3] if match else None
 
 
 @lru_cache(maxsize=8192)  # the samples of a group repeat each other
@@ -135,9 +132,8 @@ def _hashed(text: str) -> str:
     return "text:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_SUM_IN_BRACKETS = re.compile(
-    r"(?<!sqrt)\(|sqrt\((?![0-9]+\))"
-)  # of a denominator, say: may open in the next round
+# of a denominator, say: may open in the next round
+_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\(|sqrt\((?![0-9]+\))")
 _WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
@@ -343,8 +339,8 @@ _OPEN, _CLOSE = "([{⦃⟨", ")]}⦄⟩"
 _NUMBER_WORDS = {
     word: str(n)
     for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-        " seventeen eighteen nineteen twenty".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+        " sixteen seventeen eighteen nineteen twenty".split()
     )
 }
 
@@ -353,7 +349,7 @@ def _choice_letter(text: str) -> str | None:
     if text[:1] not in ("(", "[") and text[1:2] not in (".", ")", ":"):
         return None
     match = _CHOICE.fullmatch(text) or _CHOICE_WITH_TEXT.fullmatch(text)
-    return match[match.lastindex].upper() if match else None
+    return match[match.lastindex or 0].upper() if match else None
 
 
 def _join_thousands(match: re.Match) -> str:

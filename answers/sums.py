@@ -22,8 +22,9 @@ MAX_TERMS = 16  # of a product, before like terms meet
 
 # ({(radicand, ((symbol, exponent), ...)): numerator}, denominator): each entry is a term. Integers,
 # not Fractions: most answers are short, and building Fractions would take most of the time.
-Sum = tuple[dict[tuple[int, tuple[tuple[str, int], ...]], int], int]
-ONE = (1, ())  # the key of plain numbers
+Term = tuple[int, tuple[tuple[str, int], ...]]
+Sum = tuple[dict[Term, int], int]
+ONE: Term = (1, ())  # the key of plain numbers
 
 # a sign that sums don't have, a word, another command, a subscript of nothing or without end
 _UNKNOWN = re.compile(
@@ -125,7 +126,7 @@ def _power(base: Sum, exponent: Sum) -> Sum:
     if terms.keys() - {ONE} or denominator != 1 or abs(n) > MAX_EXPONENT or (n <= 0 and not base[0]):
         raise Unreadable
     factor = _inverse(base) if n < 0 else base
-    result = ({ONE: 1}, 1)
+    result: Sum = ({ONE: 1}, 1)
     for bit in f"{abs(n):b}":
         result = _times(result, result)
         result = _times(result, factor) if bit == "1" else result
@@ -182,8 +183,9 @@ def _place(key: tuple) -> tuple:
 class _Reader(Parser):
     __slots__ = ()
     TOKEN, MAX_DEPTH = _TOKEN, MAX_DEPTH
-    plus, negative, times, divide = map(staticmethod, (_plus, _negative, _times, _divide))
-    fraction, raised, root = map(staticmethod, (_divide, _power, _sqrt))
+    plus, negative, times = staticmethod(_plus), staticmethod(_negative), staticmethod(_times)
+    divide = fraction = staticmethod(_divide)
+    raised, root = staticmethod(_power), staticmethod(_sqrt)
     signed = staticmethod(lambda a, sign: _negative(a) if sign == "-" else a)
     radicand = Parser.value  # \sqrt12 is the root of 12
     is_cut = staticmethod(lambda token: token[0] in NUMBER_START)

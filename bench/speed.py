@@ -1,5 +1,7 @@
-"""How fast, against whom, and how far from what the machine can do. `make bench`, or `python -m
-bench.speed --parts rollout`
+"""How fast, against whom, and how far from what the machine can do.
+
+    make bench
+    python -m bench.speed --parts rollout
 
 Peers: Hugging Face `generate` (the best of its cache modes) and TRL's GRPOTrainer
 (bench/trl_peer.py), in one process with ours, taking turns: A, B, A, B. Times are medians, with the

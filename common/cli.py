@@ -106,7 +106,7 @@ class _Parser(HfArgumentParser):
 
 
 def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) -> Settings:
-    """Flags -> a `cls`. `--preset`, one of cls.PRESETS, and `defaults` set other defaults; flags given win."""
+    """Flags -> a `cls`. `--preset`, of cls.PRESETS, and `defaults` set other defaults; flags given win."""
     parser = _Parser(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     presets = getattr(cls, "PRESETS", {})

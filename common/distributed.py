@@ -61,8 +61,8 @@ class World:
         return torch.cat(parts)
 
     def all_rows(self, x: Tensor, each: int) -> Tensor:
-        """x [B], `each` rows for every question of this rank -> those of all ranks, in the order of the questions,
-        which are dealt to ranks in turn."""
+        """x [B], `each` rows for every question of this rank -> those of all ranks in the order of their
+        questions, which are dealt to ranks in turn."""
         return self.gather(x).view(self.size, -1, each).transpose(0, 1).flatten()
 
     def my_rows(self, x: Tensor, each: int) -> Tensor:

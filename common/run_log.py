@@ -183,8 +183,7 @@ class Diverged(RuntimeError):
 
 
 def say_why(error: Exception, out: str) -> int:
-    """Why a run ended early, in one line -> exit status 1. Raises an error that is neither of the
-    run nor of its disk."""
+    """Why a run ended early, in one line -> exit status 1. Errors that aren't of run or disk are raised."""
     if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
         raise error
     then = "" if isinstance(error, Diverged) else "; continue with --resume once that is mended"
@@ -193,8 +192,8 @@ def say_why(error: Exception, out: str) -> int:
 
 
 def parse_run(cls, argv: list[str]):
-    """Flags over a preset's values over the defaults; with --resume, over the run's own saved
-    values, of which cls.FIXED can't change."""
+    """Flags over a preset's values over the defaults; with --resume, over the run's own saved values, of
+    which cls.FIXED can't change."""
     out = cli.value_of(argv, "--out")
     resume = any(word.split("=")[0] == "--resume" for word in argv)
     saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own

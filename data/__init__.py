@@ -1,12 +1,14 @@
 """Questions: one reader per source, all giving `Example`.
 
-    load("tiny", "train")                the built-in drawn questions (data/figures.py): train without end, validation, test
-    load("questions.jsonl")              rows {"id", "question", "images": [path relative to the file], "answer"?, "choices"?}
-    load("train.parquet")                columns by name (data/rows.py); pictures as the hub stores them
-    load("folder", "train")              a folder of parquet files, as the hub lays them out
-    load("owner/name", "train")          a data set of the hub, or "owner/name:config"
-    load("tiny:validation")              a split by name: tiny:SPLIT, folder:SPLIT, owner/name:config:SPLIT, owner/name::SPLIT
-    load(["one.jsonl", "two.parquet"])   one after the other; each id is preceded by the name of its source
+    load("tiny", "train")               the built-in drawn questions (data/figures.py); train has no end
+    load("questions.jsonl")             rows {"id", "question", "images", "answer"?, "choices"?}; images are
+                                        paths relative to the file
+    load("train.parquet")               columns by name (data/columns.py); pictures as the hub stores them
+    load("folder", "train")             a folder of parquet files, as the hub lays them out
+    load("owner/name", "train")         a data set of the hub, or "owner/name:config"
+    load("tiny:validation")             a split by name; also folder:SPLIT, owner/name:config:SPLIT and
+                                        owner/name::SPLIT
+    load(["one.jsonl", "two.parquet"])  one after the other; each id is preceded by its source's name
 
 A reader strips answers unless it is asked for them (`labels=True`), so a label can't reach training
 by accident. `python -m data SOURCE` gives a first look at a source. Parquet needs pyarrow, the hub
@@ -49,6 +51,7 @@ class Tiny:
     def where(self, index: int) -> str:
         return f"tiny-{self.split}-{index}"
 
+    @property
     def blocks(self) -> list[tuple[range, int]]:
         return one_by_one(len(self))
 
@@ -68,7 +71,7 @@ class Several:
     """Sources one after the other. An id is preceded by its source's name, so that ids of two
     sources differ."""
 
-    def __init__(self, names: Sequence[str], sources: Sequence[Tiny | Source]):
+    def __init__(self, names: Sequence[str], sources: Sequence["Tiny | Source | Several"]):
         stems = [Path(name.replace(":", "-")).stem for name in names]
         self.names = [s if stems.count(s) == 1 else f"{s}.{n}" for n, s in enumerate(stems, 1)]
         self.sources = sources
@@ -91,9 +94,10 @@ class Several:
         n, row = self.part(index)
         return self.sources[n].where(row)
 
+    @property
     def blocks(self) -> list[tuple[range, int]]:
         whole = zip(self.starts, self.sources, strict=True)
-        return [(range(s + r.start, s + r.stop), size) for s, source in whole for r, size in source.blocks()]
+        return [(range(s + r.start, s + r.stop), size) for s, source in whole for r, size in source.blocks]
 
     def __getitem__(self, index: int) -> Example:
         n, row = self.part(index)
@@ -130,7 +134,8 @@ def load(
     if HUB_ID.fullmatch(source):
         return Source(HubRows(source, split), labels, need_question)
     raise DataError(
-        f"{source}: a source is `tiny`, a .jsonl or .parquet file, a folder of parquet files, or a hub id owner/name"
+        f"{source}: a source is `tiny`, a .jsonl or .parquet file, a folder of parquet files, "
+        "or a hub id owner/name"
     )
 
 
@@ -159,7 +164,7 @@ def order(examples: Tiny | Source | Several, seed: int, start: int = 0) -> Itera
             start += 1
     while True:
         epoch, offset = divmod(start, size)
-        for index in shuffled(examples.blocks(), random.Random(f"order {seed} {epoch}"))[offset:]:
+        for index in shuffled(examples.blocks, random.Random(f"order {seed} {epoch}"))[offset:]:
             yield start, index
             start += 1
 
@@ -175,14 +180,15 @@ def shuffled(blocks: list[tuple[range, int]], rng: random.Random) -> list[int]:
     everything = sum(size for _, size in blocks)
     most = everything if everything <= 0.9 * tables.KEEP_BYTES else tables.KEEP_BYTES // 2
     if most < everything:
-        rng.shuffle(blocks)
-    windows, room = [[]], most
+        rng.shuffle(blocks := list(blocks))
+    windows: list[list[int]] = [[]]
+    room = most
     for rows, size in blocks:
         if size > room and windows[-1]:
             windows.append([])
             room = most
         windows[-1] += rows
         room -= size
-    for rows in windows:
-        rng.shuffle(rows)
-    return [row for rows in windows for row in rows]
+    for window in windows:
+        rng.shuffle(window)
+    return [row for window in windows for row in window]

@@ -136,15 +136,12 @@ class Source:
         """How its owner finds a row."""
         return self.store.where(index)
 
+    @cached_property
     def blocks(self) -> list[tuple[range, int]]:
         """(rows read together, bytes in memory); elsewhere than in parquet files, a row alone.
 
         Answers are left out of the count, read or not: they decide nothing, not even an order.
         """
-        return list(self.measured)
-
-    @cached_property
-    def measured(self) -> list[tuple[range, int]]:
         if hasattr(self.store, "blocks"):
             return self.store.blocks(self.columns.unlabelled())
         return one_by_one(len(self))

@@ -1,30 +1,30 @@
 """Rows of parquet files and of data sets of the Hugging Face hub, by index, in bounded memory.
 
-    ParquetRows([paths])                         pyarrow; row groups are read when a row of theirs is asked for, and the
-                                                 latest are kept, up to KEEP_BYTES or two groups
-    HubRows("owner/name:config", "train")        datasets; rows of its memory-mapped cache. Only this downloads anything
+    ParquetRows([paths])                   pyarrow; row groups are read when a row of theirs is asked for,
+                                           and the latest are kept, up to KEEP_BYTES or two groups
+    HubRows("owner/name:config", "train")  datasets; rows of its memory-mapped cache. Only this downloads
 
 Pictures stay encoded here: data/images.py decodes them, with its bounds. Both packages are
 optional.
 
-Left out: streaming from the hub, other file formats on a disk.
+Left out: streaming from the hub, other file formats on a disk. Files do not go through datasets:
+it streams as fast, but first writes a converted copy of the set, with the answers and with a picture
+for each row where rows share one; and a damaged row group, which here costs its rows, ends the load.
 """
 
 import re
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import accumulate, pairwise
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from common.errors import BadRow, DataError, first_line
 
 KEEP_BYTES = 2**28  # of row groups, as they stand in memory
-SHARD = re.compile(
-    r"(?P<split>.+?)-(?P<n>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?"
-)  # the hub's names for files of a split
+# the hub's names for files of a split
+SHARD = re.compile(r"(?P<split>.+?)-(?P<n>\d{5})-of-(?P<of>\d{5})(-[0-9a-f]+)?")
 LISTS = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
 BYTES = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
 TEXTS = ("is_string", "is_large_string", "is_string_view", "is_null")
@@ -61,10 +61,8 @@ def narrow(schema) -> dict[str, type]:
     """The columns whose floats have fewer digits than Python's, and their NumPy types."""
     from pyarrow import types
 
-    found = {f.name: (types.is_float32(f.type), types.is_float16(f.type)) for f in schema}
-    return {
-        name: np.float32 if single else np.float16 for name, (single, half) in found.items() if single or half
-    }
+    found = (f for f in schema if types.is_float32(f.type) or types.is_float16(f.type))
+    return {f.name: f.type.to_pandas_dtype() for f in found}
 
 
 def as_written(row: dict, narrow: dict[str, type]) -> dict:
@@ -126,12 +124,9 @@ class ParquetRows:
         self.kinds: dict[str, str | None] = {f.name: kind_of(f.type) for f in schema}
         self.narrow, self.columns = narrow(schema), list(self.kinds)
         self.groups = [(f, g) for f, file in enumerate(self.files) for g in range(file.num_row_groups)]
-        self.starts, total = [], 0  # the first row of each group
-        for f, g in self.groups:
-            self.starts.append(total)
-            total += self.files[f].metadata.row_group(g).num_rows
-        self.length = total
-        self.kept: OrderedDict[int, object] = OrderedDict()  # latest last
+        counts = (self.files[f].metadata.row_group(g).num_rows for f, g in self.groups)
+        self.starts = [0, *accumulate(counts)]  # the first row of each group, and the end of the last
+        self.kept: dict[int, Any] = {}  # tables, latest last
         self.lock = threading.Lock()  # a file has one reader at a time
 
     @staticmethod
@@ -139,10 +134,8 @@ class ParquetRows:
         import pyarrow
         import pyarrow.parquet
 
-        try:
-            return pyarrow.parquet.ParquetFile(
-                path
-            )  # not mapped: a file cut meanwhile is an error, not a crash
+        try:  # not mapped: a file cut meanwhile is an error, not a crash
+            return pyarrow.parquet.ParquetFile(path)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except (pyarrow.ArrowException, OSError) as error:
@@ -152,13 +145,12 @@ class ParquetRows:
         self.columns = columns
 
     def cells(self, names: tuple[str, ...]) -> Iterable[list]:
-        for g in range(len(self.groups)):
+        for g, (start, end) in enumerate(pairwise(self.starts)):
             try:
                 rows = self.read(g, list(names)).to_pylist()
             except (BadRow, UnicodeDecodeError):
                 rows = []
-            count = (self.starts + [self.length])[g + 1] - self.starts[g]
-            yield from ([row[n] for n in names] for row in rows or [dict.fromkeys(names)] * count)
+            yield from ([row[n] for n in names] for row in rows or [dict.fromkeys(names)] * (end - start))
 
     def where(self, index: int) -> str:
         return f"{self.name} row {index + 1}"
@@ -167,41 +159,38 @@ class ParquetRows:
         return f"{self.name}-{index + 1}"
 
     def folder(self, index: int) -> Path:
-        return self.paths[self.groups[bisect_right(self.starts, index) - 1][0]].parent
+        file, _ = self.groups[bisect_right(self.starts, index) - 1]
+        return self.paths[file].parent
 
     def __len__(self):
-        return self.length
+        return self.starts[-1]
 
     def blocks(self, columns: list[str]) -> list[tuple[range, int]]:
         """The rows of each group and, about, its bytes in memory, of these columns: what it has in
         the file, where a picture that is repeated may stand once, or its rows at the largest size
         that the first, middle or last group has.
         """
-        rows = [range(a, b) for a, b in zip(self.starts, [*self.starts[1:], self.length], strict=True)]
-        each = self.row_bytes(columns)
-        stored = [self.stored_bytes(f, g, columns) for f, g in self.groups]
-        return [(r, max(n, int(len(r) * each))) for r, n in zip(rows, stored, strict=True) if r]
+        rows = [range(start, end) for start, end in pairwise(self.starts)]
+        some = [g for g, its in enumerate(rows) if its]
+        each = max(self.row_bytes(g, columns) for g in {some[0], some[len(some) // 2], some[-1]})
+        return [(rows[g], max(self.stored_bytes(g, columns), int(len(rows[g]) * each))) for g in some]
 
-    def stored_bytes(self, file: int, group: int, columns: list[str]) -> int:
-        found = self.files[file].metadata.row_group(group)
-        parts = (
-            found.column(i) for i in range(found.num_columns)
-        )  # `images.list.element.bytes` is of `images`
-        prefixes = tuple(f"{name}." for name in columns)
+    def stored_bytes(self, group: int, columns: list[str]) -> int:
+        file, g = self.groups[group]
+        found = self.files[file].metadata.row_group(g)
+        parts = map(found.column, range(found.num_columns))
+        prefixes = tuple(f"{name}." for name in columns)  # `images.list.element.bytes` is of `images`
         return sum(p.total_uncompressed_size for p in parts if f"{p.path_in_schema}.".startswith(prefixes))
 
-    def row_bytes(self, columns: list[str]) -> float:
-        some, found = sorted(set(self.starts)), [0.0]
-        for start in {some[0], some[len(some) // 2], some[-1]}:
-            try:
-                table = self.group(bisect_right(self.starts, start) - 1).select(columns)
-                found.append(table.nbytes / max(1, table.num_rows))
-            except BadRow:
-                pass
-        return max(found)
+    def row_bytes(self, group: int, columns: list[str]) -> float:
+        try:
+            table = self.group(group).select(columns)
+        except BadRow:
+            return 0.0
+        return table.nbytes / table.num_rows
 
     def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < self.length:
+        if not 0 <= index < len(self):
             raise IndexError(index)
         group = bisect_right(self.starts, index) - 1
         try:
@@ -213,12 +202,12 @@ class ParquetRows:
     def group(self, group: int):
         """A row group, from the latest ones or from its file."""
         with self.lock:
-            if group in self.kept:
-                self.kept.move_to_end(group)
-                return self.kept[group]
-            table = self.kept[group] = self.read(group, self.columns)
+            table = self.kept.pop(group, None)
+            if table is None:
+                table = self.read(group, self.columns)
+            self.kept[group] = table
             while len(self.kept) > 2 and sum(t.nbytes for t in self.kept.values()) > KEEP_BYTES:
-                self.kept.popitem(last=False)
+                del self.kept[next(iter(self.kept))]
             return table
 
     def read(self, group: int, columns: list[str]):

@@ -204,7 +204,8 @@ class DecodeStep:
 
     def rows_changed(self) -> None:
         """What was captured no longer holds."""
-        self.graph, self.warm = None, False
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.warm = False
 
     def logits(self, batches: Sequence[DecodeBatch]) -> Tensor:
         """[N, V] after the newest token of every row, whose keys are appended to the caches."""
@@ -213,8 +214,9 @@ class DecodeStep:
         if self.layers is None:
             positions = torch.cat([batch.positions for batch in batches])
             hidden = self.decoder(
-                inputs_embeds=x[:, None], position_ids=position_ids(self.model, positions[None, :, None]),
-                attention_mask=no_mask(self.model), use_cache=False, caches=[batch.cache for batch in batches],
+                inputs_embeds=x[:, None], attention_mask=no_mask(self.model),
+                position_ids=position_ids(self.model, positions[None, :, None]),
+                use_cache=False, caches=[batch.cache for batch in batches],
             ).last_hidden_state[:, 0]  # fmt: skip
         else:
             for batch in batches:
@@ -254,7 +256,7 @@ def decode(
     memory: int,
     bar,
 ) -> Decoded:
-    """num_samples responses to each prompt. draws(questions) gives [len(questions), G, T] numbers in [0, 1)."""
+    """num_samples responses to each prompt. draws(questions) gives [questions, G, T] numbers in [0, 1)."""
     P, G, T, device = len(prompts), num_samples, max_new_tokens, prompts.ids.device
     out = Decoded(
         torch.zeros(P * G, T, dtype=torch.long, device=device),
@@ -314,10 +316,8 @@ class MemoryEstimate:
     def __init__(self, model, num_samples: int, max_new_tokens: int, top_p: float = 1.0):
         text = model.config.get_text_config()
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        # of the cache, keys and values
-        self.token = (
-            2 * text.num_hidden_layers * text.num_key_value_heads * head * product_dtype(model).itemsize
-        )
+        per_layer = 2 * text.num_key_value_heads * head * product_dtype(model).itemsize  # keys and values
+        self.token = text.num_hidden_layers * per_layer
         # a few float32 rows of logits; sorted, twice as many
         self.row = (50 if top_p < 1 else 20) * text.vocab_size
         self.samples, self.own, self.device = num_samples, num_samples * max_new_tokens, model.device

@@ -16,7 +16,7 @@ COPY_UP_TO = 8192  # prompt tokens that a CPU copies into rows rather than let r
 
 
 def shares_prompts(tokens: int, device: torch.device) -> bool:
-    """Whether rows read one copy of their prompt, or each its own, which would take `tokens` tokens in all."""
+    """Whether rows read one copy of their prompt, or each its own, of `tokens` tokens in all."""
     return BY_KERNEL or device.type == "cuda" or tokens > COPY_UP_TO
 
 
@@ -116,8 +116,12 @@ class KVCache:
             return self.attend_in_window(layer, query, scale, window)
         if self.by_kernel:
             grid = (len(self.lengths), -1)
-            own = (x.unflatten(0, grid).transpose(1, 2) for x in self.own[layer])  # [P, H, G, T, d]
-            out = decode_attention(query, *self.prompt[layer], *own, self.lengths, self.slot + 1, scale)
+            # [P, H, L, d] and [P, H, G, T, d]
+            (prompt_key, prompt_value), own = self.prompt[layer], self.own[layer]
+            own_key, own_value = (x.unflatten(0, grid).transpose(1, 2) for x in own)
+            out = decode_attention(
+                query, prompt_key, prompt_value, own_key, own_value, self.lengths, self.slot + 1, scale
+            )
             return out.flatten(1)
         if not self.prompt_blocks:
             self.group_rows()
@@ -166,9 +170,8 @@ class KVCache:
         R = q.shape[1]
         key, value = self.prompt_blocks[layer]
         L = value.shape[1]
-        blocks = (
-            q.view(-1, R * d).index_select(0, self.row_at_place).view(len(key), -1, d)
-        )  # [P*H, most*R, d]
+        # [P*H, most*R, d]
+        blocks = q.view(-1, R * d).index_select(0, self.row_at_place).view(len(key), -1, d)
         to_prompt = blocks.bmm(key) if self.bias is None else torch.baddbmm(self.bias, blocks, key)
         to_own = q.bmm(own_key.view(N * H, d, -1).narrow(2, 0, n))
         to_own = to_own.index_select(0, self.row_at_place).view(*to_prompt.shape[:2], -1)

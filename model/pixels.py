@@ -79,11 +79,8 @@ def memory_of(image: Image.Image) -> np.ndarray:
     if arrow := sys.modules.get("pyarrow"):
         try:
             return arrow.array(image).flatten().to_numpy().reshape(image.height, image.width, 4)
-        except (
-            ValueError,
-            TypeError,
-        ):  # a picture in several pieces of memory, or a Pillow that can't share it
-            pass
+        except (ValueError, TypeError):
+            pass  # a picture in several pieces of memory, or a Pillow that can't share it
     return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
 
 

@@ -1,7 +1,6 @@
 """The model writes new questions about its own images; training then needs no others.
 
-    python -m data.synthesize --model Qwen/Qwen2.5-VL-3B-Instruct --data photos.jsonl --mode direct \\
-        --out new.jsonl
+    python -m data.synthesize --model M --data photos.jsonl --mode direct --out new.jsonl
     python -m data.synthesize --mode in-context --limit 2000 --out new.jsonl    the built-in base and images
     torchrun mmupt.py --train_data new.jsonl
 

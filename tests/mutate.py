@@ -5,7 +5,7 @@
 
 A fault is a piece of text that stands once in its file, and what takes its place. For each, test files are
 run in turn until a test fails; a fault that none sees survives, and the status is 1 where more than
-MAY_SURVIVE do. The table stands in CONTRIBUTING.md. Left out: faults that change no result, such as work done twice.
+MAY_SURVIVE do. The table stands in CONTRIBUTING.md. Left out: faults that change no result.
 """
 
 import os
