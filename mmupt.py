@@ -129,10 +129,10 @@ BNPO_BLOCK = 4  # sequences that aggregate bnpo takes one mean over: the micro-b
 
 def block_divisors(lengths: Tensor, block: int) -> Tensor:
     """[B] -> [B], (tokens of its block) * (blocks); the last block may be smaller."""
-    of = torch.arange(len(lengths), device=lengths.device) // block
-    blocks = int(of[-1]) + 1
-    tokens = torch.zeros(blocks, dtype=lengths.dtype, device=lengths.device).scatter_add_(0, of, lengths)
-    return tokens[of] * blocks
+    block_of = torch.arange(len(lengths), device=lengths.device) // block
+    blocks = int(block_of[-1]) + 1
+    tokens = lengths.new_zeros(blocks).scatter_add_(0, block_of, lengths)
+    return tokens[block_of] * blocks
 
 
 DIVISORS: dict[str, Callable] = {  # of lengths [B], the longest there may be, sequences of a block
@@ -208,11 +208,11 @@ def grpo_loss(
 
 
 @torch.no_grad()
-def token_means(rho, log_ratio, kl, A, mask, clip_low: float, clip_high: float) -> dict[str, float]:
+def token_means(rho, log_ratio, penalty, A, mask, clip_low: float, clip_high: float) -> dict[str, float]:
     """Means over the tokens under the mask. What is named here is logged."""
     low, high = (rho < 1 - clip_low) & (A < 0), (rho > 1 + clip_high) & (A > 0)
     approx_kl = rho - 1 - log_ratio  # k3 of KL(old || policy), as CleanRL logs it
-    values = dict(clipped_low=low, clipped_high=high, clipfrac=low | high, approx_kl=approx_kl, kl=kl)
+    values = dict(clipped_low=low, clipped_high=high, clipfrac=low | high, approx_kl=approx_kl, kl=penalty)
     tokens = mask.sum().clamp(min=1)
     return {name: float(value.where(mask, 0).sum() / tokens) for name, value in values.items()}
 
@@ -229,9 +229,9 @@ class Group(NamedTuple):
     vote: Vote
 
 
-def majority_reward(group: Group, **_) -> list[float]:
+def majority_reward(group: Group, vote: str, **_) -> list[float]:
     """r_i = [y_i = y*], by meaning; where the group abstains nobody earns."""
-    if group.vote.winner == UNPARSED:  # which only the published vote can elect
+    if vote == "published" and group.vote.winner == UNPARSED:
         return [float(a is None or a == UNPARSED) for a in group.raw]
     winner = group.vote.winner and option_key(str(group.vote.winner), group.question.choices)
     return [float(key is not None and key == winner) for key in group.keys]
@@ -268,7 +268,8 @@ def compute_rewards(
         vote = majority_vote(keys, config.min_share) if config.vote == "sound" else published_vote(raw)
         groups.append(Group(question, raw, keys, vote))
     reward = REWARDS[config.reward]
-    return groups, torch.tensor([reward(g, gold=gold, seed=config.seed, step=step) for g in groups])
+    known = dict(gold=gold, vote=config.vote, seed=config.seed, step=step)
+    return groups, torch.tensor([reward(group, **known) for group in groups])
 
 
 # --- Settings -------------------------------------------------------------------------------------
@@ -381,7 +382,7 @@ def train(config: Config, world: World) -> int:
     resumed = model_utils.latest_checkpoint(Path(config.out) / "checkpoints") if config.resume else None
     run, stop = RunLog(asdict(config), world, resumed), StopSignal()
     processor = model_utils.load_processor(config.model, config.min_pixels, config.max_pixels)
-    policy, reference = model_utils.load_models(config, resumed, world.device)
+    policy, reference = model_utils.load_models(config, resumed, world.device)  # the latter is frozen
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, config.lr, (0.9, 0.999), 1e-8, config.weight_decay, fused=True)
     state: dict[str, Any] = {"step": 0, "nonfinite_updates": 0, "stream": {}}
@@ -461,11 +462,10 @@ def questions_of_each_update(config: Config, world: World) -> list[list[int]]:
 def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs, meter: Meter) -> None:
     """Gradients of one optimiser batch's loss, in as many forwards as the token budget needs."""
     G = config.group_size
-    lengths = world.all_rows(batch.rollout.lengths, G)  # of the whole batch, before anything is left out
+    lengths = world.all_rows(batch.rollout.lengths, G)  # of the whole batch over ranks, question by question
     divisors = world.my_rows(sequence_divisors(lengths, config.aggregate, config.max_new_tokens), G)  # [B]
     # without a KL term a group of equal rewards has no gradient: not computed at all
-    groups = batch.advantages.view(-1, G)
-    questions = [q for q, A in enumerate(groups) if config.beta or bool(A.any())]
+    questions = [q for q, A in enumerate(batch.advantages.view(-1, G)) if config.beta or bool(A.any())]
 
     policy.zero_grad()
     policy.train()
