@@ -26,7 +26,8 @@ bench: $(VENV)/installed-dev
 
 # in a Python that has a CUDA build of torch, transformers, triton, pytest and trl: PYTHON=...
 bench-gpu:
-	$(PYTHON) -m pytest -q tests/test_logprob.py tests/test_decode_attention.py tests/test_model_utils.py
+	$(PYTHON) -m pytest -q tests/test_logprob.py tests/test_decode_attention.py tests/test_packed_attention.py \
+		tests/test_decode.py tests/test_sampling.py tests/test_model_utils.py
 	$(PYTHON) -m bench.speed --device cuda --shape 3b --questions 10 --group_size 8 --max_new_tokens 512 $(ARGS)
 
 learn: $(VENV)/installed-dev

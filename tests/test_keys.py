@@ -30,6 +30,10 @@ def test_answers_that_mean_different_things_have_different_keys():
         (r"x \leq -3", "x≤-3"),
         ("1 + 2x", "2*x+1"),
         (r"\frac{x^2}{2y} - 1", "x^2/(2*y)-1"),
+        ("2^-1", "1/2"),
+        ("x^-2", "1/x^2"),
+        (r"\sqrt12", "2*sqrt(3)"),
+        ("+".join(["(1)"] * 20), "20"),  # beside one another, so none too deep
         ("12 or 13", "12 or 13"),
     ],
 )
