@@ -247,10 +247,13 @@ def _same_equation(a: str, b: str) -> bool:
 
 
 def _close(x: Number, y: Number) -> bool:
-    if isinstance(x, complex) or isinstance(y, complex):
-        # mypy takes abs of a Number for an object
-        return abs(x - y) <= TOLERANCE * max(abs(x), abs(y))  # type: ignore[call-overload]
-    return x == y
+    if not (isinstance(x, complex) or isinstance(y, complex)):
+        return x == y
+    try:
+        x, y = complex(x), complex(y)
+    except OverflowError:  # an exact one beyond every float, and one that was rounded
+        return False
+    return abs(x - y) <= TOLERANCE * max(abs(x), abs(y))
 
 
 @lru_cache(maxsize=1024)

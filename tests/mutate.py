@@ -108,7 +108,7 @@ FAULTS = [
     Fault("dr_grpo divides by sequences alone", "mmupt.py", "len(lengths) * most", "len(lengths)", UPDATE),
     Fault("dapo divides by sequences", "mmupt.py", '"dapo": lambda lengths, most, block: lengths.sum()',
           '"dapo": lambda lengths, most, block: torch.full_like(lengths, len(lengths))', UPDATE),
-    Fault("bnpo forgets the blocks", "mmupt.py", "return tokens[block_of] * blocks", "return tokens[block_of]", UPDATE),
+    Fault("bnpo forgets the blocks", "mmupt.py", "tokens[block_of] * blocks", "tokens[block_of]", UPDATE),
     Fault("the ratio of a sequence over its width", "mmupt.py", "/ mask.sum(1).clamp(min=1))",
           "/ mask.shape[1])", UPDATE),
     Fault("what is under the mask counts", "mmupt.py", "losses.where(mask, 0.0).sum(1)", "losses.sum(1)",

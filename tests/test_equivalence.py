@@ -80,3 +80,8 @@ def test_equivalent_needs_two_answers():
     assert not equivalent("0.5", "0.25")
     assert not equivalent("5", None)
     assert not equivalent(None, None)
+
+
+def test_an_exact_number_beyond_every_float_is_no_rounded_one():
+    assert not equivalent("e", "10^400") and not equivalent("10^400", "e")
+    assert equivalent("10^400", "10^{400}")
