@@ -4,10 +4,7 @@ import torch
 
 from data import TINY
 from mmupt import Config, load_models
-from model_utils import (
-    generate,
-    load_processor,
-)
+from model_utils import generate, load_processor
 
 LORA = {"lora_rank": 4, "lr": 3e-3}
 
