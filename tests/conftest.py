@@ -95,6 +95,26 @@ def mixed_examples(drawn):
     ]
 
 
+@pytest.fixture
+def decodes_alike(model, processor, mixed_examples):
+    """Samples questions now and, when called, once more: what was changed meanwhile changes no
+    token."""
+    from model_utils import generate
+
+    options = dict(num_samples=8, max_new_tokens=40, temperature=1.5, seed=2)
+    expected = generate(model, processor, mixed_examples, **options)
+    assert len(set(expected.lengths.tolist())) > 4  # rows leave at different times
+
+    def check(**changed) -> None:
+        found = generate(model, processor, mixed_examples, **options | changed)
+        assert torch.equal(found.lengths, expected.lengths)
+        assert torch.equal(found.finished, expected.finished)
+        assert torch.equal(found.tokens, expected.tokens)
+        assert (found.logprobs - expected.logprobs).abs().max() < 1e-5
+
+    return check
+
+
 def every(source) -> list:
     return [source[i] for i in range(len(source))]
 

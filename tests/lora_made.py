@@ -4,11 +4,7 @@ import torch
 
 from data import TINY
 from mmupt import Config
-from model_utils import (
-    generate,
-    load_models,
-    load_processor,
-)
+from model_utils import generate, load_models, load_processor
 
 LORA = {"lora_rank": 4, "lr": 3e-3}
 

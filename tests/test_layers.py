@@ -4,11 +4,13 @@ weights."""
 import torch
 
 from model import layers
-from model_utils import (
-    generate,
-    load_model,
-    token_logprobs,
-)
+from model_utils import generate, load_model, token_logprobs
+
+
+def test_a_decoder_of_unknown_parts_gives_the_same_tokens(decodes_alike, model, monkeypatch):
+    assert model.standard_decoder
+    monkeypatch.setattr(model, "standard_decoder", False)
+    decodes_alike()
 
 
 def test_a_decoder_that_steps_differently_is_found_out(random_folder, processor, mixed_examples, monkeypatch):

@@ -9,13 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from model_utils import (
-    ModelError,
-    generate,
-    load_model,
-    recompute_activations,
-    token_logprobs,
-)
+from model_utils import ModelError, generate, load_model, recompute_activations, token_logprobs
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,7 @@ from lora_made import LORA, plain_logits
 import mmupt
 from data import TINY
 from mmupt import Config
-from model_utils import (
-    ModelError,
-    load_models,
-    load_processor,
-)
+from model_utils import ModelError, load_models, load_processor
 from programs import merge_adapter
 
 pytest.importorskip("peft", reason="pip install peft")

@@ -7,14 +7,7 @@ import torch
 from plain_transformers import plain_inputs, plain_logprobs
 
 from model.families import image_inputs
-from model_utils import (
-    generate,
-    load_model,
-    micro_batches,
-    rollout_logprobs,
-    token_logprobs,
-    uniforms,
-)
+from model_utils import generate, load_model, micro_batches, rollout_logprobs, token_logprobs, uniforms
 
 # --- generation
 

@@ -10,10 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from data import TINY, Example
-from model_utils import (
-    ModelError,
-    load_processor,
-)
+from model_utils import ModelError, load_processor
 
 
 def test_the_question_cannot_smuggle_in_image_tokens(processor, mixed_examples):

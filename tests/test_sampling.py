@@ -6,9 +6,7 @@ from plain_transformers import plain_inputs
 
 from model import sampling
 from model.sampling import bias_against, inverse_cdf, nucleus, sample_tokens
-from model_utils import (
-    generate,
-)
+from model_utils import generate
 
 
 def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> tuple[float, float]:

@@ -10,9 +10,7 @@ import mmupt
 from common import cli
 from data import DataError, load, prompts
 from programs import synthesize
-from programs.filters import (
-    FILTERS,
-)
+from programs.filters import FILTERS
 
 DIRECT = ["--mode", "direct", "--limit", "40", "--batch", "8", "--max_new_tokens", "32"]
 
