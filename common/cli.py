@@ -115,13 +115,12 @@ def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) ->
             raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
         parser.set_defaults(**presets[chosen])
     parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
-    values, unknown = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
+    _, unknown = parser.parse_known_args(argv)
     if unknown:
         close = difflib.get_close_matches(unknown[0].split("=")[0].lstrip("-"), sorted(known), 1)
         hint = f"; did you mean --{close[0]}?" if close else "; --help lists the flags"
         raise UsageError(f"unknown flag {unknown[0]}{hint}")
+    (values,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     return values
 
 

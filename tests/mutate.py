@@ -163,9 +163,8 @@ FAULTS = [
     Fault("one of several eos does not end", "model/decode.py", "(new[:, None] != sampling.eos).all(1)",
           "(new[:, None] != sampling.eos[:1]).all(1)", (*MODEL, "families")),
     # --- labels, data
-    Fault("labels are read though nobody asked", "data/rows.py",
-          "if self.labels else None\n            if answer", "if True else None\n            if answer",
-          ("rows", "data", "tables", "run")),
+    Fault("labels are handed out though nobody asked", "data/__init__.py",
+          "answer=drawn.answer if self.labels else None", "answer=drawn.answer", ("data", "figures", "run")),
     Fault("a resumed stream begins anew", "data/stream.py", '"position": self.position', '"position": 0',
           ("stream", "run")),
     Fault("questions longer than the limit are trained on", "data/stream.py",

@@ -6,7 +6,8 @@ from conftest import write_rows
 from PIL import Image
 
 from data import Example
-from evaluation.answering import batches, labelled, usable, without_images
+from evaluation import answering
+from evaluation.answering import Decoding, answers, batches, labelled, usable, without_images
 
 
 def test_questions_that_cannot_be_graded_are_left_out_and_named(tmp_path, processor):
@@ -82,3 +83,15 @@ def test_an_id_that_comes_again_is_left_out(processor):
     found = usable(rows, processor.encode, 2048, skipped, seen={"c"})
     assert [example.id for _, example, _ in found] == ["a", "b"]
     assert skipped == {2: "row 2: the id a is already taken", 3: "row 3: the id c is already taken"}
+
+
+def test_evaluations_draw_apart_from_every_training_step(model, processor, monkeypatch):
+    steps, generate = [], answering.generate
+    monkeypatch.setattr(
+        answering,
+        "generate",
+        lambda *args, step, **more: steps.append(step) or generate(*args, step=step, **more),
+    )
+    encoded = [processor.encode(Example("q", (), "What is 1 + 1?"))]
+    assert len(answers(model, processor, encoded, Decoding(2, 3))[0]) == 2
+    assert len(steps) == 1 and steps[0] < 0  # training has 0 and above

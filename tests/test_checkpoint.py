@@ -108,3 +108,13 @@ def test_nothing_in_a_checkpoint_is_pickled(tmp_path, processor, trained):
         else:
             assert file.name == "chat_template.jinja"
     assert is_whole(tmp_path / "step-1")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_a_file_that_is_cut_makes_no_whole_checkpoint(tmp_path, processor, trained, name):
+    save(tmp_path, processor, trained, 1)
+    text = (tmp_path / "step-1" / name).read_text()
+    (tmp_path / "step-1" / name).write_text(text[:-1])
+    assert not is_whole(tmp_path / "step-1")
+    (tmp_path / "step-1" / name).write_text(text)
+    assert is_whole(tmp_path / "step-1")
