@@ -283,6 +283,7 @@ def test_the_interpreter_run_takes_the_kernels(monkeypatch):
 
 
 @needs_triton
+@pytest.mark.slow  # all kinds together
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype, rows", [("bf16", 128), ("bf16", 16), ("fp32", 32)])

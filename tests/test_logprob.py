@@ -510,6 +510,7 @@ def test_cuda_takes_the_triton_path():
 
 
 @needs_triton
+@pytest.mark.slow  # all kinds together
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
