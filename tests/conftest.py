@@ -142,7 +142,7 @@ def questions_file(tmp_path):
 def lora_run(tmp_path_factory) -> Path:
     """A run of ten steps at a high learning rate, in two parts."""
     from lora_made import LORA
-    from runs import run
+    from running import run
 
     out = tmp_path_factory.mktemp("lora") / "run"
     assert run(out, steps=10, reward="random", **LORA) == 0

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import run_program
-from runs import run
+from running import run
 
 import mmupt
 from common.run_log import parse_run

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import run_program
-from runs import flags, rows, run
+from running import flags, rows, run
 from safetensors.torch import load_file
 
 import mmupt

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import run_program
-from runs import flags, run
+from running import flags, run
 
 import mmupt
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families_made import RECIPES, SEEING, make_checkpoint, plain_model
 from lora_made import LORA, adapted, plain_logits, sampled
-from runs import rows, run, without_times
+from running import rows, run, without_times
 
 import mmupt
 import model_utils

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, run_program, write_rows
 from PIL import Image
-from runs import fingerprint, flags, rows, run, without_times
+from running import fingerprint, flags, rows, run, without_times
 from safetensors.torch import load_file
 
 import mmupt
