@@ -26,7 +26,7 @@ import torch
 from common import cli, files
 from common.cli import flag
 from common.errors import BadRow, UsageError
-from data import TINY, load
+from data import TINY, load, with_split
 from evaluation.answering import Decoding, answered, usable
 from evaluation.benchmarks import BENCHMARKS, PLAIN, Benchmark, recognise
 from evaluation.grader import MathVerify
@@ -206,7 +206,10 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     model = load_model(config.model, dtype, dtype, device)
     graded_by = {"benchmark": benchmark.name, "grader": grader.name if grader else "ours"}
     settings = {k: v for k, v in vars(config).items() if k not in ("out", "preset", "compare")} | graded_by
-    settings |= {"model files": files.files_of(config.model), "data files": files.files_of(config.data)}
+    settings |= {
+        "model files": files.files_of(config.model),
+        "data files": files.files_of(with_split(config.data, None)[0]),
+    }
     partial = Partial(config.out, settings)
     records = list(partial.records)
     problems: dict[int, str] = {}

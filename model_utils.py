@@ -5,9 +5,9 @@
     rollout   = generate(model, processor, examples, num_samples=8, max_new_tokens=64)
     logprobs  = token_logprobs(model, rollout)  # of those same tokens, with gradient
 
-The model's code is transformers'. Loading, scoring and checkpoints are here; attention over shared
-prompts is in model/packed_attention.py, sampling in model/decode.py, and what differs between model
-families in model/families.py.
+The model's code is transformers'. Sampling and scoring as the loop sees them are here, the parts in
+model/: loading, processor and checkpoints; attention over shared prompts in packed_attention.py, the
+decode steps in decode.py, and what differs between model families in families.py.
 
 Letters: P questions, G samples each, B = P*G responses, L prompt tokens, T response tokens, V
 vocabulary, D width, H key/value heads, R query heads per key/value head.

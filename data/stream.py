@@ -18,7 +18,7 @@ from answers import option_key
 from common.distributed import World, cores
 from common.errors import BadRow, DataError
 from common.files import files_of
-from data import Example, load, order
+from data import Example, load, order, with_split
 from data.prompts import INSTRUCTION
 
 THREADS = min(8, cores())
@@ -55,7 +55,8 @@ class Questions:
         them a core. `state`: of the stream to be continued."""
         sources = [source] if isinstance(source, str) else source
         self.source, self.examples = " ".join(sources), load(sources, labels=labels)
-        self.files = [[name, size] for one in sources for name, size, _ in files_of(one)]
+        places = [with_split(one, None)[0] for one in sources]
+        self.files = [[name, size] for place in places for name, size, _ in files_of(place)]
         position, files = (state or {}).get("position", 0), (state or {}).get("files", self.files)
         if files != self.files:
             changed = next(f[0] for f in self.files + files if f not in files or f not in self.files)
@@ -68,8 +69,11 @@ class Questions:
         self.world, self.first = world, position  # of the rows of this step
         self.position = position
         self.bad_rows, self.too_long = ((state or {}).get(name, 0) for name in ("bad_rows", "too_long"))
-        self.most_tries = MAX_TRIES if sources == ["tiny"] else len(self.examples)
-        self.size = None if sources == ["tiny"] else len(self.examples)
+        try:
+            self.size: int | None = len(self.examples)
+        except TypeError:  # the built-in questions have no end
+            self.size = None
+        self.most_tries = MAX_TRIES if self.size is None else self.size
         self.order = order(self.examples, seed, position)
         if ahead is None:
             ahead = world.device.type != "cpu" or torch.get_num_threads() < cores()

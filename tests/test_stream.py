@@ -144,3 +144,25 @@ def test_rows_that_a_step_has_tried_are_read_by_threads_for_the_next(processor, 
         assert len(stream.next(6)) == 6
     stream.close()
     assert here and all(name.startswith("questions") for name in here)
+
+
+def test_a_source_may_name_its_split_and_is_the_same_source(processor, tmp_path):
+    named, plain = (Questions(source, processor, 3, 500) for source in ("tiny:train", "tiny"))
+    assert [q.id for q in named.next(3)] == [q.id for q in plain.next(3)]
+    assert named.size is None
+    held_out = Questions("tiny:validation", processor, 3, 500)
+    assert held_out.size == 512 and {q.id.split("-")[1] for q in held_out.next(3)} == {"validation"}
+
+
+def test_the_files_of_a_source_that_names_its_split_are_watched(processor, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install pyarrow")
+    import pyarrow
+
+    rows = pyarrow.table({"question": ["What is 1?", "What is 2?"]})
+    file = tmp_path / "train.parquet"
+    parquet.write_table(rows, file)
+    stream = Questions(f"{tmp_path}:train", processor, 0, 500)
+    assert [name for name, _ in stream.files] == ["train.parquet"]
+    parquet.write_table(pyarrow.table({"question": [f"What is {i} + {i}?" for i in range(99)]}), file)
+    with pytest.raises(DataError, match="train.parquet is not what it was"):
+        Questions(f"{tmp_path}:train", processor, 0, 500, state=stream.state())
