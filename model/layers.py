@@ -124,29 +124,28 @@ def uses_fused_layers(model: Model) -> bool:
 
 def fused_layers(model: Model) -> list[Layer] | None:
     """The decoder's layers in the compute dtype, or None where it is of another make."""
-    decoder, dtype = text_model(model), product_dtype(model)
     if not uses_fused_layers(model):
         return None
-    layers = []
-    for layer in decoder.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv, gate_up = (linear_of(linears, dtype) for linears in together(layer))
-        layers.append(
-            Layer(
-                norm_in=rms_norm(layer.input_layernorm),
-                qkv=qkv,
-                norm_query=getattr(attention, "q_norm", None),
-                norm_key=getattr(attention, "k_norm", None),
-                out=linear_of([attention.o_proj], dtype),
-                norm_mlp=rms_norm(layer.post_attention_layernorm),
-                gate_up=gate_up,
-                down=linear_of([mlp.down_proj], dtype),
-                act=mlp.act_fn.forward,
-                scale=attention.scaling,
-                head=attention.head_dim,
-            )
-        )
-    return layers
+    return [layer_of(layer, product_dtype(model)) for layer in text_model(model).layers]
+
+
+def layer_of(layer, dtype: torch.dtype) -> Layer:
+    """The weights of a standard layer; views of them where they lie and are as they shall be."""
+    attention, mlp = layer.self_attn, layer.mlp
+    qkv, gate_up = (linear_of(linears, dtype) for linears in together(layer))
+    return Layer(
+        norm_in=rms_norm(layer.input_layernorm),
+        qkv=qkv,
+        norm_query=getattr(attention, "q_norm", None),
+        norm_key=getattr(attention, "k_norm", None),
+        out=linear_of([attention.o_proj], dtype),
+        norm_mlp=rms_norm(layer.post_attention_layernorm),
+        gate_up=gate_up,
+        down=linear_of([mlp.down_proj], dtype),
+        act=mlp.act_fn.forward,
+        scale=attention.scaling,
+        head=attention.head_dim,
+    )
 
 
 def rms_norm(module) -> Callable:
