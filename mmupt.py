@@ -28,6 +28,7 @@ from common import cli, distributed, files
 from common.cli import flag
 from common.distributed import World
 from common.errors import UsageError
+from common.machine import Machine
 from common.run_log import Diverged, Meter, RunLog, StopSignal, parse_run, say_why
 from data import TINY
 from data.prompts import INSTRUCTION
@@ -36,7 +37,6 @@ from evaluation.probe import Probe
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 
 SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
-DTYPES = ("auto", "float32", "bfloat16")
 UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
 
 # --- The algorithm: pure functions ----------------------------------------------------------------
@@ -276,7 +276,7 @@ def compute_rewards(
 
 
 @dataclass
-class Config:
+class Config(Machine):
     preset: str = flag("", "named settings: mm-upt is the paper's code; flags given beside it win")
     model: str = flag(str(TINY), "checkpoint folder or hub id")
     train_data: list[str] = flag(["tiny"], "tiny, .jsonl or .parquet files, folders of the latter, hub ids")
@@ -319,10 +319,6 @@ class Config:
     max_pixels: int = flag(0, "larger images are shrunk to this; 0 is the checkpoint's own", "0 or more")
     instruction: str = flag(INSTRUCTION, "appended to every question as it stands, so it begins with a space")
 
-    dtype: str = flag("auto", "of products, not of trained weights; auto: bfloat16 on a GPU", choices=DTYPES)
-    tokens_per_forward: int = flag(16384, "tokens of one forward of an update", "at least 1")
-    gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
-
     eval_every: int = flag(20, "steps between evaluations; 0: only the base and the end", "0 or more")
     eval_questions: int = flag(256, "questions of one; 0 is all; the base and the end use all", "0 or more")
     eval_samples: int = flag(8, "samples per question in evaluations", "at least 1")
@@ -331,7 +327,7 @@ class Config:
 
     GROUPS: ClassVar = dict(  # by the first flag of each
         preset="model and data", steps="length of the run", lr="optimiser", reward="reward", beta="objective",
-        temperature="sampling", dtype="memory", eval_every="evaluation and checkpoints",
+        temperature="sampling", eval_every="evaluation and checkpoints", dtype="machine",
     )  # fmt: skip
     # --resume can't change which question and draw come next, nor what the weights mean
     FIXED: ClassVar = ("model", "train_data", "seed", "questions", "lora_rank")

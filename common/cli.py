@@ -89,12 +89,13 @@ class _Help(ArgumentDefaultsHelpFormatter):
 
 class _Parser(HfArgumentParser):
     def __init__(self, cls, **options):
-        self.section, self.groups = None, getattr(cls, "GROUPS", {})
+        self.section, self.groups, self.sections = None, getattr(cls, "GROUPS", {}), {}
         super().__init__(cls, allow_abbrev=False, formatter_class=_Help, **options)
 
     def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there
-        if name := self.groups.get(field.name):
-            self.section = self.add_argument_group(name)
+        if not self.sections:  # in the order of GROUPS, where inherited fields may come last
+            self.sections = {name: self.add_argument_group(title) for name, title in self.groups.items()}
+        self.section = self.sections.get(field.name, self.section)
         # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
         plain = copy.copy(field)
         known = {name: field.metadata[name] for name in ("help", "choices") if field.metadata.get(name)}

@@ -48,6 +48,7 @@ def known_flags() -> set[str]:
     programs = [
         ROOT / "mmupt.py",
         ROOT / "eval.py",
+        ROOT / "common" / "machine.py",
         *(ROOT / "programs").glob("*.py"),
         *(ROOT / "bench").glob("*.py"),
     ]

@@ -1,0 +1,14 @@
+"""Flags of a run that say where and how it computes: up to rounding no result depends on them."""
+
+from dataclasses import dataclass
+
+from common.cli import flag
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+@dataclass
+class Machine:
+    dtype: str = flag("auto", "of products, not of trained weights; auto: bfloat16 on a GPU", choices=DTYPES)
+    tokens_per_forward: int = flag(16384, "tokens of one forward of an update", "at least 1")
+    gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
