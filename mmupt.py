@@ -8,7 +8,7 @@ with it earns reward 1, and the policy is updated by GRPO: the clipped objective
 with a KL term to the frozen base. The method is arXiv 2505.22453; GRPO is arXiv 2402.03300. This file is the
 whole algorithm: the mathematics, the settings, the loop. What it needs of a model is in model_utils.py.
 
-Left out: sharded training, curricula, asynchronous rollouts.
+Left out: curricula, asynchronous rollouts.
 """
 
 import gc
@@ -378,7 +378,7 @@ def train(config: Config, world: World) -> int:
     resumed = model_utils.latest_checkpoint(Path(config.out) / "checkpoints") if config.resume else None
     run, stop = RunLog(asdict(config), world, resumed), StopSignal()
     processor = model_utils.load_processor(config.model, config.min_pixels, config.max_pixels)
-    policy, reference = model_utils.load_models(config, resumed, world.device)  # the latter is frozen
+    policy, reference = model_utils.load_models(config, resumed, world)  # the latter is frozen
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, config.lr, (0.9, 0.999), 1e-8, config.weight_decay, fused=True)
     state: dict[str, Any] = {"step": 0, "nonfinite_updates": 0, "stream": {}}
@@ -399,7 +399,7 @@ def train(config: Config, world: World) -> int:
     for step in run.steps(state["step"], config.steps):
         with run.stage("data"):
             my_questions = stream.next(config.questions)  # no answer is in them
-        with run.stage("rollout"):
+        with run.stage("rollout"), model_utils.gathered(policy):
             rollout = generate(
                 policy, processor, processor.collate(my_questions, world.device), config.group_size,
                 config.max_new_tokens, config.temperature, config.top_p, config.seed, step,
@@ -466,7 +466,8 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
     policy.zero_grad()
     policy.train()
     total = 0.0
-    for micro_questions in model_utils.micro_batches(batch.rollout, questions, config.tokens_per_forward):
+    tokens = config.tokens_per_forward
+    for micro_questions, counts in model_utils.forwards(policy, batch.rollout, questions, tokens):
         micro = batch.select(micro_questions)
         logprobs, entropy = token_logprobs(policy, micro.rollout, with_entropy=True)  # [b, T]
         loss, metrics = grpo_loss(
@@ -475,7 +476,9 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
             beta=config.beta, kl=config.kl, kl_clamp=config.kl_clamp or None, ratio=config.ratio,
             denominator=divisors[batch.rollout.rows(micro_questions)],
         )  # fmt: skip
-        loss.backward()
+        (loss * counts).backward()
+        if not counts:
+            continue
         total += float(loss.detach())
         n = int(micro.rollout.lengths.sum())
         meter.add(n, entropy=float(entropy.sum()) / n, **metrics)
@@ -486,7 +489,7 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
 def apply_gradients(config: Config, world: World, policy, optimizer, meter: Meter) -> bool:
     """Sums gradients over ranks, clips, steps. Where one is not finite: no step, and False, on every rank."""
     world.sum_gradients(policy)
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    norm = model_utils.whole(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm))
     if finite := bool(torch.isfinite(norm)):
         meter.add(grad_norm=norm)
         optimizer.step()

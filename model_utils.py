@@ -12,7 +12,7 @@ decode steps in decode.py, and what differs between model families in families.p
 Letters: P questions, G samples each, B = P*G responses, L prompt tokens, T response tokens, V
 vocabulary, D width, H key/value heads, R query heads per key/value head.
 
-Left out: videos, beam search, sharded weights.
+Left out: videos, beam search.
 """
 
 import hashlib
@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import ModelError
+from common.distributed import World
+from common.errors import ModelError, UsageError
 from data import Example
 from kernels import linear_logprobs
 from model import lora
@@ -48,38 +49,40 @@ from model.loading import (
 from model.packed_attention import Layout, Sequences, width_class
 from model.processor import Processor, load_processor
 from model.sampling import Sampling, bias_against
+from model.sharding import gathered, in_step, through, whole
 
 __all__ = [
-    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "freeze_vision",
-    "generate", "keep_freed_memory", "latest_checkpoint", "load_checkpoint", "load_model", "load_models",
-    "load_processor", "micro_batches", "recompute_activations", "rollout_logprobs", "save_checkpoint",
-    "token_logprobs",
+    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "forwards",
+    "freeze_vision", "gathered", "generate", "keep_freed_memory", "latest_checkpoint", "load_checkpoint",
+    "load_model", "load_models", "load_processor", "micro_batches", "recompute_activations",
+    "rollout_logprobs", "save_checkpoint", "token_logprobs", "whole",
 ]  # fmt: skip
 
 
 # --- The two models of a run ----------------------------------------------------------------------
 
 
-def load_models(
-    config, resumed: Path | None, device: torch.device
-) -> tuple[torch.nn.Module, Callable | None]:
+def load_models(config, resumed: Path | None, world: World) -> tuple[torch.nn.Module, Callable | None]:
     """The policy of a run's settings, and what gives the reference within a `with`: the base, also
     after a resume; None where beta is 0.
 
     With LoRA the policy is the base under an adapter, and the reference is the policy with its
     adapter off.
     """
-    precision = compute_dtype(config.dtype, device)
+    if config.shard == "on" and world.size == 1:
+        raise UsageError("--shard on needs several processes: torchrun --nproc_per_node 8 mmupt.py ..")
+    precision = compute_dtype(config.dtype, world.device)
+    load = partial(load_model, device=world.device, shard=config.shard == "on")
     reference: Callable[[], AbstractContextManager]
     if config.lora_rank:
-        policy = load_model(config.model, dtype=precision, device=device)
+        policy = load(config.model, dtype=precision)
         lora.add_adapter(policy, config.model, config.lora_rank, config.seed, resumed)
         reference = partial(lora.adapter_off, policy)
     else:
-        policy = load_model(str(resumed or config.model), compute=precision, device=device)
+        policy = load(str(resumed or config.model), compute=precision)
         if config.freeze_vision:
             freeze_vision(policy)
-        base = load_model(config.model, dtype=precision, device=device) if config.beta else None
+        base = load(config.model, dtype=precision) if config.beta else None
         reference = partial(nullcontext, base)
     if config.gradient_checkpointing:
         recompute_activations(policy)
@@ -238,11 +241,17 @@ def token_logprobs(model: Model, rollout: Rollout, with_entropy: bool = False):
     where the caller has it enabled. `with_entropy` also gives the entropy [B, T] of each token's
     distribution, without gradient.
     """
+    return through(model, score, rollout, with_entropy)
+
+
+def score(model: Model, rollout: Rollout, with_entropy: bool):
+    """`token_logprobs`, where weights can be read."""
     packed = pack(rollout)
     mask = rollout.mask
     with autocast(model):
         # in bfloat16 two ways of one forward differ by enough to show as KL between equal models
         lean = not torch.is_grad_enabled() and product_dtype(model) == torch.float32
+        lean = lean and not getattr(model, "in_step", False)
         layers = fused_layers(model) if lean else None
         hidden = forward_packed(model, layers, packed.ids, rollout.prompts, packed.positions, packed.layout)
         out = linear_logprobs(
@@ -260,8 +269,7 @@ def token_logprobs(model: Model, rollout: Rollout, with_entropy: bool = False):
 
 def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> list[list[int]]:
     """Splits questions into parts of at most `tokens` tokens, or of one; like lengths together."""
-    read_own = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1)
-    read = (read_own + rollout.prompts.lengths).tolist()
+    read = tokens_read(rollout)
     parts: list[list[int]] = []
     room = 0
     for q in sorted(questions, key=lambda q: (read[q], q)):
@@ -273,10 +281,27 @@ def micro_batches(rollout: Rollout, questions: Sequence[int], tokens: int) -> li
     return parts
 
 
+def tokens_read(rollout: Rollout) -> list[int]:
+    """Of each question with its responses, whose last tokens are not read."""
+    own = (rollout.lengths - 1).view(len(rollout.prompts), -1).sum(1)
+    return (own + rollout.prompts.lengths).tolist()
+
+
+def forwards(
+    model: Model, rollout: Rollout, questions: Sequence[int], tokens: int
+) -> list[tuple[list[int], bool]]:
+    """Micro-batches, and whether each counts. All processes read a sharded model equally often: those with
+    fewer micro-batches read their shortest question again, for nothing."""
+    read = tokens_read(rollout)
+    return in_step(model, micro_batches(rollout, questions, tokens), idle=[read.index(min(read))])
+
+
 @torch.no_grad()
 def rollout_logprobs(model: Model, rollout: Rollout, tokens: int) -> Tensor:
     """Log-probs [B, T] of a whole rollout, without gradient, in micro-batches."""
     out = torch.zeros(rollout.logprobs.shape, device=rollout.logprobs.device)
-    for part in micro_batches(rollout, range(len(rollout.prompts)), tokens):
-        out[rollout.rows(part)] = token_logprobs(model, rollout.select(part))
+    for part, counts in forwards(model, rollout, range(len(rollout.prompts)), tokens):
+        logprobs = token_logprobs(model, rollout.select(part))
+        if counts:
+            out[rollout.rows(part)] = logprobs
     return out

@@ -1,9 +1,9 @@
 """One process or several: rank, device, and the three collectives the loop needs.
 
-Plain data parallel. Every rank holds the whole model and its share of each step's questions;
-gradients are summed by hand after the backward pass, since each rank's loss already carries the
-divisor of the whole batch. No module is wrapped, so no forward can bypass a wrapper and lose its
-gradient averaging.
+Every rank has its share of each step's questions, and holds the whole model or its share of that
+(model/sharding.py). Gradients of whole models are summed by hand after the backward pass, since each
+rank's loss already carries the divisor of the whole batch: no module is wrapped, so no forward can
+bypass a wrapper and lose its gradient averaging.
 """
 
 import json
@@ -15,6 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from common.errors import UsageError
 
@@ -50,7 +51,8 @@ class World:
         for p in parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-            self.sum(p.grad)  # one by one: a flat copy of all would cost the model's memory again
+            if not isinstance(p, DTensor):  # in shares the backward pass has summed it
+                self.sum(p.grad)  # one by one: a flat copy of all would cost the model's memory again
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Tensors of one shape, concatenated along the first axis in order of rank."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.cli import flag
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES, SHARD = ("auto", "float32", "bfloat16"), ("auto", "on", "off")
 
 
 @dataclass
@@ -12,3 +12,6 @@ class Machine:
     dtype: str = flag("auto", "of products, not of trained weights; auto: bfloat16 on a GPU", choices=DTYPES)
     tokens_per_forward: int = flag(16384, "tokens of one forward of an update", "at least 1")
     gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
+    shard: str = flag(
+        "auto", "each process holds a share of the model; auto: where it is needed", choices=SHARD
+    )

@@ -77,16 +77,16 @@ class RunLog:
         self.world.wait()
 
     def save(self, step: int, write: Callable, *what) -> None:
-        """A checkpoint of this step, by rank 0: write(folder, *what). A full disk is said, and the run
-        goes on with the last good one kept."""
-        ok = True
-        if self.world.is_main:
-            try:
-                write(self.checkpoints / f"step-{step}", *what)
-            except OSError as error:
-                message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
-                tqdm.write(message, file=sys.stderr)
-                ok = False
+        """A checkpoint of this step: write(folder, *what), in which rank 0 writes. A full disk is said,
+        and the run goes on with the last good one kept."""
+        failed = 0
+        try:
+            write(self.checkpoints / f"step-{step}", *what, main=self.world.is_main)
+        except OSError as error:
+            message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
+            tqdm.write(message, file=sys.stderr)
+            failed = 1
+        ok = not self.world.sum(torch.tensor(failed, device=self.world.device))
         self.saved, self.saved_last = (self.checkpoints / f"step-{step}" if ok else self.saved), ok
         self.world.wait()
 

@@ -8,7 +8,7 @@ from common.errors import DataError
 from data import load
 from evaluation.answering import Decoding, evaluate, labelled
 from evaluation.metrics import report, table
-from model_utils import Processor
+from model_utils import Processor, gathered
 
 
 class Probe:
@@ -41,7 +41,9 @@ class Probe:
         c = self.config
         questions = self.questions if self.is_whole(step) else self.questions[: c.eval_questions or None]
         decoding = Decoding(c.eval_samples, c.max_new_tokens, c.temperature, c.top_p, c.seed)
-        records = evaluate(policy, self.processor, self.world.my_part(questions), decoding, c.instruction)
+        with gathered(policy):
+            mine = self.world.my_part(questions)
+            records = evaluate(policy, self.processor, mine, decoding, c.instruction)
         return report(self.world.gather_json(records), c.eval_samples)
 
     def base_beside_trained(self, reports: dict[int, dict]) -> str:

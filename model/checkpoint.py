@@ -2,39 +2,87 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from common.files import sync
 from model.batch import Model
+from model.lora import is_adapted
 from model.processor import Processor
+from model.sharding import share_of, whole
+from model.tensor_files import flattened, in_file_order, in_files, write_tensors, write_weights
 
 
 def save_checkpoint(
-    folder: Path, model: Model, processor: Processor, optimizer, state: dict, keep: int = 0
+    folder: Path,
+    model: Model,
+    processor: Processor,
+    optimizer,
+    state: dict,
+    keep: int = 0,
+    main: bool = True,
 ) -> None:
     """Writes `folder` (…/step-N) whole or not at all: model, processor, optimiser and `state`.
 
     Everything is written beside its place, flushed to disk and renamed. Older checkpoints beyond
     `keep` (0: all stay) go only after that. Raises OSError (a full disk) with the older checkpoints
-    untouched.
+    untouched. All processes call it, and the `main` one writes: what lies in shares is gathered tensor
+    by tensor, so that no more than one whole tensor stands in memory.
     """
-    folder = Path(folder)
+    # an adapter is whole on every process, and peft writes it
+    files = [] if is_adapted(model) else in_files(in_file_order(weights_as_stored(model)))
+    moments = in_file_order(moments_by_name(model, optimizer))
+    values = (whole(x) for x in [*flattened(files), *moments.values()])
+    try:
+        if main:
+            write_checkpoint(Path(folder), model, processor, files, moments, values, state, keep)
+    finally:
+        for _ in values:  # also where writing failed: the others gather all of them
+            pass
+
+
+def weights_as_stored(model: Model) -> dict[str, Tensor]:
+    """The model's parameters under the names that they have in its files, each once."""
+    own = {name: p.detach() for name, p in model.named_parameters()}
+    stand_ins = {name: torch.empty(0, device="meta") for name in own}
+    name_of = {id(x): name for name, x in stand_ins.items()}
+    return {stored: own[name_of[id(x)]] for stored, x in revert_weight_conversion(model, stand_ins).items()}
+
+
+def moments_by_name(model: Model, optimizer) -> dict[str, Tensor]:
+    names = {p: n for n, p in model.named_parameters()}
+    return {
+        f"{names[p]}|{key}": value for p, values in optimizer.state.items() for key, value in values.items()
+    }
+
+
+def write_checkpoint(
+    folder: Path,
+    model: Model,
+    processor: Processor,
+    files: list[dict[str, Tensor]],
+    moments: dict[str, Tensor],
+    values: Iterator[Tensor],
+    state: dict,
+    keep: int,
+) -> None:
+    """`values`: of `files` and `moments`, in order."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        model.save_pretrained(partial)
+        if files:
+            model.save_pretrained(partial, state_dict={})  # its configuration
+            write_weights(partial, files, values)
+        else:
+            model.save_pretrained(partial)
         processor.save(partial)
-        names = {p: n for n, p in model.named_parameters()}
-        moments = {
-            f"{names[p]}|{key}": value.contiguous()
-            for p, values in optimizer.state.items()
-            for key, value in values.items()
-        }
-        save_file(moments, partial / "optimizer.safetensors")
+        write_tensors(partial / "optimizer.safetensors", moments, values)
         sizes = {
             str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()
         }
@@ -90,9 +138,8 @@ def load_checkpoint(folder: Path, model: Model, optimizer) -> dict:
     with safe_open(folder / "optimizer.safetensors", "pt") as file:
         for entry in file.keys():
             name, key = entry.rsplit("|", 1)
-            value = file.get_tensor(entry)
             p = parameters[name]
-            optimizer.state[p][key] = value.to(p.device)
+            optimizer.state[p][key] = share_of(p, file, entry)
     state = json.loads((Path(folder) / "trainer.json").read_text())
     del state["files"]
     return state

@@ -31,6 +31,9 @@ VISION = {
     "smolvlm": "Idefics3Processor",
 }
 ROPE_IN_3D = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # rotary positions in time, height and width
+DEEP_FEATURES = (
+    "qwen3_vl",
+)  # features of several depths of the vision tower reach the decoder's first layers
 BLOCKS = ("gemma3",)  # the tokens of an image see each other in both directions
 TEXT_DECODERS = ("qwen2", "qwen3", "llama", "gemma3_text")  # also checkpoints of their own
 DECODERS = (*TEXT_DECODERS, "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
@@ -109,6 +112,28 @@ def image_inputs(model: Model, prompts: Prompts, lean: bool = True) -> dict[str,
     return joined
 
 
+def blank_image(model: Model) -> dict[str, Tensor]:
+    """The smallest picture that the family's vision tower takes, as `image_inputs` gives it."""
+    kind, vision = model.config.model_type, model.config.vision_config
+    like = dict(dtype=model.dtype, device=model.device)
+    if kind in ROPE_IN_3D:
+        m = vision.spatial_merge_size
+        patches = torch.ones(
+            m * m, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2, **like
+        )
+        return {"pixel_values": patches, "image_grid_thw": torch.tensor([[1, m, m]], device=model.device)}
+    size = vision.image_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    picture = torch.ones(1, 3, height, width, **like)
+    if kind in ("idefics3", "smolvlm"):
+        return {"pixel_values": picture[None]}
+    if kind == "llava_onevision":  # one of two pictures in a question is not cut into tiles
+        sizes = torch.tensor([[height, width]] * 2, device=model.device)
+        pictures = picture.expand(2, -1, -1, -1)
+        return {"pixel_values": pictures, "image_sizes": sizes, "batch_num_images": sizes.new_tensor([2])}
+    return {"pixel_values": picture}
+
+
 # --- The model ------------------------------------------------------------------------------------
 
 
@@ -142,11 +167,20 @@ def embed(model: Model, ids: Tensor, prompts: Prompts) -> dict:
     the image tokens (row by row, in order), and what the family gives its layers besides."""
     embeddings = model.get_input_embeddings()(ids)
     inputs = image_inputs(model, prompts)
+    # a sharded vision tower is gathered by all processes together: one without pictures reads a blank one
+    idle = inputs is None and getattr(model, "in_step", False) and model.config.model_type in VISION
+    if idle:
+        inputs = blank_image(model)
     if inputs is None:
         return {"inputs_embeds": embeddings}
     with lean_vision(model):
         found = model.model.get_image_features(**inputs)
-    here, features = ids == model.config.image_token_id, flat(found.pooler_output)
+    deep = [flat(x) for x in getattr(found, "deepstack_features", None) or ()]
+    features = flat(found.pooler_output)
+    if idle:
+        nothing = torch.stack([x.float().sum() for x in (features, *deep)]).sum() * 0
+        return {"inputs_embeds": embeddings + nothing.to(embeddings.dtype)}
+    here = ids == model.config.image_token_id
     # masked_scatter would pass over features too many
     if (tokens := int(here.sum())) != len(features):
         raise ModelError(
@@ -154,10 +188,9 @@ def embed(model: Model, ids: Tensor, prompts: Prompts) -> dict:
             "features: processor_config.json or image_token_id in config.json is of another model"
         )
     embeddings = embeddings.masked_scatter(here[..., None], features.to(embeddings.dtype))
-    if getattr(found, "deepstack_features", None) is None:
+    if not deep:
         return {"inputs_embeds": embeddings}
     # features of earlier vision layers, added to what the first decoder layers give
-    deep = [flat(x) for x in found.deepstack_features]
     return {"inputs_embeds": embeddings, "visual_pos_masks": here, "deepstack_visual_embeds": deep}
 
 

@@ -126,6 +126,8 @@ def fused_layers(model: Model) -> list[Layer] | None:
     """The decoder's layers in the compute dtype, or None where it is of another make."""
     if not uses_fused_layers(model):
         return None
+    if getattr(model, "whole_layers", None):  # gathered from all processes: see model/sharding.py
+        return model.whole_layers
     return [layer_of(layer, product_dtype(model)) for layer in text_model(model).layers]
 
 

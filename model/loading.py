@@ -11,14 +11,17 @@ from threading import Lock
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
+from transformers.distributed import DistributedConfig
 from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from common.errors import ModelError, first_line
+from model import sharding
 from model.batch import Model
 from model.decode import fused_matches_reference
 from model.families import VISION, product_dtype, refusal, vision_parameters
@@ -34,25 +37,32 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     compute: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    shard: bool = False,
 ) -> Model:
     """A Hugging Face checkpoint of a served family -> model in eval mode. No remote code.
 
     `dtype` is that of the weights, `compute` that of the matrix products (the same where None). A
-    trained policy keeps float32 weights: in bfloat16 an update of lr 1e-6 would round away.
+    trained policy keeps float32 weights: in bfloat16 an update of lr 1e-6 would round away. With
+    `shard` each process reads and holds its share (model/sharding.py); all call together.
     """
     config = load_config(path)
     auto = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
     classes: Any = auto._model_mapping
+    cls, how = classes[type(config)], {}
+    if shard:
+        cls = sharding.sharded_class(cls, compute or dtype)
+        how["distributed_config"] = DistributedConfig(fsdp_size=dist.get_world_size())
     try:
-        model, info = classes[type(config)].from_pretrained(
+        model, info = cls.from_pretrained(
             None,
             config=config,
-            state_dict=stored_weights(path, dtype),
+            state_dict=stored_weights(path, dtype, shard),
             dtype=dtype,
             attn_implementation=ATTENTION,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **how,
         )
     except Exception as error:  # noqa: BLE001  transformers raises many kinds for a bad file
         raise ModelError(f"--model {path}: {first_line(error)}") from None
@@ -67,9 +77,13 @@ def load_model(
         raise ModelError(f"--model {path}: a head with a bias is not served")
     model.generation_config = generation_config(path) or model.generation_config
     model.compute_dtype = compute or dtype
-    model.to(device).eval()
-    colocate_qkv_gate_up(model)
-    with autocast(model):
+    model.eval()
+    if shard:
+        sharding.prepare(model)
+    else:
+        model.to(device)
+        colocate_qkv_gate_up(model)
+    with sharding.gathered(model), autocast(model):
         model.standard_decoder = fused_matches_reference(model)
     if not model.standard_decoder:
         print(
@@ -89,14 +103,21 @@ class Stored:
     turn: Lock
     place: Tensor | None = None  # where it shall lie
 
-    def __getitem__(self, _) -> Tensor:
+    def get_shape(self) -> list[int]:
+        return self.file.get_slice(self.name).get_shape()
+
+    def __getitem__(self, part) -> Tensor:
+        """[...] is all of it; a process that holds a share asks for its slices."""
         with self.turn:
+            if part is not ...:
+                return self.file.get_slice(self.name)[part]
             found = self.file.get_tensor(self.name)
             return found if self.place is None else self.place.copy_(found)
 
 
-def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
-    """By name. What is multiplied together is read to where colocate_qkv_gate_up would move it.
+def stored_weights(path: str, dtype: torch.dtype, shard: bool = False) -> dict[str, Stored]:
+    """By name. What is multiplied together is read to where colocate_qkv_gate_up would move it; not so
+    where processes read shares of it.
 
     No weight is a mapped file, transformers' way: its pages would stay in memory beside the copies.
     """
@@ -113,11 +134,11 @@ def stored_weights(path: str, dtype: torch.dtype) -> dict[str, Stored]:
     opened = [safe_open(file, "pt", backend="pread") for file in files]
     turn = Lock()
     found = {name: Stored(file, name, turn) for file in opened for name in file.keys()}
-    for name in list(found):
+    for name in [] if shard else list(found):
         for group in COLOCATED:
             names = [name.replace(f".{group[0]}.", f".{part}.") for part in group]
             if f".{group[0]}." in name and all(n in found for n in names):
-                shapes = [found[n].file.get_slice(n).get_shape() for n in names]
+                shapes = [found[n].get_shape() for n in names]
                 whole = torch.empty(sum(s[0] for s in shapes), *shapes[0][1:], dtype=dtype)
                 for n, rows in zip(names, whole.split([s[0] for s in shapes]), strict=True):
                     found[n] = replace(found[n], place=rows)

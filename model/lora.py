@@ -65,6 +65,10 @@ def add_adapter(model: Model, base: str, rank: int, seed: int, resumed: Path | N
             )
 
 
+def is_adapted(model: Model) -> bool:
+    return any(hasattr(m, "lora_A") for m in text_model(model).layers[0].modules())
+
+
 def targets_pattern(model: Model) -> str:
     """The decoder's linears of TARGETS, as the pattern that peft matches against whole names."""
     decoder = text_model(model)

@@ -2,11 +2,13 @@
 
 import torch
 
+from common.distributed import World
 from data import TINY
 from mmupt import Config
 from model_utils import generate, load_models, load_processor
 
 LORA = {"lora_rank": 4, "lr": 3e-3}
+ONE = World(0, 1, torch.device("cpu"))
 
 
 def plain_logits(model, prompts):
@@ -16,9 +18,7 @@ def plain_logits(model, prompts):
 
 def adapted(folder=TINY, noise=0.0, **options):
     """(policy, reference) as training loads them; `noise` moves the adapter off its start."""
-    policy, reference = load_models(
-        Config(model=str(folder), lora_rank=4, **options), None, torch.device("cpu")
-    )
+    policy, reference = load_models(Config(model=str(folder), lora_rank=4, **options), None, ONE)
     generator = torch.Generator().manual_seed(1)
     for p in policy.parameters():
         if p.requires_grad and noise:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from families_made import RECIPES, SEEING, make_checkpoint, plain_model
-from lora_made import LORA, adapted, plain_logits, sampled
+from lora_made import LORA, ONE, adapted, plain_logits, sampled
 from running import rows, run, without_times
 
 import mmupt
@@ -202,7 +202,7 @@ def test_a_checkpoint_is_an_adapter_that_plain_peft_loads_with_the_same_logits(l
     base = plain_logits(plain, prompts)
     theirs = plain_logits(peft.PeftModel.from_pretrained(plain, str(folder)), prompts)
     config = Config(model=str(TINY), **LORA)
-    ours, _ = load_models(config, folder, torch.device("cpu"))
+    ours, _ = load_models(config, folder, ONE)
     ours.set_attn_implementation("eager")
     assert torch.equal(plain_logits(ours, prompts), theirs)
     assert (theirs - base).abs().max() > 0.01

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from lora_made import LORA, plain_logits
+from lora_made import LORA, ONE, plain_logits
 
 import mmupt
 from data import TINY
@@ -28,7 +28,7 @@ def test_merged_it_is_a_plain_checkpoint_with_the_adapter_models_logits(lora_run
     assert not list(tmp_path.glob("*.partial"))
     prompts = torch.arange(10, 40)[None]
     merged = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager")
-    ours, _ = load_models(Config(model=str(TINY), **LORA), folder, torch.device("cpu"))
+    ours, _ = load_models(Config(model=str(TINY), **LORA), folder, ONE)
     ours.set_attn_implementation("eager")
     # in float64, so that what is left is the rounding of the merged weights: 6e-8 of each
     wanted = plain_logits(ours.double(), prompts)
@@ -47,7 +47,7 @@ def test_an_adapter_that_does_not_fit_is_refused(lora_run, tmp_path, random_fold
     with pytest.raises(ModelError, match="no adapter folder"):
         merge_adapter.merge(str(TINY))
     with pytest.raises(ModelError, match="its adapter can't be used"):  # of another rank
-        load_models(Config(model=str(TINY), lora_rank=8), folder, torch.device("cpu"))
+        load_models(Config(model=str(TINY), lora_rank=8), folder, ONE)
     settings = json.loads((folder / "adapter_config.json").read_text())
     changes = {
         "only LoRA": {"peft_type": "IA3"},
