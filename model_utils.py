@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import ModelError
+from common.pulse import tick
 from data import Example
 from kernels import linear_logprobs
 from model import lora
@@ -279,4 +280,5 @@ def rollout_logprobs(model: Model, rollout: Rollout, tokens: int) -> Tensor:
     out = torch.zeros(rollout.logprobs.shape, device=rollout.logprobs.device)
     for part in micro_batches(rollout, range(len(rollout.prompts)), tokens):
         out[rollout.rows(part)] = token_logprobs(model, rollout.select(part))
+        tick()
     return out

@@ -8,7 +8,9 @@ gradient averaging.
 
 import json
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common import pulse
 from common.errors import UsageError
 
 
@@ -38,10 +41,19 @@ class World:
         """This rank's part of a list that every rank holds."""
         return items[self.rank :: self.size]
 
+    @contextmanager
+    def waiting(self):
+        """Around collectives: the others see that this rank waits for them."""
+        with pulse.waiting():
+            yield
+            if self.device.type == "cuda":  # where a collective returns before it is done
+                torch.cuda.current_stream().synchronize()
+
     def sum(self, tensor: Tensor) -> Tensor:
         """In place; the sum over ranks."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with self.waiting():
+                dist.all_reduce(tensor)
         return tensor
 
     def sum_gradients(self, model) -> None:
@@ -50,14 +62,19 @@ class World:
         for p in parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-            self.sum(p.grad)  # one by one: a flat copy of all would cost the model's memory again
+        if self.size > 1:
+            with self.waiting():
+                for p in parameters:  # one by one: a flat copy of all would cost the model's memory again
+                    dist.all_reduce(p.grad)
+                    pulse.tick()
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Tensors of one shape, concatenated along the first axis in order of rank."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor)
+        with self.waiting():
+            dist.all_gather(parts, tensor)
         return torch.cat(parts)
 
     def all_rows(self, x: Tensor, each: int) -> Tensor:
@@ -82,11 +99,13 @@ class World:
 
     def wait(self) -> None:
         if self.size > 1:
-            dist.barrier()
+            with self.waiting():
+                dist.barrier()
 
 
-def start() -> World:
-    """The process group that torchrun asks for: NCCL where there are GPUs, gloo elsewhere."""
+def start(timeout: float = 60.0) -> World:
+    """The process group that torchrun asks for: NCCL where there are GPUs, gloo elsewhere. `timeout`: seconds
+    after which a lost or stuck rank ends the run."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
         place, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
@@ -96,12 +115,15 @@ def start() -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
+    pulse.start(rank, size, timeout)
     if size > 1:
-        # ranks wait for each other through the longest rollout, not for the default ten minutes
+        # ranks wait for each other through the longest rollout, not for the default ten minutes; what ends a
+        # run whose ranks wait in vain is the pulse
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
     return World(rank, size, device)
 
 
 def stop() -> None:
+    pulse.stop(sys.exception())
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -12,3 +12,4 @@ class Machine:
     dtype: str = flag("auto", "of products, not of trained weights; auto: bfloat16 on a GPU", choices=DTYPES)
     tokens_per_forward: int = flag(16384, "tokens of one forward of an update", "at least 1")
     gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
+    rank_timeout: float = flag(60.0, "seconds until a lost or stuck process ends the run", "above 0")
