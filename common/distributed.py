@@ -9,6 +9,8 @@ gradient averaging.
 import json
 import os
 import sys
+import time
+import uuid
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,12 +117,48 @@ def start(timeout: float = 60.0) -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    pulse.start(rank, size, timeout)
     if size > 1:
-        # ranks wait for each other through the longest rollout, not for the default ten minutes; what ends a
-        # run whose ranks wait in vain is the pulse
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
+        store, names = join(rank, size, pulse.PATIENT * timeout)
+        pulse.start(rank, size, timeout, names)
+        try:
+            # ranks wait for each other through the longest rollout, not for the default ten minutes; a run
+            # whose ranks wait in vain is ended by the pulse
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore(names, store), rank=rank, world_size=size, timeout=timedelta(hours=24),
+            )  # fmt: skip
+        except RuntimeError as error:
+            pulse.stop(error)
+            raise
     return World(rank, size, device)
+
+
+def join(rank: int, size: int, seconds: float) -> tuple[dist.TCPStore, str]:
+    """The run's store, and a prefix for the keys of those ranks that start now.
+
+    torchrun keeps its store when it starts ranks again, which each machine counts for itself, and what they
+    wrote before they were killed is still there. So each rank brings a new name, and the prefix is all names.
+    """
+    store, own, until = pulse.connect(rank, seconds), uuid.uuid4().hex, time.monotonic() + seconds
+    arrived, seen = ([f"{what}/{r}" for r in range(size)] for what in ("arrived", "seen"))
+    read = lambda keys: [one.decode() for one in store.multi_get(keys)] if store.check(keys) else []  # noqa: E731
+    store.set(arrived[rank], own)
+    while True:
+        if rank == 0 and (names := "".join(read(arrived))):
+            store.set("names", names)
+            if set(read(seen)) == {names}:  # nobody but those who run now has seen these
+                store.set("agreed", names)
+        names = "".join(read(["names"]))
+        if own in names:
+            store.set(seen[rank], names)
+            if read(["agreed"]) == [names]:
+                return store, names
+        if time.monotonic() > until:
+            missing = [r for r in range(size) if not store.check([arrived[r]])]
+            raise UsageError(
+                f"after {seconds:.0f} s of {size} processes {missing or 'some'} have not started"
+            )
+        time.sleep(0.02)
 
 
 def stop() -> None:

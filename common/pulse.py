@@ -3,7 +3,7 @@
 Ranks wait for one another inside of collectives, where no exception can reach them, and for as long as the
 longest rollout takes. So every process has two threads beside the main one. `exchange` writes to the run's
 store (which the process group was made with), once a second and at each new stage, that this rank is alive
-and how far it is, and reads the same of the others; `judge` looks at what changed by this process's own clock:
+and how far it is, and reads the same of the others; `judge` looks, by its own clock, at what changed:
 
 lost    its beats have stopped for `timeout` seconds: killed, stopped, its machine gone. Once a collective has
         broken here, or the launcher has asked for an end, HURRY seconds are enough.
@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
-from torch.distributed import TCPStore
+from torch.distributed import PrefixStore, TCPStore
 
 BEAT = 1.0  # seconds between beats
 HURRY = 5.0
@@ -126,14 +126,10 @@ class Watch:
         return Verdict(what + f"; {then}" * (saved is not None) + "; continue with --resume", stuck)
 
     def lost(self, clock: float, hurried: bool) -> Verdict | None:
+        bound = min(HURRY, self.timeout) if hurried else self.timeout
         for rank, place in enumerate(self.places):
-            bound = min(HURRY, self.timeout) if hurried else self.timeout
             silent = clock - self.alive[rank]
-            if place.ended is None and silent > (bound if place.beat else PATIENT * self.timeout):
-                if not place.beat:
-                    return self.say(
-                        f"rank {rank} never came to the start (no sign of life for {silent:.0f} s)"
-                    )
+            if place.ended is None and silent > bound:
                 return self.say(f"rank {rank} was lost {place} (no sign of life for {silent:.0f} s)")
         return None
 
@@ -189,13 +185,10 @@ class Awake:
 
 
 class Pulse:
-    def __init__(self, rank: int, size: int, timeout: float):
-        """In the main thread."""
+    def __init__(self, rank: int, size: int, timeout: float, prefix: str):
+        """In the main thread. `prefix`: of the store's keys, of this run alone."""
         self.rank, self.size, self.timeout = rank, size, timeout
-        self.address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # torchrun's own store stays the same when it restarts the ranks
-        self.holder = None if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
-        self.prefix = f"pulse/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/"
+        self.prefix, self.holder = prefix, holder()
         self.hurried = False
         self.verdict: Verdict | None = None
         self.moved, self.done = threading.Event(), threading.Event()
@@ -213,8 +206,7 @@ class Pulse:
     def exchange(self) -> None:
         try:
             # its own connection: that of the process group is taken for as long as the main thread waits
-            patient = timedelta(seconds=PATIENT * self.timeout)
-            store = TCPStore(*self.address, is_master=False, timeout=patient, wait_for_workers=False)
+            store = PrefixStore(self.prefix, connect(None, PATIENT * self.timeout))
             while not self.done.is_set():
                 self.moved.clear()
                 self.publish(store)
@@ -229,13 +221,13 @@ class Pulse:
         except RuntimeError as error:  # all that a store raises
             self.news.put(error)
 
-    def publish(self, store: TCPStore) -> None:
+    def publish(self, store: PrefixStore) -> None:
         here.beat += 1
-        store.set(f"{self.prefix}{self.rank}", json.dumps(asdict(here)))
+        store.set(f"pulse/{self.rank}", json.dumps(asdict(here)))
 
-    def read(self, store: TCPStore) -> tuple[list[Place], Verdict | None]:
+    def read(self, store: PrefixStore) -> tuple[list[Place], Verdict | None]:
         """All places, and the verdict that came first, where there is one."""
-        keys, key = [f"{self.prefix}{rank}" for rank in range(self.size)], f"{self.prefix}verdict"
+        keys, key = [f"pulse/{rank}" for rank in range(self.size)], "verdict"
         known = keys if store.check(keys) else [one for one in keys if store.check([one])]
         found = dict(zip(known, store.multi_get(known), strict=True))
         places = [Place(**json.loads(found[one])) if one in found else Place() for one in keys]
@@ -295,13 +287,30 @@ class Pulse:
         os._exit(1)
 
 
-def start(rank: int, size: int, timeout: float) -> None:
-    """Before the process group is made: a rank may be missing from the beginning."""
+def holder() -> int | None:
+    """Rank 0 holds the run's store, or torchrun does."""
+    return None if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
+
+
+def connect(rank: int | None, seconds: float) -> TCPStore:
+    """A connection to the run's store, for which it waits; where rank 0 holds it, it is made by rank 0."""
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    made = rank is not None and rank == holder()
+    return TCPStore(
+        *address,
+        is_master=made,
+        timeout=timedelta(seconds=seconds),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+
+
+def start(rank: int, size: int, timeout: float, prefix: str) -> None:
+    """Before the process group is made, in which a rank may be lost already."""
     global here, _running
     here = Place()
     _ticking.clear()
-    if size > 1:
-        _running = Pulse(rank, size, timeout)
+    _running = Pulse(rank, size, timeout, prefix)
 
 
 def stop(error: BaseException | None) -> None:

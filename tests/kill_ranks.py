@@ -1,11 +1,10 @@
-"""Kills ranks of one run again and again: `python tests/kill_ranks.py OUT [--ranks 2] [--in_steps 10] [--in_saves 10]
-[--seed 0] -- FLAGS...`
+"""Kills ranks of one run again and again: `python tests/kill_ranks.py OUT [OPTIONS] -- FLAGS...`
 
-torchrun starts the run with --resume and as many restarts as there will be kills. A rank drawn by lot is killed by
-SIGKILL within a step or while a checkpoint is being written, at least a step after the last restart. Each kill
-prints a line: seconds until all survivors were gone, what they said, whether every checkpoint is whole. At the
-end the run is compared with one that nobody killed. What a rank was doing it has noted in a file of its own, which
-shares nothing with what the survivors know.
+torchrun starts the run with --resume and as many restarts as there will be kills. A rank drawn by lot is
+killed by SIGKILL within a step or while a checkpoint is written, at least a step after the last restart. For
+each a line: seconds until all survivors were gone, what they said, whether every checkpoint is whole. At the
+end the run is compared with one that nobody killed. What a rank was doing it has noted in a file of its own,
+which shares nothing with what the survivors know.
 """
 
 import argparse
@@ -153,10 +152,8 @@ def main() -> int:
     last = rows(run)[-1]["step"]
     alike = [without_times(r) for r in rows(run)] == [without_times(r) for r in rows(args.out / "whole")]
     same = fingerprint(run, last) == fingerprint(args.out / "whole", last)
-    print(f"{good} of {len(kills)} kills as they should be; torchrun restarted and ended with {status}")
-    print(
-        f"step {last}: metrics {'equal' if alike else 'DIFFER'}, weights and moments {'equal' if same else 'DIFFER'}"
-    )
+    print(f"{good} of {len(kills)} kills as they should be; torchrun ended with {status}")
+    print(f"step {last}: metrics equal: {alike}, weights and moments equal: {same}")
     return 0 if good == len(kills) and status == 0 and alike and same else 1
 
 

@@ -1,9 +1,9 @@
-"""Runs of two processes with something planted in one of them: `python tests/ranks.py OUT PLANT... -- FLAGS...`
+"""Two processes with something planted in one of them: `python tests/ranks.py OUT PLANT... -- FLAGS...`
 
-A PLANT is one of PLANTS and @ the rank that has it. Ranks are forks of a process that has only imported, and find
-one another by plain env://, so that rank 0 holds the store. All plants run at once, each in OUT/PLANT; what rank r
-says goes to OUT/PLANT.r. Prints JSON: by plant, by rank, the exit status (null: it had to be killed) and the time
-of the end; `fault`: that of the fault. Times are in seconds.
+A PLANT is one of PLANTS and @ the rank that has it. Ranks are forks of a process that has only imported, and
+find one another by plain env://, so that rank 0 holds the store. All plants run at once, each in OUT/PLANT;
+what rank r says goes to OUT/PLANT.r, first the time of the fault. Prints JSON: by plant, by rank, the exit
+status (null: it had to be killed) and the time of the end. Times are time.monotonic().
 """
 
 import json
