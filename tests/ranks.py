@@ -31,7 +31,7 @@ def at_step(step: int, stage: str, fault) -> None:
     def enter(*place, then=pulse.enter):
         then(*place)
         if place == (step, stage):
-            time.sleep(0.3)  # so that the others have seen it come here
+            time.sleep(1.2 * pulse.BEAT)  # so that the others have read that it is here
             print(time.monotonic(), file=sys.stderr, flush=True)
             fault()
 
