@@ -79,12 +79,13 @@ def wait_for(torchrun: subprocess.Popen, condition, seconds: float = 120) -> Non
 
 
 def freeze(
-    out: Path, run: Path, rank: int, in_save: bool, torchrun: subprocess.Popen
+    out: Path, run: Path, rank: int, in_save: bool, rng, torchrun: subprocess.Popen
 ) -> tuple[int, int, str]:
     """Stops the rank in a step, or in a save that rank 0 is writing; what it was doing."""
     while True:
         if in_save:
             wait_for(torchrun, lambda: any((run / "checkpoints").glob("*.partial")))
+            time.sleep(rng.uniform(0, 0.03))
         found = where(out, rank)
         if found:
             os.kill(found[0], signal.SIGSTOP)
@@ -105,7 +106,7 @@ def kill(out: Path, run: Path, ranks: int, in_save: bool, rng, torchrun: subproc
     time.sleep(rng.uniform(0, 1))
     pids = [found[0] for r in range(ranks) if (found := where(out, r))]
     err, rank = out / f"{run.name}.err", rng.randrange(ranks)
-    pid, step, stage = freeze(out, run, rank, in_save, torchrun)
+    pid, step, stage = freeze(out, run, rank, in_save, rng, torchrun)
     said = err.stat().st_size
     os.kill(pid, signal.SIGKILL)
     began = time.monotonic()
