@@ -8,6 +8,7 @@ which shares nothing with what the survivors know.
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -78,6 +79,11 @@ def wait_for(torchrun: subprocess.Popen, condition, seconds: float = 120) -> Non
         time.sleep(0.001)
 
 
+def seconds_of_a_step(run: Path) -> float:
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    return sum(value for name, value in last.items() if name.startswith("seconds/"))
+
+
 def freeze(
     out: Path, run: Path, rank: int, in_save: bool, rng, torchrun: subprocess.Popen
 ) -> tuple[int, int, str]:
@@ -103,7 +109,7 @@ def kill(out: Path, run: Path, ranks: int, in_save: bool, rng, torchrun: subproc
 
     before = rows_in(run)
     wait_for(torchrun, lambda: all(where(out, r) for r in range(ranks)) and rows_in(run) > before)
-    time.sleep(rng.uniform(0, 1))
+    time.sleep(rng.uniform(0, 1) * seconds_of_a_step(run))
     pids = [found[0] for r in range(ranks) if (found := where(out, r))]
     err, rank = out / f"{run.name}.err", rng.randrange(ranks)
     pid, step, stage = freeze(out, run, rank, in_save, rng, torchrun)
@@ -132,6 +138,7 @@ def main() -> int:
     parser.add_argument("--in_steps", type=int, default=10)
     parser.add_argument("--in_saves", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whole", type=Path, help="the run that nobody killed, where there is one already")
     cut = sys.argv.index("--")
     args, flags = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     if "RANK" in os.environ:
@@ -140,7 +147,9 @@ def main() -> int:
     from running import fingerprint, rows, without_times
 
     args.out.mkdir(parents=True)
-    assert launch(args.out, "whole", args.ranks, 0, flags).wait() == 0
+    whole = args.whole or args.out / "whole"
+    if not args.whole:
+        assert launch(args.out, whole.name, args.ranks, 0, flags).wait() == 0
     rng, run, good = random.Random(args.seed), args.out / "killed", 0
     kills = [False] * args.in_steps + [True] * args.in_saves
     torchrun = launch(args.out, run.name, args.ranks, len(kills), flags)
@@ -151,8 +160,8 @@ def main() -> int:
     finally:
         torchrun.terminate()
     last = rows(run)[-1]["step"]
-    alike = [without_times(r) for r in rows(run)] == [without_times(r) for r in rows(args.out / "whole")]
-    same = fingerprint(run, last) == fingerprint(args.out / "whole", last)
+    alike = [without_times(r) for r in rows(run)] == [without_times(r) for r in rows(whole)]
+    same = fingerprint(run, last) == fingerprint(whole, last)
     print(f"{good} of {len(kills)} kills as they should be; torchrun ended with {status}")
     print(f"step {last}: metrics equal: {alike}, weights and moments equal: {same}")
     return 0 if good == len(kills) and status == 0 and alike and same else 1

@@ -282,7 +282,7 @@ PLANTS = (
     "stuck@1",
     "slow@1",
 )
-OPTIONS = dict(steps=3, rank_timeout=5)
+OPTIONS = dict(steps=6, rank_timeout=5)
 
 
 @pytest.fixture(scope="module")
@@ -346,20 +346,12 @@ def test_the_stuck_rank_says_what_it_is_stuck_in(ends):
 def test_a_slow_rank_that_ticks_is_waited_for_and_trains_as_any_other(ends):
     out, found = ends
     assert found["slow@1"][0] == found["none@1"][0] == [0, 0]
-    assert fingerprint(out / "slow@1", 3) == fingerprint(out / "none@1", 3)
+    assert fingerprint(out / "slow@1", 6) == fingerprint(out / "none@1", 6)
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_after_a_kill_and_the_run_is_the_one_never_killed(tmp_path):
-    done = run_program(
-        ROOT / "tests" / "kill_ranks.py",
-        tmp_path / "r",
-        "--in_steps",
-        1,
-        "--in_saves",
-        0,
-        "--",
-        *flags(steps=4),
-    )
+def test_torchrun_restarts_after_a_kill_and_the_run_is_the_one_never_killed(ends, tmp_path):
+    options = ["--in_steps", 1, "--in_saves", 0, "--whole", ends[0] / "none@1"]
+    done = run_program(ROOT / "tests" / "kill_ranks.py", tmp_path / "r", *options, "--", *flags(**OPTIONS))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "1 of 1 kills as they should be" in done.stdout
