@@ -24,7 +24,7 @@ from torch import Tensor
 
 import model_utils
 from answers import extract_answer, option_key
-from common import cli, distributed, files
+from common import cli, distributed, files, pulse
 from common.cli import flag
 from common.distributed import World
 from common.errors import UsageError
@@ -267,6 +267,7 @@ def compute_rewards(
         keys = [option_key(a, question.choices) for a in raw]
         vote = majority_vote(keys, config.min_share) if config.vote == "sound" else published_vote(raw)
         groups.append(Group(question, raw, keys, vote))
+        pulse.tick()
     reward = REWARDS[config.reward]
     known = dict(gold=gold, vote=config.vote, seed=config.seed, step=step)
     return groups, torch.tensor([reward(group, **known) for group in groups])
@@ -477,11 +478,10 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
             denominator=divisors[batch.rollout.rows(micro_questions)],
         )  # fmt: skip
         (loss * counts).backward()
-        if not counts:
-            continue
-        total += float(loss.detach())
+        total += float(loss.detach()) * counts
         n = int(micro.rollout.lengths.sum())
-        meter.add(n, entropy=float(entropy.sum()) / n, **metrics)
+        meter.add(n * counts, entropy=float(entropy.sum()) / n, **metrics)
+        pulse.tick()
     policy.eval()
     meter.add(loss=total * world.size)  # the meter takes the mean over ranks, whose losses add up
 
@@ -499,7 +499,7 @@ def apply_gradients(config: Config, world: World, policy, optimizer, meter: Mete
 
 def main(argv: list[str]) -> int:
     config = parse_run(Config, argv)
-    world = distributed.start()
+    world = distributed.start(config.rank_timeout)
     model_utils.keep_freed_memory()
     try:
         n = config.minibatch_questions or config.questions

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from common.distributed import World
 from common.errors import ModelError, UsageError
+from common.pulse import tick
 from data import Example
 from kernels import linear_logprobs
 from model import lora
@@ -304,4 +305,5 @@ def rollout_logprobs(model: Model, rollout: Rollout, tokens: int) -> Tensor:
         logprobs = token_logprobs(model, rollout.select(part))
         if counts:
             out[rollout.rows(part)] = logprobs
+        tick()
     return out

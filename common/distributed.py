@@ -8,7 +8,11 @@ bypass a wrapper and lose its gradient averaging.
 
 import json
 import os
+import sys
+import time
+import uuid
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from common import pulse
 from common.errors import UsageError
 
 
@@ -39,10 +44,19 @@ class World:
         """This rank's part of a list that every rank holds."""
         return items[self.rank :: self.size]
 
+    @contextmanager
+    def waiting(self):
+        """Around collectives: the others see that this rank waits for them."""
+        with pulse.waiting():
+            yield
+            if self.device.type == "cuda":  # where a collective returns before it is done
+                torch.cuda.current_stream().synchronize()
+
     def sum(self, tensor: Tensor) -> Tensor:
         """In place; the sum over ranks."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with self.waiting():
+                dist.all_reduce(tensor)
         return tensor
 
     def sum_gradients(self, model) -> None:
@@ -51,15 +65,20 @@ class World:
         for p in parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-            if not isinstance(p, DTensor):  # in shares the backward pass has summed it
-                self.sum(p.grad)  # one by one: a flat copy of all would cost the model's memory again
+        replicated = [p for p in parameters if not isinstance(p, DTensor)]  # shares: the backward pass did it
+        if self.size > 1 and replicated:
+            with self.waiting():
+                for p in replicated:  # one by one: a flat copy of all would cost the model's memory again
+                    dist.all_reduce(p.grad)
+                    pulse.tick()
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Tensors of one shape, concatenated along the first axis in order of rank."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor)
+        with self.waiting():
+            dist.all_gather(parts, tensor)
         return torch.cat(parts)
 
     def all_rows(self, x: Tensor, each: int) -> Tensor:
@@ -84,11 +103,13 @@ class World:
 
     def wait(self) -> None:
         if self.size > 1:
-            dist.barrier()
+            with self.waiting():
+                dist.barrier()
 
 
-def start() -> World:
-    """The process group that torchrun asks for: NCCL where there are GPUs, gloo elsewhere."""
+def start(timeout: float = 60.0) -> World:
+    """The process group that torchrun asks for: NCCL where there are GPUs, gloo elsewhere. `timeout`: seconds
+    after which a lost or stuck rank ends the run."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if torch.cuda.is_available():
         place, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
@@ -99,11 +120,50 @@ def start() -> World:
     else:
         device = torch.device("cpu")
     if size > 1:
-        # ranks wait for each other through the longest rollout, not for the default ten minutes
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
+        store, names = join(rank, size, pulse.PATIENT * timeout)
+        pulse.start(rank, size, timeout, names)
+        try:
+            # ranks wait for each other through the longest rollout, not for the default ten minutes; a run
+            # whose ranks wait in vain is ended by the pulse
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore(names, store), rank=rank, world_size=size, timeout=timedelta(hours=24),
+            )  # fmt: skip
+        except RuntimeError as error:
+            pulse.stop(error)
+            raise
     return World(rank, size, device)
 
 
+def join(rank: int, size: int, seconds: float) -> tuple[dist.TCPStore, str]:
+    """The run's store, and a prefix for the keys of those ranks that start now.
+
+    torchrun keeps its store when it starts ranks again, which each machine counts for itself, and what they
+    wrote before they were killed is still there. So each rank brings a new name, and the prefix is all names.
+    """
+    store, own, until = pulse.connect(rank, seconds), uuid.uuid4().hex, time.monotonic() + seconds
+    arrived, seen = ([f"{what}/{r}" for r in range(size)] for what in ("arrived", "seen"))
+    read = lambda keys: [one.decode() for one in store.multi_get(keys)] if store.check(keys) else []  # noqa: E731
+    store.set(arrived[rank], own)
+    while True:
+        if rank == 0 and (names := "".join(read(arrived))):
+            store.set("names", names)
+            if set(read(seen)) == {names}:  # nobody but those who run now has seen these
+                store.set("agreed", names)
+        names = "".join(read(["names"]))
+        if own in names:
+            store.set(seen[rank], names)
+            if read(["agreed"]) == [names]:
+                return store, names
+        if time.monotonic() > until:
+            missing = [r for r in range(size) if not store.check([arrived[r]])]
+            raise UsageError(
+                f"after {seconds:.0f} s of {size} processes {missing or 'some'} have not started"
+            )
+        time.sleep(0.02)
+
+
 def stop() -> None:
+    pulse.stop(sys.exception())
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -15,3 +15,4 @@ class Machine:
     shard: str = flag(
         "auto", "each process holds a share of the model; auto: where it is needed", choices=SHARD
     )
+    rank_timeout: float = flag(60.0, "seconds until a lost or stuck process ends the run", "above 0")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import cli, files
+from common import cli, files, pulse
 from common.distributed import World
 from common.errors import UsageError
 
@@ -43,6 +43,7 @@ class RunLog:
         self.checkpoints = self.path / "checkpoints"
         self.resumed = self.saved = resumed  # the last checkpoint
         self.saved_last = True  # and whether none has failed since
+        pulse.here.saved = str(resumed or "")
         self.collapse = CollapseWatch()
         self.reports: dict[int, dict] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step's stages
@@ -80,6 +81,7 @@ class RunLog:
         """A checkpoint of this step: write(folder, *what), in which rank 0 writes. A full disk is said,
         and the run goes on with the last good one kept."""
         failed = 0
+        pulse.enter(step, "save")
         try:
             write(self.checkpoints / f"step-{step}", *what, main=self.world.is_main)
         except OSError as error:
@@ -88,6 +90,7 @@ class RunLog:
             failed = 1
         ok = not self.world.sum(torch.tensor(failed, device=self.world.device))
         self.saved, self.saved_last = (self.checkpoints / f"step-{step}" if ok else self.saved), ok
+        pulse.here.saved = str(self.saved or "")
         self.world.wait()
 
     def has_report(self, step: int) -> bool:
@@ -100,10 +103,12 @@ class RunLog:
         )
         for step in self.bar:
             self.meter, self.seconds, self.began = Meter(), defaultdict(float), time.perf_counter()
+            self.under_way = step + 1
             yield step
 
     @contextmanager
     def stage(self, name: str):
+        pulse.enter(self.under_way, name)
         started = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - started
@@ -122,6 +127,7 @@ class RunLog:
         self, step: int, texts: list[str], groups: Sequence, rewards: Tensor, rollout, stream: dict, lr: float
     ) -> None:
         """Writes the rows of a finished step. Collective: every rank calls it."""
+        pulse.enter(step, "log")
         for (_, _, keys, vote), earned in zip(groups, rewards, strict=True):
             self.meter.add(
                 reward=earned.mean(),
@@ -186,6 +192,7 @@ def say_why(error: Exception, out: str) -> int:
     """Why a run ended early, in one line -> exit status 1. Errors that aren't of run or disk are raised."""
     if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
         raise error
+    pulse.here.ended = str(error)
     then = "" if isinstance(error, Diverged) else "; continue with --resume once that is mended"
     print(f"error: --out {out}: {error}{then}", file=sys.stderr)
     return 1

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from common.errors import BadRow
+from common.pulse import tick
 from data import Example
 from data.prompts import INSTRUCTION
 from evaluation.benchmarks import Benchmark, recognise, share_right
@@ -189,6 +190,7 @@ def batches(items: Iterable[tuple], most: int = 128) -> Iterator[list[tuple]]:
     part, held = [], 0
     for item in items:
         part.append(item)
+        tick()
         held += item[-1].bytes()
         if len(part) == most or held >= BATCH_BYTES:
             yield part

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from common import pulse
 from common.distributed import World
 from common.errors import DataError
 from data import load
@@ -38,6 +39,7 @@ class Probe:
 
     def measure(self, policy, step: int) -> dict:
         """pass@1, maj@k, pass@k, by category too; the questions are shared out among ranks."""
+        pulse.enter(step, "evaluation")
         c = self.config
         questions = self.questions if self.is_whole(step) else self.questions[: c.eval_questions or None]
         decoding = Decoding(c.eval_samples, c.max_new_tokens, c.temperature, c.top_p, c.seed)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from common.files import sync
+from common.pulse import tick
 from model.batch import Model
 from model.lora import is_adapted
 from model.processor import Processor
@@ -37,13 +38,19 @@ def save_checkpoint(
     # an adapter is whole on every process, and peft writes it
     files = [] if is_adapted(model) else in_files(in_file_order(weights_as_stored(model)))
     moments = in_file_order(moments_by_name(model, optimizer))
-    values = (whole(x) for x in [*flattened(files), *moments.values()])
+    values = wholes([*flattened(files), *moments.values()])
     try:
         if main:
             write_checkpoint(Path(folder), model, processor, files, moments, values, state, keep)
     finally:
         for _ in values:  # also where writing failed: the others gather all of them
             pass
+
+
+def wholes(tensors: list[Tensor]) -> Iterator[Tensor]:
+    for x in tensors:
+        yield whole(x)
+        tick()
 
 
 def weights_as_stored(model: Model) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.pulse import tick
 from model.batch import Prompts, next_position
 from model.families import (
     no_mask,
@@ -296,6 +297,7 @@ def decode(
         if batches:
             step(batches)
             steps += 1
+            tick()
     return out
 
 

@@ -33,6 +33,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from common.pulse import tick
 from model.batch import Model
 from model.families import DEEP_FEATURES, product_dtype, text_model
 from model.layers import Layer, Linear, layer_of, rms_norm, uses_fused_layers
@@ -86,6 +87,7 @@ def prepare(model: Model) -> None:
     for blocks in chains_of(model):
         chained: list[Any] = [model, *blocks]
         for before, block in pairwise(chained):
+            block.register_forward_pre_hook(lambda *_: tick())
             block.set_modules_to_backward_prefetch([before])
     model.set_modules_to_backward_prefetch([text_model(model).layers[-1]])
     with torch.no_grad():

@@ -79,7 +79,7 @@ FAULTS = [
           "if config.beta or bool(A.any())", "if bool(A.any())", UPDATE),
     Fault("a gradient that is not finite is applied", "mmupt.py", "finite := bool(torch.isfinite(norm))",
           "finite := True", UPDATE),
-    Fault("entropy is a mean over forwards", "mmupt.py", "meter.add(n, entropy", "meter.add(1, entropy",
+    Fault("entropy is a mean over forwards", "mmupt.py", "meter.add(n * counts, entropy", "meter.add(counts, entropy",
           UPDATE),
     Fault("the reference is the policy", "model_utils.py",
           "base = load(config.model, dtype=precision) if", "base = policy if", UPDATE),
@@ -205,6 +205,19 @@ FAULTS = [
           ".flatten()", ("distributed", "oracle")),
     Fault("the loss logged is of one rank", "mmupt.py", "loss=total * world.size", "loss=total",
           ("distributed", "oracle")),
+    # --- a lost or stuck rank
+    Fault("a beat is progress", "common/pulse.py",
+          "if (new.passed, new.ticks) != (old.passed, old.ticks):", "if new.beat != old.beat:", ("pulse",)),
+    Fault("who waits is told apart by ticks", "common/pulse.py", "0 if self.waiting else self.ticks",
+          "self.ticks", ("pulse",)),
+    Fault("a rank that nobody waits for is stuck", "common/pulse.py",
+          "if ahead and max(ahead) > self.timeout and all", "if ahead and all", ("pulse",)),
+    Fault("compilation is no excuse", "common/pulse.py",
+          "self.timeout if place.steady else PATIENT * self.timeout", "self.timeout", ("pulse",)),
+    Fault("a stopped process blames the others", "common/pulse.py", "min(now - self.now, 3 * BEAT)",
+          "now - self.now", ("pulse",)),
+    Fault("ranks meet the dead of the last start", "common/distributed.py", "if own in names:",
+          "if names:", ("pulse",)),
 ]  # fmt: skip
 
 

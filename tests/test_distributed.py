@@ -58,6 +58,6 @@ def test_two_processes_train_as_one_does(tmp_path, special):
 def test_questions_must_divide_among_the_processes(tmp_path, monkeypatch):
     from common.distributed import World
 
-    monkeypatch.setattr(mmupt.distributed, "start", lambda: World(0, 3, torch.device("cpu")))
+    monkeypatch.setattr(mmupt.distributed, "start", lambda timeout: World(0, 3, torch.device("cpu")))
     with pytest.raises(mmupt.cli.UsageError, match=r"\(4\) must be a multiple of the 3 processes"):
         run(tmp_path / "r")

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 README = ROOT / "README.md"
 DOCS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS_FLAGS = {"nproc_per_node", "shutdown-timeout"}  # torchrun's
+OTHERS_FLAGS = {"max-restarts", "nproc_per_node", "shutdown-timeout", "standalone"}  # torchrun's
 OTHERS_MODULES = {"pytest", "venv"}
 MADE_ELSEWHERE = ("runs",)  # folders that only a user's commands make
 SOURCES = (".py", ".md", ".toml", ".yaml", ".txt")  # of this repository wherever they are named
