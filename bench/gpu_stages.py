@@ -29,6 +29,7 @@ IMAGE_SIDE = 448  # 256 image tokens
 # of the tests beside tests/test_gpu.py that run on a GPU, and their names
 KERNEL_FILES = ("test_logprob", "test_decode_attention", "test_packed_attention")
 KERNEL_TESTS = "cuda or real_blocks or captured or 32_bits or grid_axis or budget"
+REHEARSED = "greedy_tokens_in_float32 or fused_step or one forward"  # a few of tests/test_gpu.py
 
 
 @dataclass
@@ -78,7 +79,7 @@ def stage_kernels(bench: Bench) -> None:
 def stage_tests(bench: Bench) -> None:
     if bench.rehearse and not on_gpu(bench.device):
         os.environ["MMUPT_GPU_TESTS_ON"] = "cpu"
-    run_tests(bench, [str(ROOT / "tests" / "test_gpu.py")] + bench.pick([], ["-k", "greedy or graph"]))
+    run_tests(bench, [str(ROOT / "tests" / "test_gpu.py")] + bench.pick([], ["-k", REHEARSED]))
 
 
 def run_tests(bench: Bench, arguments: list[str]) -> None:
