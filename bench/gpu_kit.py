@@ -228,7 +228,7 @@ def product_rate(bench: Bench) -> float:
 
 def largest_error(found: Tensor, exact: Tensor) -> float:
     """Of any element; NaN where either holds one."""
-    return float((found.double() - exact.double()).abs().max())
+    return float((found.detach().double() - exact.detach().double()).abs().max())
 
 
 class Wrong(AssertionError):

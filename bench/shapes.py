@@ -13,9 +13,8 @@ from transformers import (
 )
 
 from common import cli
-from model.decode import fused_matches_reference
 from model.layers import colocate_qkv_gate_up
-from model.loading import autocast
+from model.loading import autocast, fused_matches_reference
 from model.packed_attention import ATTENTION
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"

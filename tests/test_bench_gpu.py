@@ -2,6 +2,7 @@
 small sizes."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -96,15 +97,8 @@ def test_the_exit_status_is_0_where_every_stage_ran(tmp_path, monkeypatch, fate,
     assert gpu.main(["--out", str(tmp_path / "r"), "--rehearse", "--stages", "rows,rates"]) == status
     (names, command) = asked[0]
     assert names == ["rates", "rows"]  # in their own order, what is right before what is fast
-    assert command[1:] == [
-        "-m",
-        "bench.gpu_stages",
-        "--stage",
-        "rows",
-        "--out",
-        str(tmp_path / "r"),
-        "--rehearse",
-    ]
+    options = ["--stage", "rows", "--out", str(tmp_path / "r"), "--rehearse"]
+    assert command[1:] == ["-m", "bench.gpu_stages", *options]
     with pytest.raises(UsageError, match="holds figures already"):
         gpu.main(["--out", str(tmp_path / "r")])
 
@@ -112,7 +106,7 @@ def test_the_exit_status_is_0_where_every_stage_ran(tmp_path, monkeypatch, fate,
 def test_unknown_stages_are_named(tmp_path):
     with pytest.raises(cli.UsageError, match="--stages speed: there is rates, kernels"):
         gpu.main(["--out", str(tmp_path / "r"), "--stages", "speed"])
-    with pytest.raises(cli.UsageError, match="--stage must be one of"):
+    with pytest.raises(cli.UsageError, match="--stage: invalid choice: 'speed'"):
         gpu_stages.main(["--out", str(tmp_path), "--stage", "speed"])
 
 
@@ -125,19 +119,18 @@ def test_every_stage_is_there_and_the_first_ones_fit_the_time():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [name for name in STAGES if name not in ("kernels", "tests")])
-def test_a_stage_rehearses(stage, tmp_path, monkeypatch):
+def test_a_stage_rehearses(stage, tmp_path):
     """Here in one process; `make gpu ARGS=--rehearse` gives each its own."""
     if stage == "lora_3b":
         pytest.importorskip("peft", reason="pip install peft")
-    monkeypatch.setattr(gpu_stages.gpu_kit, "on_gpu", lambda device: False)
     assert gpu_stages.main(["--stage", stage, "--out", str(tmp_path), "--rehearse"]) == 0
     rows = [json.loads(line) for line in (tmp_path / FIGURES).read_text().splitlines()]
     assert len(rows) > 3 and all(r["stage"] == stage and r["device"] and r["versions"] for r in rows)
-    assert all(isinstance(r["value"], (int, float)) and r["value"] >= 0 for r in rows)
+    assert all(math.isfinite(r["value"]) for r in rows)
 
 
 @pytest.mark.slow
-def test_the_outcome_of_each_test_is_a_figure(tmp_path, monkeypatch):
+def test_the_outcome_of_each_test_is_a_figure(tmp_path):
     planted = tmp_path / "test_planted.py"
     planted.write_text(
         "import pytest\ndef test_right(): pass\ndef test_wrong(): assert False\n"
