@@ -11,6 +11,7 @@ D width, H key/value heads, R query heads for each of them, d width of a head.
 
 import faulthandler
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -392,11 +393,17 @@ def launches(bed: Bed) -> None:
 
 
 def planned_peak(bed: Bed, config) -> float | None:
-    """Bytes that `--plan` predicts for this update; None: no such prediction yet.
-
-    The place to call it: what follows writes both figures and their ratio.
-    """
-    return None
+    """Bytes that `--plan` predicts for this update on one process; None where there is no such module."""
+    try:
+        from model import plan, shape
+    except ImportError:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        bed.model.config.save_pretrained(folder)
+        of_model = shape.read_shape(folder, weights=False)
+    choices = config.gradient_checkpointing, config.tokens_per_forward
+    planned = plan.Plan(of_model, config, 1, False, on_gpu(bed.bench.device), float("inf"), *choices)
+    return planned.peaks["update"]
 
 
 def random_rollout(bed: Bed, T: int):
@@ -460,7 +467,9 @@ def measure_update(bed: Bed, rollout, beta: float, name: str = "") -> None:
     name = name or f"beta {beta}"
     config = mmupt.Config(
         questions=bed.P, group_size=bed.G, max_new_tokens=rollout.tokens.shape[1], beta=beta,
-        tokens_per_forward=bench.pick(4096, 128), gradient_checkpointing=True,
+        max_prompt_tokens=int(rollout.prompts.lengths.max()), max_pixels=bench.pick(IMAGE_SIDE, 56) ** 2,
+        tokens_per_forward=bench.pick(4096, 128), gradient_checkpointing=True, dtype="bfloat16",
+        lora_rank=16 if name == "LoRA" else 0,
     )  # fmt: skip
     if not hasattr(bed, "optimizer"):
         trained = [p for p in policy.parameters() if p.requires_grad]
@@ -486,7 +495,7 @@ def measure_update(bed: Bed, rollout, beta: float, name: str = "") -> None:
     bench.figure(f"{name}, update, peak memory", peak / 1e9, "GB")
     bench.figure(f"{name}, held between updates", gpu_kit.held_bytes(device) / 1e9, "GB")
     if planned := planned_peak(bed, config):
-        bench.figure(f"{name}, update, planned peak", planned / 1e9, "GB", measured=peak / planned)
+        bench.figure(f"{name}, update, planned peak", planned / 1e9, "GB", share=peak / planned)
     took = times[0]
     places = int((rollout.lengths - 1).sum() + rollout.prompts.lengths.sum())
     bench.figure(f"{name}, update", took, "s")
