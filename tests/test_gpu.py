@@ -390,7 +390,10 @@ def test_a_step_of_an_adapter_has_the_cpus_tokens_and_gradients(mixed_examples, 
     far, reference = adapted_on(TINY, noise=0.03, dtype="float32")
     options = SAMPLED | dict(temperature=0.0)
     rollout = generate(near, processor, mixed_examples, **options)
-    assert there(far, processor, mixed_examples, temperature=0.0).tokens.tolist() == rollout.tokens.tolist()
+    its_own = there(far, processor, mixed_examples, temperature=0.0)
+    assert its_own.tokens.tolist() == rollout.tokens.tolist()
+    with torch.no_grad():  # by peft's own forward, beside what sampling reads
+        assert (token_logprobs(far, its_own) - its_own.logprobs).abs().max() < 1e-4
     expected = update_of(near, rollout, "cpu")
     found = update_of(far, moved(rollout, THERE), THERE)
     assert all(".lora_" in name for name in found)
