@@ -30,7 +30,7 @@ QUESTIONS, SAMPLES = 10, 8
 IMAGE_SIDE = 448  # 256 image tokens
 # of the tests beside tests/test_gpu.py that run on a GPU, and their names
 KERNEL_FILES = ("test_logprob", "test_decode_attention", "test_decode_pointwise", "test_packed_attention")
-KERNEL_TESTS = "cuda or real_blocks or captured or 32_bits or grid_axis or budget"
+KERNEL_TESTS = "cuda or real_blocks or captured or 32_bits or grid_axis or budget or on_a_gpu"
 REHEARSED = "greedy_tokens_in_float32 or fused_step or updates_gradients"  # a few of tests/test_gpu.py
 
 
