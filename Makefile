@@ -1,4 +1,5 @@
-# make train | test | test-fast | lint | bench | bench-gpu | learn | tiny: each makes the virtual environment where there is none.
+# make train | test | test-fast | lint | bench | learn | tiny: each makes the virtual environment where there is none.
+# make gpu takes a Python as it is: PYTHON=...
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ ARGS ?=
 # two processes, of one thread each; a file's tests stay together, as they share what is made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: train test test-fast lint bench bench-gpu learn tiny
+.PHONY: train test test-fast lint bench gpu learn tiny
 
 train: $(VENV)/installed
 	$(BIN)/python mmupt.py $(ARGS)
@@ -24,11 +25,9 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m bench.speed $(ARGS)
 
-# in a Python that has a CUDA build of torch, transformers, triton, pytest and trl: PYTHON=...
-bench-gpu:
-	$(PYTHON) -m pytest -q tests/test_logprob.py tests/test_decode_attention.py tests/test_packed_attention.py \
-		tests/test_decode.py tests/test_sampling.py tests/test_model_utils.py
-	$(PYTHON) -m bench.speed --device cuda --shape 3b --questions 10 --group_size 8 --max_new_tokens 512 $(ARGS)
+# it has a CUDA build of torch, transformers, triton and pytest
+gpu:
+	$(PYTHON) -m bench.gpu --out $(or $(OUT),runs/gpu) $(ARGS)
 
 learn: $(VENV)/installed-dev
 	$(BIN)/python -m bench.learning $(ARGS)

@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from bench.gpu_kit import kernels_of
 from bench.machine import describe_machine
 from bench.shapes import build_shape
 from common import cli
@@ -45,7 +46,8 @@ from model_utils import Rollout, generate, load_model, load_processor, rollout_l
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-PARTS = ("rollout", "step", "shared", "constant", "growth", "profile")
+# the one that needs TRL comes last: where that is missing, the others have run
+PARTS = ("rollout", "shared", "constant", "growth", "profile", "step")
 SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}  # as mmupt samples, in transformers' settings
 
 
@@ -172,19 +174,15 @@ class ended_at:
 class Generate:
     """Hugging Face's generate, for P questions x G samples, in its usual left-padded batch."""
 
-    def __init__(self, bed: Bed, cache: str):
-        self.bed, self.cache = bed, cache
-        dtype = torch.bfloat16 if bed.device.startswith("cuda") else torch.float32
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            bed.folder, dtype=dtype, attn_implementation="sdpa"
-        )
-        self.model.to(bed.device).eval()
+    def __init__(self, model, pad: int, cache: str):
+        """`model`: transformers' own, its attention "sdpa"."""
+        self.model, self.pad, self.cache = model, pad, cache
         self.images: dict[int, tuple] = {}
         # generate() would fill it in, and end rows by it
         self.model.generation_config.eos_token_id = None
 
     def __call__(self, prompts, G: int, T: int, lengths=None, greedy=False, suppress=None):
-        pad = self.bed.processor.tokenizer.pad_token_id
+        pad = self.pad
         width, device = prompts.ids.shape[1], prompts.ids.device
         shift = width - prompts.lengths
         place = torch.arange(width, device=device) - shift[:, None]
@@ -210,6 +208,12 @@ class Generate:
             "generate() ended early"
         )
         return out[:, width:]
+
+
+def peer_of(bed: Bed, cache: str) -> Generate:
+    dtype = torch.bfloat16 if bed.device.startswith("cuda") else torch.float32
+    model = AutoModelForImageTextToText.from_pretrained(bed.folder, dtype=dtype, attn_implementation="sdpa")
+    return Generate(model.to(bed.device).eval(), bed.processor.tokenizer.pad_token_id, cache)
 
 
 def geometric(rows: int, most: int, device: str) -> torch.Tensor:
@@ -247,7 +251,7 @@ def for_each(beds: dict[str, Bed], measure: Callable) -> tuple[dict, list[str]]:
 
 
 def rollout_against_generate(s: Speed, bed: Bed, title: str) -> tuple[dict, list[str]]:
-    model, peers = bed.model(), {mode: Generate(bed, mode) for mode in ("dynamic", "static")}
+    model, peers = bed.model(), {mode: peer_of(bed, mode) for mode in ("dynamic", "static")}
     G, T = s.group_size, s.max_new_tokens
     banned = bed.never_ends.banned().nonzero()[:, 0].tolist()
     found, rows = {}, []
@@ -637,7 +641,6 @@ def machine_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
-    from torch.profiler import ProfilerActivity, profile
     from torch.utils.flop_counter import FlopCounterMode
 
     step = OurStep(bed, bed.with_images)
@@ -650,18 +653,12 @@ def profile_part(s: Speed, bed: Bed) -> tuple[dict, list[str]]:
     flops = counter.get_total_flops() + (0 if bed.device.startswith("cuda") else packed_flops(step))
     decoder = text_model(step.policy)
     weights = sum(p.numel() for p in decoder.parameters()) * bed.compute.itemsize
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        step()
-    events = sorted(found.key_averages(), key=lambda e: -e.self_cpu_time_total)
-    whole = sum(e.self_cpu_time_total for e in events)
-    rows = [
-        [e.key, e.count, f"{e.self_cpu_time_total / 1e3:.1f}", f"{e.self_cpu_time_total / whole:.1%}"]
-        for e in events[:16]
-    ]
-    rest = sum(e.self_cpu_time_total for e in events[16:])
-    rows.append(
-        ["everything else", sum(e.count for e in events[16:]), f"{rest / 1e3:.1f}", f"{rest / whole:.1%}"]
-    )
+    events = list(kernels_of(step, torch.device(bed.device)).items())
+    whole = sum(time for _, (_, time) in events)
+    rows = [[name, count, f"{time / 1e3:.1f}", f"{time / whole:.1%}"] for name, (count, time) in events[:16]]
+    rest = sum(time for _, (_, time) in events[16:])
+    calls = sum(count for _, (count, _) in events[16:])
+    rows.append(["everything else", calls, f"{rest / 1e3:.1f}", f"{rest / whole:.1%}"])
     # each step of decoding reads the weights and every key and value that counts
     costs = MemoryEstimate(step.policy, s.group_size, s.max_new_tokens)
     L, T, B = int(bed.prompts(bed.with_images).lengths.max()), s.max_new_tokens, s.questions * s.group_size

@@ -178,7 +178,10 @@ def held_elsewhere(path: Path):
 
 
 def run_program(*argv: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess:
-    """A program of this repository in a process of its own."""
+    """A program of this repository in a process of its own. Under torchrun it sees no GPU: a machine
+    with one has none for a second process."""
+    if "torch.distributed.run" in argv:
+        env = {"CUDA_VISIBLE_DEVICES": ""} | env
     return subprocess.run(
         [sys.executable, *map(str, argv)],
         cwd=ROOT,

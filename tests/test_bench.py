@@ -56,6 +56,6 @@ def test_shapes_are_checkpoints_that_load(tmp_path):
 def test_unknown_parts_and_shapes_are_named(tmp_path):
     with pytest.raises(cli.UsageError, match="--parts speed: there is rollout"):
         main(["--parts", "speed"])
-    with pytest.raises(cli.UsageError, match="--shape huge: there is tiny, toy, 3b, 7b"):
+    with pytest.raises(cli.UsageError, match="--shape huge: there is tiny, toy, speck, speck-untied, 3b, 7b"):
         build_shape("huge", tmp_path / "m")
     assert Speed().repeats >= 7
