@@ -20,30 +20,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.batch import Prompts, next_position
-from model.families import (
-    no_mask,
-    position_ids,
-    product_dtype,
-    rope_table,
-    text_model,
-    window_of,
-    with_positions,
-)
+from model.families import no_mask, position_ids, product_dtype, rope_table, text_model, window_of
 from model.kv_cache import KVCache, shares_prompts
 from model.layers import (
+    CachedRows,
     Layer,
     Linear,
     forward_packed,
     fused_layers,
-    is_standard_layer,
+    linear,
     linear_of,
     rms_norm,
     rope_tables,
-    rotated_heads,
     run_layers,
     uses_fused_layers,
 )
@@ -51,8 +42,6 @@ from model.packed_attention import Layout, Sequences
 from model.sampling import Sampling, sample_tokens
 
 CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look waits for the GPU
-# of two ways of one step, as a share of the largest logit: bfloat16 rounds by 0.004
-MAX_LOGIT_DIFFERENCE = 0.02
 DROP_BELOW = 0.75  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
 FEW_ROWS = 8  # so few take as long as one: none leaves before all have ended
 MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
@@ -119,7 +108,7 @@ class DecodeBatch:
     def sample_first(self, rows: Tensor, draws: Tensor, head: Linear) -> None:
         """From the ends of the prompts. rows [N]: where each row's result goes; draws [N, T] in [0, 1)."""
         self.rows, self.draws = rows, draws.t().contiguous()
-        self.sample_next(F.linear(self.prompt_end, *head).index_select(0, self.cache.question))
+        self.sample_next(linear(self.prompt_end, head).index_select(0, self.cache.question))
 
     def sample_next(self, logits: Tensor) -> None:
         """logits [N, V]. Rows that ended draw too, until they leave; nobody reads what they draw."""
@@ -137,15 +126,11 @@ class DecodeBatch:
         """[N] of the newest token."""
         return (self.position + self.cache.slot)[self.cache.question]
 
-    def look_up_rotation(self) -> None:
-        """Of this step's tokens, [N, 1, d] each."""
+    def newest(self) -> CachedRows:
+        """What the layers are given of this step's tokens, with their rotation, [N, 1, d] each."""
         of_step = self.rope_tables.index_select(0, self.cache.slot)[0]  # [P, 2 d]
-        self.rotation = of_step.index_select(0, self.cache.question)[:, None].chunk(2, -1)
-
-    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
-        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
-        heads = rotated_heads(layer, qkv, self.cache.prompt[i][0].shape[1], self.rotation)
-        return self.cache.attend(i, *heads, layer.scale)
+        rotation = of_step.index_select(0, self.cache.question)[:, None].chunk(2, -1)
+        return CachedRows(self.cache, rotation)
 
     def is_done(self, out: Decoded, max_new_tokens: int) -> bool:
         """Whether all rows have ended. Lets those that have leave, where they are enough; results of
@@ -219,15 +204,13 @@ class DecodeStep:
                 use_cache=False, caches=[batch.cache for batch in batches],
             ).last_hidden_state[:, 0]  # fmt: skip
         else:
-            for batch in batches:
-                batch.look_up_rotation()
-            hidden = self.norm(run_layers(self.layers, x, batches))
-        return F.linear(hidden, *self.head)
+            hidden = self.norm(run_layers(self.layers, x, [batch.newest() for batch in batches]))
+        return linear(hidden, self.head)
 
     def run(self, batches: Sequence[DecodeBatch]) -> None:
         logits = self.logits(batches)
         for batch, piece in zip(batches, logits.split([len(batch) for batch in batches]), strict=True):
-            batch.cache.slot.add_(1)
+            batch.cache.advance()
             batch.sample_next(piece)
 
     def __call__(self, batches: Sequence[DecodeBatch]) -> None:
@@ -336,28 +319,3 @@ class MemoryEstimate:
             if count >= at_least and (size > room or read > PREFILL_TOKENS):
                 return count
         return len(lengths)
-
-
-# --- At loading -----------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def fused_matches_reference(model) -> bool:
-    """Whether `fused_layers` step as the decoder's own forward does. Tried on three rows after a
-    prompt of four tokens."""
-    if not all(map(is_standard_layer, text_model(model).layers)):
-        return False
-    device = next(model.parameters()).device
-    ids = torch.arange(1, 5, device=device)[None]
-    prompts = with_positions(model, Prompts(["tried"], ids, torch.tensor([4], device=device), [{}]))
-    none_banned = torch.zeros(model.config.get_text_config().vocab_size, device=device)
-    sampling = Sampling(0.0, 1.0, none_banned, ids[0, :0])
-    found = []
-    for standard in (False, True):
-        model.standard_decoder = standard
-        step = DecodeStep(model)
-        batch = DecodeBatch(model, prompts, 3, 2, sampling, step.layers)
-        batch.sample_first(ids.new_tensor(range(3)), torch.zeros(3, 2, device=device), step.head)
-        batch.token.copy_(ids[0, 1:])
-        found.append(step.logits([batch]).float())
-    return bool((found[0] - found[1]).abs().max() <= MAX_LOGIT_DIFFERENCE * found[0].abs().max())
