@@ -354,4 +354,4 @@ def test_in_bfloat16_sampler_and_trainer_are_equally_near_to_float32(mixed_examp
     fused, theirs, adapter = (
         (x - exact)[rollout.mask].square().mean().sqrt() for x in (rollout.logprobs, scored, of_base)
     )
-    assert fused < 1.5 * theirs and 20 * theirs < adapter
+    assert fused < 1.5 * theirs and 8 * theirs < adapter
