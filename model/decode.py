@@ -10,20 +10,24 @@ batch: one decode step (`DecodeStep`) is one pass over the rows of all batches.
 A step does only what it must. Where a decoder is of the standard make (`fused_layers`), its layers
 are a few calls each: query, key and value from one product, gate and up from another, the attention
 of kv_cache.py. Any other decoder takes the same step through its own forward. On a GPU the step is
-captured as a CUDA graph and replayed until rows leave or join.
+captured as a CUDA graph (graphs.py) and replayed until rows leave or join.
 
 Letters: P questions, G samples, B = P*G responses, N rows that decode, T max_new_tokens, V
 vocabulary, D width, H key/value heads, R query heads for each of them, d width of a head.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from common.errors import first_line
 from model.batch import Prompts, next_position
 from model.families import no_mask, position_ids, product_dtype, rope_table, text_model, window_of
+from model.graphs import Graph, cuda_graphs
 from model.kv_cache import KVCache, shares_prompts
 from model.layers import (
     CachedRows,
@@ -178,19 +182,21 @@ class DecodeBatch:
 
 
 class DecodeStep:
-    """One token more for all rows of some batches; on a GPU replayed from a CUDA graph."""
+    """One token more for all rows of some batches. `graphs`: what makes a graph, from which steps are
+    replayed until rows leave or join; None for plain steps."""
 
-    def __init__(self, model):
+    def __init__(self, model, graphs: Callable[[], Graph] | None = None):
         self.model, self.layers, self.embedding = model, fused_layers(model), model.get_input_embeddings()
         self.decoder = text_model(model)
         self.norm = rms_norm(self.decoder.norm) if self.layers else self.decoder.norm
         self.head: Linear = linear_of([model.get_output_embeddings()], product_dtype(model))
+        self.graphs = graphs if self.layers else None  # a decoder's own forward may wait for the device
+        self.graph: Graph | None = None
         self.rows_changed()
 
     def rows_changed(self) -> None:
         """What was captured no longer holds."""
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.warm = False
+        self.captured = self.warm = False
 
     def logits(self, batches: Sequence[DecodeBatch]) -> Tensor:
         """[N, V] after the newest token of every row, whose keys are appended to the caches."""
@@ -213,18 +219,27 @@ class DecodeStep:
             batch.cache.advance()
             batch.sample_next(piece)
 
+    def capture(self, batches: Sequence[DecodeBatch]) -> bool:
+        """Whether a graph could be made, which as yet has done nothing."""
+        if self.graphs is None or not self.warm:
+            return False
+        try:
+            graph = self.graphs()
+            graph.capture(partial(self.run, batches))
+        except Exception as error:  # noqa: BLE001  out of memory, or whatever a driver has to say
+            self.graphs = None
+            print(f"decoding goes on without a CUDA graph: {first_line(error)}", file=sys.stderr)
+            return False
+        self.graph = graph  # the one before it has kept the pool until now
+        return True
+
     def __call__(self, batches: Sequence[DecodeBatch]) -> None:
-        if self.graph is not None:
+        self.captured = self.captured or self.capture(batches)
+        if self.captured and self.graph is not None:
             self.graph.replay()
-        elif not self.warm or self.layers is None or not batches[0].token.is_cuda:
-            self.run(batches)  # the first step after a change warms up what capture needs warm
-            self.warm = True
         else:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.run(batches)
-            self.graph = graph
-            graph.replay()
+            self.run(batches)
+            self.warm = True  # the first step after a change warms up what a capture needs warm
         for batch in batches:
             batch.cache.steps += 1
 
@@ -238,8 +253,10 @@ def decode(
     draws: Callable[[list[int]], Tensor],
     memory: int,
     bar,
+    graphs: Callable[[], Graph] | None = None,
 ) -> Decoded:
-    """num_samples responses to each prompt. draws(questions) gives [questions, G, T] numbers in [0, 1)."""
+    """num_samples responses to each prompt. draws(questions) gives [questions, G, T] numbers in [0, 1).
+    `graphs`: see DecodeStep; on a GPU CUDA graphs where there are none."""
     P, G, T, device = len(prompts), num_samples, max_new_tokens, prompts.ids.device
     out = Decoded(
         torch.zeros(P * G, T, dtype=torch.long, device=device),
@@ -251,8 +268,10 @@ def decode(
     lengths = prompts.lengths.tolist()
     estimate = MemoryEstimate(model, G, T, sampling.top_p)
     batches: list[DecodeBatch] = []
-    step, samples = DecodeStep(model), torch.arange(G, device=device)
-    memory = memory or memory_for(device)  # of what the step's own copies of weights have left
+    if graphs is None and device.type == "cuda":
+        graphs = cuda_graphs()
+    step, samples = DecodeStep(model, graphs), torch.arange(G, device=device)
+    memory = memory or memory_for(device, copied_by_autocast(model))  # what the step's own copies have left
     look_every, steps = CHECK_EVERY_CUDA if device.type == "cuda" else 1, 0
     while waiting or batches:
         in_use = sum(map(estimate.in_use, batches)) if waiting else 0
@@ -285,12 +304,24 @@ def decode(
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-def memory_for(device: torch.device) -> int:
-    """Bytes that cache and logits of a rollout may take: most of what is free on a GPU."""
+def memory_for(device: torch.device, spoken_for: int = 0) -> int:
+    """Bytes that cache and logits of a rollout may take: most of what is free on a GPU, but for what
+    is spoken for."""
     if device.type != "cuda":
         return MEMORY_CPU
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's, but free
-    return int(0.7 * (torch.cuda.mem_get_info(device)[0] + unused))
+    return int(0.7 * max(0, torch.cuda.mem_get_info(device)[0] + unused - spoken_for))
+
+
+def copied_by_autocast(model) -> int:
+    """Bytes of the copies that autocast makes of weights at their first product and keeps, where the
+    decoder's own forward decodes; the head's has been made. Fused layers have their own."""
+    dtype, head = product_dtype(model), model.get_output_embeddings().weight
+    if uses_fused_layers(model) or dtype == model.dtype:
+        return 0
+    multiplied = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    weights = {p for m in model.modules() if isinstance(m, multiplied) for p in m.parameters(recurse=False)}
+    return sum(p.numel() * dtype.itemsize for p in weights if p.requires_grad and p is not head)
 
 
 class MemoryEstimate:
