@@ -27,7 +27,7 @@ from torch import Tensor
 from common.errors import first_line
 from model.batch import Prompts, next_position
 from model.families import no_mask, position_ids, product_dtype, rope_table, text_model, window_of
-from model.graphs import Graph, cuda_graphs
+from model.graphs import Graph, NewGraph, graphs_for
 from model.kv_cache import KVCache, shares_prompts
 from model.layers import (
     CachedRows,
@@ -185,7 +185,7 @@ class DecodeStep:
     """One token more for all rows of some batches. `graphs`: what makes a graph, from which steps are
     replayed until rows leave or join; None for plain steps."""
 
-    def __init__(self, model, graphs: Callable[[], Graph] | None = None):
+    def __init__(self, model, graphs: NewGraph | None = None):
         self.model, self.layers, self.embedding = model, fused_layers(model), model.get_input_embeddings()
         self.decoder = text_model(model)
         self.norm = rms_norm(self.decoder.norm) if self.layers else self.decoder.norm
@@ -253,10 +253,10 @@ def decode(
     draws: Callable[[list[int]], Tensor],
     memory: int,
     bar,
-    graphs: Callable[[], Graph] | None = None,
+    graphs: Callable[[torch.device], NewGraph | None] = graphs_for,
 ) -> Decoded:
     """num_samples responses to each prompt. draws(questions) gives [questions, G, T] numbers in [0, 1).
-    `graphs`: see DecodeStep; on a GPU CUDA graphs where there are none."""
+    `graphs`: what makes the graphs of this rollout; see DecodeStep."""
     P, G, T, device = len(prompts), num_samples, max_new_tokens, prompts.ids.device
     out = Decoded(
         torch.zeros(P * G, T, dtype=torch.long, device=device),
@@ -268,9 +268,7 @@ def decode(
     lengths = prompts.lengths.tolist()
     estimate = MemoryEstimate(model, G, T, sampling.top_p)
     batches: list[DecodeBatch] = []
-    if graphs is None and device.type == "cuda":
-        graphs = cuda_graphs()
-    step, samples = DecodeStep(model, graphs), torch.arange(G, device=device)
+    step, samples = DecodeStep(model, graphs(device)), torch.arange(G, device=device)
     memory = memory or memory_for(device, copied_by_autocast(model))  # what the step's own copies have left
     look_every, steps = CHECK_EVERY_CUDA if device.type == "cuda" else 1, 0
     while waiting or batches:

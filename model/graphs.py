@@ -1,7 +1,7 @@
 """A step of fixed shapes as a CUDA graph: its kernels are launched as one.
 
-    graphs = cuda_graphs()          what makes them, for tensors that live equally long
-    graph = graphs()
+    new_graph = graphs_for(device)  what makes those of one rollout; None where there are none
+    graph = new_graph()
     graph.capture(run)              records what run() does to tensors, and does none of it
     graph.replay()                  does it, to the same tensors
 
@@ -45,7 +45,10 @@ class CudaGraph:
         self.graph.replay()
 
 
-def cuda_graphs() -> Callable[[], Graph]:
-    """Makes graphs that share one pool of memory. A pool lasts as long as a graph of it: keep the
-    last one until the next is captured."""
-    return partial(CudaGraph, torch.cuda.graph_pool_handle())
+NewGraph = Callable[[], Graph]
+
+
+def graphs_for(device: torch.device) -> NewGraph | None:
+    """Makes graphs that share one pool of memory, on a GPU. A pool lasts as long as a graph of it:
+    keep the last one until the next is captured."""
+    return partial(CudaGraph, torch.cuda.graph_pool_handle()) if device.type == "cuda" else None
