@@ -220,14 +220,14 @@ class DecodeStep:
             batch.sample_next(piece)
 
     def capture(self, batches: Sequence[DecodeBatch]) -> bool:
-        """Whether a graph could be made, which as yet has done nothing."""
+        """Whether there is a graph of this step now; a capture does nothing of what it records."""
         if self.graphs is None or not self.warm:
             return False
         try:
             graph = self.graphs()
             graph.capture(partial(self.run, batches))
         except Exception as error:  # noqa: BLE001  out of memory, or whatever a driver has to say
-            self.graphs = None
+            self.graphs = self.graph = None
             print(f"decoding goes on without a CUDA graph: {first_line(error)}", file=sys.stderr)
             return False
         self.graph = graph  # the one before it has kept the pool until now

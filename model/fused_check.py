@@ -33,10 +33,12 @@ from model.layers import (
     PackedRow,
     forward_packed,
     is_standard_layer,
+    joined,
     layer_of,
     rms_norm,
     rotation_of,
     run_layers,
+    together,
 )
 from model.packed_attention import Layout, Sequences
 
@@ -123,8 +125,20 @@ def made_up(like: Tensor) -> Tensor:
 
 
 def exact_copy(module):
-    """The module in float32: itself where it is."""
-    return module if next(module.parameters()).dtype == torch.float32 else deepcopy(module).float()
+    """The module in float32: itself where it is. What is multiplied together stays side by side."""
+    if next(module.parameters()).dtype == torch.float32:
+        return module
+    wide = {}
+    for linears in together(module) if is_standard_layer(module) else ():
+        for parts in ([m.weight for m in linears], [m.bias for m in linears if m.bias is not None]):
+            whole = joined(parts, parts[0].dtype).float() if parts else torch.empty(0)
+            for p, rows in zip(parts, whole.split([len(p) for p in parts]), strict=True):
+                wide[id(p)] = torch.nn.Parameter(rows)
+    # what deepcopy finds in its memo it doesn't copy
+    return deepcopy(
+        module,
+        {id(p): torch.nn.Parameter(p.float()) for p in module.parameters() if id(p) not in wide} | wide,
+    )
 
 
 def is_close(found: Tensor, wanted: Tensor, x: Tensor | None = None) -> bool:

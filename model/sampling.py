@@ -118,4 +118,5 @@ def nucleus_by_search(probs: Tensor, top_p: float) -> Tensor:
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
     above, equal = torch.where(bits > low, probs, zero), bits == low
     missing = (wanted - above.sum(-1, keepdim=True)) / low.view(torch.float32)
-    return torch.where(equal & (equal.cumsum(-1) <= missing.ceil_().clamp_(min=1)), probs, above)
+    first = equal.cumsum(-1, dtype=torch.int32) <= missing.ceil_().clamp_(min=1)
+    return torch.where(equal & first, probs, above)

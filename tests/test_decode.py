@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 import torch
 from families_made import RECIPES, make_checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,14 +32,16 @@ def count_calls(monkeypatch, cls, name, what=lambda *args: 1) -> list:
     return calls
 
 
-def test_copies_that_autocast_keeps_are_counted_as_autocast_makes_them(tmp_path, mixed_examples):
+@pytest.mark.parametrize("name", ["gemma3", "internvl", "idefics3"])  # the last has a head of its own
+def test_copies_that_autocast_keeps_are_counted_as_autocast_makes_them(tmp_path, mixed_examples, name):
     """Of a decoder that decodes by its own forward, all but the head's: those of one rollout's casts of
     weights that are not made again."""
-    make_checkpoint(tmp_path, RECIPES["gemma3"])
+    make_checkpoint(tmp_path, RECIPES[name])
     model, processor = (
         load_model(str(tmp_path), compute=torch.bfloat16),
         load_processor(str(tmp_path)),
     )
+    model.standard_decoder = False
     weights = {p.data_ptr(): p for p in model.parameters()}
     head = model.get_output_embeddings().weight
     casts = Counter()
