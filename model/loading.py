@@ -23,8 +23,8 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from common.errors import ModelError, first_line
 from model import sharding
 from model.batch import Model
-from model.decode import fused_matches_reference
 from model.families import VISION, product_dtype, refusal, vision_parameters
+from model.fused_check import fused_matches_reference
 from model.layers import COLOCATED, colocate_qkv_gate_up
 from model.packed_attention import ATTENTION
 from model.vision import lean_vision
@@ -83,8 +83,9 @@ def load_model(
     else:
         model.to(device)
         colocate_qkv_gate_up(model)
-    with sharding.gathered(model), autocast(model):
-        model.standard_decoder = fused_matches_reference(model)
+    # in inference mode autocast keeps no copies of weights; what FSDP gathers in it could not be trained with
+    with torch.no_grad() if shard else torch.inference_mode(), autocast(model):
+        model.standard_decoder = sharding.through(model, fused_matches_reference)
     if not model.standard_decoder:
         print(
             f"--model {path}: its decoder isn't of the standard make and samples through its own forward",

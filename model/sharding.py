@@ -171,13 +171,20 @@ def unsharded(group) -> Iterator[None]:
 
 
 def copied(linear: Linear) -> Linear:
-    weight, bias = linear
-    return weight.detach().clone(), None if bias is None else bias.detach().clone()
+    return Linear(*(None if x is None else x.detach().clone() for x in linear))  # type: ignore[arg-type]
 
 
 def copy_of(norm) -> SimpleNamespace:
     """What an RMS norm reads of itself."""
     return SimpleNamespace(weight=norm.weight.detach().clone(), variance_epsilon=norm.variance_epsilon)
+
+
+def plain_copy(layer) -> torch.nn.Module:
+    """A sharded decoder layer, gathered, as a module of its own in float32."""
+    kind = type(layer).__mro__[2]  # FSDP's two classes stand before it
+    copy = kind(layer.self_attn.config, layer.self_attn.layer_idx)
+    copy.load_state_dict(dict(layer.named_parameters()))
+    return copy.to(next(layer.parameters()).device).float().eval()
 
 
 def in_step(model: Model, parts: list, idle) -> list[tuple]:

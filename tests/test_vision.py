@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from families_made import RECIPES, make_checkpoint
 from PIL import Image
 
 from data import Example
 from model.families import image_inputs
-from model.vision import by_windows, lean_vision
+from model.vision import Windows, by_windows, lean_vision
 from model_utils import load_model, load_processor
 
 
@@ -56,6 +57,21 @@ def test_the_model_is_transformers_own_again_outside(model, random_folder):
     after = model.get_image_features(**image_inputs(model, prompts, lean=False)).pooler_output[0]
     assert torch.equal(before, after)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_lengths_of_pictures_are_read_once_a_forward_and_not_once_a_layer(tmp_path, monkeypatch):
+    """Each read waits for the device."""
+    make_checkpoint(tmp_path, RECIPES["qwen2_vl"])
+    model = load_model(str(tmp_path))
+    asked, reads = [], []
+    plain, diff = Windows.lengths, torch.Tensor.diff
+    monkeypatch.setattr(Windows, "lengths", lambda self, x: asked.append(x) or plain(self, x))
+    monkeypatch.setattr(torch.Tensor, "diff", lambda x: reads.append(x) or diff(x))
+    for sizes in ([(56, 56), (252, 140)], [(112, 308)]):  # others in the next forward
+        with lean_vision(model):
+            model.get_image_features(**image_inputs(model, pictures(tmp_path, sizes)))
+    assert len(asked) == 2 * model.config.vision_config.depth == 4
+    assert len(reads) == 2 and [x is y for x, y in zip(asked[::2], reads, strict=True)] == [True, True]
 
 
 def test_each_window_reads_itself_alone():
