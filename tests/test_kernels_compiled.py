@@ -3,8 +3,8 @@
 The launchers run on CPU tensors of the models' shapes. What Triton would launch for them it compiles
 instead, for the GPU it is told to be on: so the constants, the warps and the hints (which pointers
 and strides are multiples of 16) are those of a real launch, and none is written down here twice.
-Then: no spilled register, no more shared memory than the GPU has, registers few enough for the
-programs wanted on a multiprocessor at a time, and loads of 16 bytes.
+Then: next to no spilled registers, no more shared memory than the GPU has, registers few enough for
+the programs wanted on a multiprocessor at a time, and loads of 16 bytes.
 
     pytest tests/test_kernels_compiled.py -s      prints the table
 """
@@ -33,6 +33,9 @@ pytestmark = [
 ARCHS = (80, 86, 90)
 SHARED = {80: 166_912, 86: 101_376, 90: 232_448}  # bytes of shared memory that one program may have
 REGISTERS = 65_536  # of a multiprocessor
+# bytes of spilled registers: so few ptxas gives up by choice, where one program more then fits; which
+# kernels it does so for differs from version to version
+SPILLED = 32
 PROCESSORS = {80: 108, 86: 84, 90: 132}
 F32, B16, F16 = torch.float32, torch.bfloat16, torch.float16
 
@@ -179,7 +182,7 @@ def faults(c: Compiled) -> list[str]:
     return [
         fault
         for wrong, fault in (
-            (c.stack, f"{c.stack} bytes of registers are spilled"),
+            (c.stack > SPILLED, f"{c.stack} bytes of registers are spilled"),
             (c.shared > SHARED[c.arch], f"{c.shared} bytes of shared memory do not fit"),
             (programs < WANTED[c.kernel], f"registers leave room for {programs} programs"),
             (not c.wide, "no load of 16 bytes"),
