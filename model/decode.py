@@ -10,40 +10,35 @@ batch: one decode step (`DecodeStep`) is one pass over the rows of all batches.
 A step does only what it must. Where a decoder is of the standard make (`fused_layers`), its layers
 are a few calls each: query, key and value from one product, gate and up from another, the attention
 of kv_cache.py. Any other decoder takes the same step through its own forward. On a GPU the step is
-captured as a CUDA graph and replayed until rows leave or join.
+captured as a CUDA graph (graphs.py) and replayed until rows leave or join.
 
 Letters: P questions, G samples, B = P*G responses, N rows that decode, T max_new_tokens, V
 vocabulary, D width, H key/value heads, R query heads for each of them, d width of a head.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import first_line
 from model.batch import Prompts, next_position
-from model.families import (
-    no_mask,
-    position_ids,
-    product_dtype,
-    rope_table,
-    text_model,
-    window_of,
-    with_positions,
-)
+from model.families import no_mask, position_ids, product_dtype, rope_table, text_model, window_of
+from model.graphs import Graph, NewGraph, graphs_for
 from model.kv_cache import KVCache, shares_prompts
 from model.layers import (
+    CachedRows,
     Layer,
     Linear,
     forward_packed,
     fused_layers,
-    is_standard_layer,
+    linear,
     linear_of,
     rms_norm,
     rope_tables,
-    rotated_heads,
     run_layers,
     uses_fused_layers,
 )
@@ -51,8 +46,6 @@ from model.packed_attention import Layout, Sequences
 from model.sampling import Sampling, sample_tokens
 
 CHECK_EVERY_CUDA = 16  # steps between looks at which rows have ended: each look waits for the GPU
-# of two ways of one step, as a share of the largest logit: bfloat16 rounds by 0.004
-MAX_LOGIT_DIFFERENCE = 0.02
 DROP_BELOW = 0.75  # rows leave once the batch would shrink to this share: each time costs a copy of the cache
 FEW_ROWS = 8  # so few take as long as one: none leaves before all have ended
 MEMORY_CPU = 2**31  # bytes of cache and logits of a rollout
@@ -119,7 +112,7 @@ class DecodeBatch:
     def sample_first(self, rows: Tensor, draws: Tensor, head: Linear) -> None:
         """From the ends of the prompts. rows [N]: where each row's result goes; draws [N, T] in [0, 1)."""
         self.rows, self.draws = rows, draws.t().contiguous()
-        self.sample_next(F.linear(self.prompt_end, *head).index_select(0, self.cache.question))
+        self.sample_next(linear(self.prompt_end, head).index_select(0, self.cache.question))
 
     def sample_next(self, logits: Tensor) -> None:
         """logits [N, V]. Rows that ended draw too, until they leave; nobody reads what they draw."""
@@ -137,15 +130,11 @@ class DecodeBatch:
         """[N] of the newest token."""
         return (self.position + self.cache.slot)[self.cache.question]
 
-    def look_up_rotation(self) -> None:
-        """Of this step's tokens, [N, 1, d] each."""
+    def newest(self) -> CachedRows:
+        """What the layers are given of this step's tokens, with their rotation, [N, 1, d] each."""
         of_step = self.rope_tables.index_select(0, self.cache.slot)[0]  # [P, 2 d]
-        self.rotation = of_step.index_select(0, self.cache.question)[:, None].chunk(2, -1)
-
-    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
-        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
-        heads = rotated_heads(layer, qkv, self.cache.prompt[i][0].shape[1], self.rotation)
-        return self.cache.attend(i, *heads, layer.scale)
+        rotation = of_step.index_select(0, self.cache.question)[:, None].chunk(2, -1)
+        return CachedRows(self.cache, rotation)
 
     def is_done(self, out: Decoded, max_new_tokens: int) -> bool:
         """Whether all rows have ended. Lets those that have leave, where they are enough; results of
@@ -193,19 +182,21 @@ class DecodeBatch:
 
 
 class DecodeStep:
-    """One token more for all rows of some batches; on a GPU replayed from a CUDA graph."""
+    """One token more for all rows of some batches. `graphs`: what makes a graph, from which steps are
+    replayed until rows leave or join; None for plain steps."""
 
-    def __init__(self, model):
+    def __init__(self, model, graphs: NewGraph | None = None):
         self.model, self.layers, self.embedding = model, fused_layers(model), model.get_input_embeddings()
         self.decoder = text_model(model)
         self.norm = rms_norm(self.decoder.norm) if self.layers else self.decoder.norm
         self.head: Linear = linear_of([model.get_output_embeddings()], product_dtype(model))
+        self.graphs = graphs if self.layers else None  # a decoder's own forward may wait for the device
+        self.graph: Graph | None = None
         self.rows_changed()
 
     def rows_changed(self) -> None:
         """What was captured no longer holds."""
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.warm = False
+        self.captured = self.warm = False
 
     def logits(self, batches: Sequence[DecodeBatch]) -> Tensor:
         """[N, V] after the newest token of every row, whose keys are appended to the caches."""
@@ -219,29 +210,36 @@ class DecodeStep:
                 use_cache=False, caches=[batch.cache for batch in batches],
             ).last_hidden_state[:, 0]  # fmt: skip
         else:
-            for batch in batches:
-                batch.look_up_rotation()
-            hidden = self.norm(run_layers(self.layers, x, batches))
-        return F.linear(hidden, *self.head)
+            hidden = self.norm(run_layers(self.layers, x, [batch.newest() for batch in batches]))
+        return linear(hidden, self.head)
 
     def run(self, batches: Sequence[DecodeBatch]) -> None:
         logits = self.logits(batches)
         for batch, piece in zip(batches, logits.split([len(batch) for batch in batches]), strict=True):
-            batch.cache.slot.add_(1)
+            batch.cache.advance()
             batch.sample_next(piece)
 
+    def capture(self, batches: Sequence[DecodeBatch]) -> bool:
+        """Whether a graph could be made, which as yet has done nothing."""
+        if self.graphs is None or not self.warm:
+            return False
+        try:
+            graph = self.graphs()
+            graph.capture(partial(self.run, batches))
+        except Exception as error:  # noqa: BLE001  out of memory, or whatever a driver has to say
+            self.graphs = None
+            print(f"decoding goes on without a CUDA graph: {first_line(error)}", file=sys.stderr)
+            return False
+        self.graph = graph  # the one before it has kept the pool until now
+        return True
+
     def __call__(self, batches: Sequence[DecodeBatch]) -> None:
-        if self.graph is not None:
+        self.captured = self.captured or self.capture(batches)
+        if self.captured and self.graph is not None:
             self.graph.replay()
-        elif not self.warm or self.layers is None or not batches[0].token.is_cuda:
-            self.run(batches)  # the first step after a change warms up what capture needs warm
-            self.warm = True
         else:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.run(batches)
-            self.graph = graph
-            graph.replay()
+            self.run(batches)
+            self.warm = True  # the first step after a change warms up what a capture needs warm
         for batch in batches:
             batch.cache.steps += 1
 
@@ -255,8 +253,10 @@ def decode(
     draws: Callable[[list[int]], Tensor],
     memory: int,
     bar,
+    graphs: Callable[[torch.device], NewGraph | None] = graphs_for,
 ) -> Decoded:
-    """num_samples responses to each prompt. draws(questions) gives [questions, G, T] numbers in [0, 1)."""
+    """num_samples responses to each prompt. draws(questions) gives [questions, G, T] numbers in [0, 1).
+    `graphs`: what makes the graphs of this rollout; see DecodeStep."""
     P, G, T, device = len(prompts), num_samples, max_new_tokens, prompts.ids.device
     out = Decoded(
         torch.zeros(P * G, T, dtype=torch.long, device=device),
@@ -268,8 +268,8 @@ def decode(
     lengths = prompts.lengths.tolist()
     estimate = MemoryEstimate(model, G, T, sampling.top_p)
     batches: list[DecodeBatch] = []
-    step, samples = DecodeStep(model), torch.arange(G, device=device)
-    memory = memory or memory_for(device)  # of what the step's own copies of weights have left
+    step, samples = DecodeStep(model, graphs(device)), torch.arange(G, device=device)
+    memory = memory or memory_for(device, copied_by_autocast(model))  # what the step's own copies have left
     look_every, steps = CHECK_EVERY_CUDA if device.type == "cuda" else 1, 0
     while waiting or batches:
         in_use = sum(map(estimate.in_use, batches)) if waiting else 0
@@ -302,12 +302,24 @@ def decode(
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-def memory_for(device: torch.device) -> int:
-    """Bytes that cache and logits of a rollout may take: most of what is free on a GPU."""
+def memory_for(device: torch.device, spoken_for: int = 0) -> int:
+    """Bytes that cache and logits of a rollout may take: most of what is free on a GPU, but for what
+    is spoken for."""
     if device.type != "cuda":
         return MEMORY_CPU
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's, but free
-    return int(0.7 * (torch.cuda.mem_get_info(device)[0] + unused))
+    return int(0.7 * max(0, torch.cuda.mem_get_info(device)[0] + unused - spoken_for))
+
+
+def copied_by_autocast(model) -> int:
+    """Bytes of the copies that autocast makes of weights at their first product and keeps, where the
+    decoder's own forward decodes; the head's has been made. Fused layers have their own."""
+    dtype, head = product_dtype(model), model.get_output_embeddings().weight
+    if uses_fused_layers(model) or dtype == model.dtype:
+        return 0
+    multiplied = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    weights = {p for m in model.modules() if isinstance(m, multiplied) for p in m.parameters(recurse=False)}
+    return sum(p.numel() * dtype.itemsize for p in weights if p.requires_grad and p is not head)
 
 
 class MemoryEstimate:
@@ -336,28 +348,3 @@ class MemoryEstimate:
             if count >= at_least and (size > room or read > PREFILL_TOKENS):
                 return count
         return len(lengths)
-
-
-# --- At loading -----------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def fused_matches_reference(model) -> bool:
-    """Whether `fused_layers` step as the decoder's own forward does. Tried on three rows after a
-    prompt of four tokens."""
-    if not all(map(is_standard_layer, text_model(model).layers)):
-        return False
-    device = next(model.parameters()).device
-    ids = torch.arange(1, 5, device=device)[None]
-    prompts = with_positions(model, Prompts(["tried"], ids, torch.tensor([4], device=device), [{}]))
-    none_banned = torch.zeros(model.config.get_text_config().vocab_size, device=device)
-    sampling = Sampling(0.0, 1.0, none_banned, ids[0, :0])
-    found = []
-    for standard in (False, True):
-        model.standard_decoder = standard
-        step = DecodeStep(model)
-        batch = DecodeBatch(model, prompts, 3, 2, sampling, step.layers)
-        batch.sample_first(ids.new_tensor(range(3)), torch.zeros(3, 2, device=device), step.head)
-        batch.token.copy_(ids[0, 1:])
-        found.append(step.logits([batch]).float())
-    return bool((found[0] - found[1]).abs().max() <= MAX_LOGIT_DIFFERENCE * found[0].abs().max())

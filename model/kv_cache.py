@@ -53,6 +53,7 @@ class KVCache:
         self.before = 0 if self.shared else self.longest  # places before the first of them
         self.capacity = self.before + capacity
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
+        self.count = self.slot + 1  # own keys once the newest is among them
 
     def __len__(self) -> int:
         return len(self.question)
@@ -89,6 +90,11 @@ class KVCache:
             own_key.select(3, self.before + self.steps).copy_(key)
             own_value.select(2, self.before + self.steps).copy_(value)
 
+    def advance(self) -> None:
+        """To the next slot, on the device alone: `steps` follows when the step is over."""
+        self.slot.add_(1)
+        self.count.add_(1)
+
     def keep(self, rows: Tensor) -> None:
         """The rows that stay, in order; questions without any leave too."""
         self.prompt_blocks = []  # made anew at the next step; views of what is dropped would keep it alive
@@ -120,7 +126,7 @@ class KVCache:
             (prompt_key, prompt_value), own = self.prompt[layer], self.own[layer]
             own_key, own_value = (x.unflatten(0, grid).transpose(1, 2) for x in own)
             out = decode_attention(
-                query, prompt_key, prompt_value, own_key, own_value, self.lengths, self.slot + 1, scale
+                query, prompt_key, prompt_value, own_key, own_value, self.lengths, self.count, scale
             )
             return out.flatten(1)
         if not self.prompt_blocks:

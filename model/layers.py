@@ -9,7 +9,7 @@ axes of positions.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,14 @@ from model.families import embed, no_mask, position_ids, product_dtype, rope_tab
 from model.kv_cache import KVCache
 from model.packed_attention import Layout, packed_attention
 
-Linear = tuple[Tensor, Tensor | None]  # weight and bias
+
+class Linear(NamedTuple):
+    """x W^T + b, and where an adapter stands beside W, + (x low^T) high."""
+
+    weight: Tensor  # [out, in]
+    bias: Tensor | None = None
+    low: Tensor | None = None  # [r, in]
+    high: Tensor | None = None  # [r, out]
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Layer:
     act: Callable
     scale: float
     head: int  # d
+    key_heads: int  # H
 
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -101,25 +109,42 @@ def view_of(parts: Sequence[Tensor]) -> Tensor | None:
 
 
 def linear_of(linears: Sequence[torch.nn.Linear], dtype: torch.dtype) -> Linear:
+    """Several that read one input as one, with what peft put on them (model/lora.py): merged in
+    float32; beside W in a narrower dtype, where W + BA would mostly round to W."""
     biases = [m.bias for m in linears if m.bias is not None]
     bias = joined(biases, dtype) if len(biases) == len(linears) else None
-    return joined([weight_of(m) for m in linears], dtype), bias
+    adapted = any(map(is_adapted, linears))
+    if adapted and dtype.itemsize < 4:
+        return Linear(joined([m.weight for m in linears], dtype), bias, *adapter_of(linears, dtype))
+    return Linear(joined([weight_of(m) for m in linears], dtype), bias)
+
+
+def is_adapted(linear) -> bool:
+    return type(linear) is not torch.nn.Linear and not linear.disable_adapters
 
 
 def weight_of(linear) -> Tensor:
-    """Its weight; with the adapter's part where peft put one on it (model/lora.py) and it is on."""
-    if type(linear) is torch.nn.Linear or linear.disable_adapters:
+    """Its weight; with the adapter's part where there is one and it is on."""
+    if not is_adapted(linear):
         return linear.weight
     return linear.weight.float() + sum(linear.get_delta_weight(name) for name in linear.active_adapters)
 
 
+def adapter_of(linears, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Their A below one another, [r, in], r being the sum of ranks, and their scaled B^T, [r, out],
+    each in its own rows and columns and zero elsewhere."""
+    lows, highs = [], []
+    for m in linears:
+        names = m.active_adapters if is_adapted(m) else ()
+        lows += [m.lora_A[name].weight.detach() for name in names]
+        high = [m.scaling[name] * m.lora_B[name].weight.detach().t() for name in names]
+        highs.append(torch.cat(high) if high else m.weight.new_empty(0, m.out_features))
+    return torch.cat(lows).to(dtype), torch.block_diag(*highs).to(dtype)
+
+
 def uses_fused_layers(model: Model) -> bool:
-    """Whether `fused_layers` serve: not with an adapter in bfloat16, where W + BA is mostly W."""
-    narrow = product_dtype(model).itemsize < 4
-    adapted = any(
-        hasattr(m, "lora_A") and not m.disable_adapters for m in text_model(model).layers[0].modules()
-    )
-    return getattr(model, "standard_decoder", False) and not (narrow and adapted)
+    """Whether `fused_layers` serve: see model/fused_check.py."""
+    return getattr(model, "standard_decoder", False)
 
 
 def fused_layers(model: Model) -> list[Layer] | None:
@@ -145,6 +170,7 @@ def layer_of(layer, dtype: torch.dtype) -> Layer:
         act=mlp.act_fn.forward,
         scale=attention.scaling,
         head=attention.head_dim,
+        key_heads=attention.k_proj.out_features // attention.head_dim,
     )
 
 
@@ -165,7 +191,7 @@ def rms_norm(module) -> Callable:
 
 
 class Rows(Protocol):
-    """Rows of tokens that know their keys: a packed row of whole sequences, or a decode batch."""
+    """Rows of tokens that know their keys: a packed row of whole sequences, or the newest tokens."""
 
     def __len__(self) -> int: ...
 
@@ -180,20 +206,18 @@ def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Ten
     """
     rows = [len(batch) for batch in batches]
     for i, layer in enumerate(layers):
-        qkv = F.linear(layer.norm_in(x), *layer.qkv)
+        qkv = linear(layer.norm_in(x), layer.qkv)
         pieces = qkv.split(rows) if len(batches) > 1 else [qkv]
         read = [batch.attend(i, layer, piece) for batch, piece in zip(batches, pieces, strict=True)]
-        x = plus_linear(x, read[0] if len(read) == 1 else torch.cat(read), *layer.out)
-        gate, up = F.linear(layer.norm_mlp(x), *layer.gate_up).chunk(2, -1)
-        x = plus_linear(x, layer.act(gate).mul_(up), *layer.down)
+        x = plus_linear(x, read[0] if len(read) == 1 else torch.cat(read), layer.out)
+        gate, up = linear(layer.norm_mlp(x), layer.gate_up).chunk(2, -1)
+        x = plus_linear(x, layer.act(gate).mul_(up), layer.down)
     return x
 
 
-def rotated_heads(
-    layer: Layer, qkv: Tensor, H: int, rotation: Sequence[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def rotated_heads(layer: Layer, qkv: Tensor, rotation: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """qkv [N, (H*R + 2 H) d], rotation [N, 1, d] twice -> q [N, H*R, d], k and v [N, H, d]"""
-    d, (cos, sin) = layer.head, rotation
+    d, H, (cos, sin) = layer.head, layer.key_heads, rotation
     heads = qkv.view(qkv.shape[0], -1, d)  # [N, H*R + 2 H, d]
     rotated, value = heads[:, :-H], heads[:, -H:]
     if layer.norm_query is not None and layer.norm_key is not None:
@@ -214,20 +238,39 @@ def rope_tables(cos: Tensor, sin: Tensor) -> Tensor:
 class PackedRow:
     """A flat row of whole sequences, all tokens at once, in the place of a batch."""
 
-    def __init__(self, model: Model, positions: Tensor, layout: Layout, cache: KVCache | None):
-        self.layout, self.cache, self.H = layout, cache, model.config.get_text_config().num_key_value_heads
-        # [N, 1, d] each
-        self.rotation = rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)
+    def __init__(self, rotation: Sequence[Tensor], layout: Layout, cache: KVCache | None):
+        """rotation [N, 1, d] twice"""
+        self.rotation, self.layout, self.cache = rotation, layout, cache
 
     def __len__(self) -> int:
         return len(self.rotation[0])
 
     def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
         """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
-        query, key, value = rotated_heads(layer, qkv, self.H, self.rotation)
+        query, key, value = rotated_heads(layer, qkv, self.rotation)
         if self.cache is not None:
             self.cache.store_prompt(key, value)
         return packed_attention(query, key, value, self.layout, layer.scale).flatten(1)
+
+
+def rotation_of(model: Model, positions: Tensor) -> Sequence[Tensor]:
+    """positions [A, 1, N] -> [N, 1, d] twice"""
+    return rope_tables(*rope_table(model, positions))[0][:, None].chunk(2, -1)
+
+
+class CachedRows:
+    """The newest token of every row of a cache, in the place of a batch."""
+
+    def __init__(self, cache: KVCache, rotation: Sequence[Tensor]):
+        """rotation [N, 1, d] twice"""
+        self.cache, self.rotation = cache, rotation
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
+        """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
+        return self.cache.attend(i, *rotated_heads(layer, qkv, self.rotation), layer.scale)
 
 
 def forward_packed(
@@ -245,10 +288,8 @@ def forward_packed(
     inputs = embed(model, ids, prompts)
     # nothing but embeddings: no features for later layers
     if layers is not None and len(inputs) == 1:
-        x = inputs["inputs_embeds"][0]
-        return rms_norm(text_model(model).norm)(
-            run_layers(layers, x, [PackedRow(model, positions, layout, cache)])
-        )
+        row = PackedRow(rotation_of(model, positions), layout, cache)
+        return rms_norm(text_model(model).norm)(run_layers(layers, inputs["inputs_embeds"][0], [row]))
     return text_model(model)(
         **inputs,
         position_ids=position_ids(model, positions),
@@ -259,8 +300,16 @@ def forward_packed(
     ).last_hidden_state[0]
 
 
-def plus_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x + y W^T + b, in place where it can be; x's dtype may be wider than the product's."""
-    if bias is None and x.dtype == y.dtype == weight.dtype:
-        return x.addmm_(y, weight.t())
-    return x + F.linear(y, weight, bias)
+def linear(x: Tensor, of: Linear) -> Tensor:
+    """x [N, in] -> [N, out]"""
+    y = F.linear(x, of.weight, of.bias)
+    if of.low is None or of.high is None:
+        return y
+    return y.addmm_(F.linear(x, of.low), of.high)
+
+
+def plus_linear(x: Tensor, y: Tensor, of: Linear) -> Tensor:
+    """x + linear(y), in place where it can be; x's dtype may be wider than the product's."""
+    if of.bias is None and of.low is None and x.dtype == y.dtype == of.weight.dtype:
+        return x.addmm_(y, of.weight.t())
+    return x + linear(y, of)

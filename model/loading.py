@@ -20,8 +20,8 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from common.errors import ModelError, first_line
 from model.batch import Model
-from model.decode import fused_matches_reference
 from model.families import VISION, product_dtype, refusal, vision_parameters
+from model.fused_check import fused_matches_reference
 from model.layers import COLOCATED, colocate_qkv_gate_up
 from model.packed_attention import ATTENTION
 from model.vision import lean_vision

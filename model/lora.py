@@ -6,9 +6,9 @@
 An adapted linear gives W x + (alpha / rank) B A x with W frozen (arXiv 2106.09685, section 4.1),
 alpha being 2 rank. B starts at zero, so the policy starts as the base, and with the adapter off it
 is the base: that is the reference, and no second copy is loaded. The adapter is float32; W is kept
-in the dtype of matrix products. Sampling reads W + (alpha / rank) B A, merged once per rollout
-(`weight_of` in model/layers.py). A checkpoint of such a run is an adapter folder as peft writes it,
-plus tokenizer, image processor and trainer state.
+in the dtype of matrix products. Sampling reads W + (alpha / rank) B A, merged once per rollout in
+float32, and beside W in bfloat16 (`linear_of` in model/layers.py). A checkpoint of such a run is an
+adapter folder as peft writes it, plus tokenizer, image processor and trainer state.
 
 Left out: adapters on the vision tower, the embeddings or the head; dropout; quantised bases; other
 kinds of adapters.

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALL_VOCABULARY = 2048  # tokens whose probabilities are accumulated in one go
+BY_SEARCH = False  # cut to top_p on a CPU too as on a GPU; for tests
+ABOVE_ONE, HALVINGS = 0x3F800001, 30  # the bits after those of 1.0, and how often numbers below it halve
 SAMPLE_AT_ONCE = 2**18  # logits that a CPU samples from at once: so many stay in its caches
 
 
@@ -84,9 +86,36 @@ def inverse_cdf(weights: Tensor, u: Tensor, block: int = 128) -> Tensor:
 
 
 def nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """[N, V] unnormalised -> 0 outside the smallest set of likeliest tokens of mass >= top_p."""
-    ordered, index = probs.sort(-1, descending=True)
+    """probs [N, V] in [0, 1], float32, unnormalised -> 0 outside the smallest set of likeliest tokens
+    of mass >= top_p of all; of tokens that are equally likely the first belong to it."""
+    sorts = probs.device.type == "cpu" and not BY_SEARCH
+    return (nucleus_by_sort if sorts else nucleus_by_search)(probs, top_p)
+
+
+def nucleus_by_sort(probs: Tensor, top_p: float) -> Tensor:
+    """On a CPU, where it is as fast at 150,000 tokens and twice as fast at 500."""
+    ordered, index = probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     outside = before >= top_p * ordered.sum(-1, keepdim=True)
     outside[:, 0] = False
     return probs.masked_fill(torch.zeros_like(outside).scatter_(-1, index, outside), 0.0)
+
+
+def nucleus_by_search(probs: Tensor, top_p: float) -> Tensor:
+    """Without a wait for the device: the smallest probability in the set is found by halving.
+
+    Floats >= 0 are in the order of their bits, so HALVINGS leave one number. Masses are float32 sums
+    of [N, V] with zeros in the place of what is smaller: in one order for every threshold, so that
+    rounding never makes a larger set the lighter one.
+    """
+    bits = probs.view(torch.int32)
+    low = torch.zeros(len(probs), 1, dtype=torch.int32, device=probs.device)  # the mass from it on is enough
+    high = torch.full_like(low, ABOVE_ONE)  # too little
+    wanted, zero = top_p * probs.sum(-1, keepdim=True), probs.new_zeros(())
+    for _ in range(HALVINGS):
+        middle = (low + high) // 2
+        enough = torch.where(bits >= middle, probs, zero).sum(-1, keepdim=True) >= wanted
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    above, equal = torch.where(bits > low, probs, zero), bits == low
+    missing = (wanted - above.sum(-1, keepdim=True)) / low.view(torch.float32)
+    return torch.where(equal & (equal.cumsum(-1) <= missing.ceil_().clamp_(min=1)), probs, above)

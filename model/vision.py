@@ -28,7 +28,10 @@ PATCH_EMBEDDINGS = ("PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatc
 @contextmanager
 def lean_vision(model: Model):
     """Replaces the forwards within this block only: outside it the model is transformers'."""
-    replaced = [(m, partial(attention, m)) for m in model.modules() if type(m).__name__ in ATTENTIONS]
+    windows = Windows()
+    replaced = [
+        (m, partial(attention, m, windows)) for m in model.modules() if type(m).__name__ in ATTENTIONS
+    ]
     replaced += [
         (m, partial(embed_patches, m)) for m in model.modules() if type(m).__name__ in PATCH_EMBEDDINGS
     ]
@@ -50,14 +53,33 @@ def embed_patches(module, x: Tensor) -> Tensor:
     return F.linear(x.to(weight.dtype), weight.flatten(1), bias)
 
 
+class Windows:
+    """Lengths of windows, read from the device once for all layers that are given the same tensor."""
+
+    def __init__(self):
+        self.read: list[tuple[Tensor, list[int]]] = []
+
+    def lengths(self, cu_seqlens: Tensor) -> list[int]:
+        for seen, lengths in self.read:
+            if seen is cu_seqlens:
+                return lengths
+        self.read.append((cu_seqlens, cu_seqlens.diff().tolist()))
+        return self.read[-1][1]
+
+
 def attention(
-    module, x: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs
+    module,
+    windows: Windows,
+    x: Tensor,
+    cu_seqlens: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    **kwargs,
 ) -> Tensor:
     """x [N, D], windows one after the other -> [N, D]. cu_seqlens [windows + 1]."""
     qkv = module.qkv(x).unflatten(1, (3, module.num_heads, -1))  # [N, 3, heads, d]
     cos, sin = (part.float()[:, None, None] for part in position_embeddings)  # [N, 1, 1, d]
     qk, v = rotate(qkv[:, :2].float(), cos, sin).to(x.dtype), qkv[:, 2]
-    out = by_windows(qk[:, 0], qk[:, 1], v, cu_seqlens.diff().tolist(), module.scaling)
+    out = by_windows(qk[:, 0], qk[:, 1], v, windows.lengths(cu_seqlens), module.scaling)
     return module.proj(out.flatten(1))
 
 

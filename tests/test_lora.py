@@ -155,7 +155,7 @@ def test_with_the_adapter_off_the_base_is_sampled_from_its_own_weights(mixed_exa
         assert torch.equal(sampled(policy, mixed_examples).tokens, expected.tokens)
         address = policy.model.language_model.layers[0].self_attn.q_proj.base_layer.weight.data_ptr()
         assert fused_layers(policy)[0].qkv[0].data_ptr() == address  # no copy
-    merged, _ = linear_of([policy.model.language_model.layers[0].mlp.down_proj], torch.float32)
+    merged = linear_of([policy.model.language_model.layers[0].mlp.down_proj], torch.float32).weight
     down = policy.model.language_model.layers[0].mlp.down_proj
     A, B = down.lora_A["default"].weight, down.lora_B["default"].weight
     assert torch.allclose(merged, down.base_layer.weight + 2 * (B @ A), atol=1e-6)
@@ -322,11 +322,36 @@ def test_an_adapter_where_a_checkpoint_is_wanted_says_how_to_merge_it(lora_run):
         load_model(str(lora_run / "checkpoints" / "step-10"))
 
 
-def test_an_adapter_is_not_rounded_into_bfloat16_weights():
+def test_an_adapter_stands_beside_bfloat16_weights_and_is_not_rounded_into_them():
     """W + BA in bfloat16 is W wherever BA is under half a step: such a policy would be sampled as
     its base."""
     policy, reference = adapted(dtype="bfloat16", noise=1e-5)
-    assert policy.standard_decoder and fused_layers(policy) is None
+    part = policy.model.language_model.layers[0]
+    projections = [getattr(part.self_attn, f"{n}_proj") for n in "qkv"]
+    layer = fused_layers(policy)[0]
+    assert layer.qkv.weight.data_ptr() == projections[0].weight.data_ptr()  # no copy
+    added, delta = (
+        (layer.qkv.low.float().t() @ layer.qkv.high.float()).t(),
+        torch.cat([m.get_delta_weight("default") for m in projections]),
+    )
+    assert (added - delta).norm() <= 2**-8 * delta.norm() and delta.norm() > 0
+    assert ((layer.qkv.weight.float() + delta).bfloat16() == layer.qkv.weight).float().mean() > 0.9
     with reference() as base:
-        assert fused_layers(base) is not None
-    assert fused_layers(adapted(noise=1e-5)[0]) is not None
+        assert fused_layers(base)[0].qkv.low is None
+    assert fused_layers(adapted(noise=1e-5)[0])[0].qkv.low is None  # in float32 it is merged
+
+
+def test_in_bfloat16_sampler_and_trainer_are_equally_near_to_float32(mixed_examples):
+    """The sampler takes the fused layers, and rounds no more than peft's own forward does."""
+    policy, reference = adapted(dtype="bfloat16", noise=0.03)
+    rollout = sampled(policy, mixed_examples, seed=1)
+    scored = rollout_logprobs(policy, rollout, 10_000)
+    with reference() as base:
+        of_base = rollout_logprobs(base, rollout, 10_000)
+        by_base = sampled(base, mixed_examples, seed=1)
+        assert (rollout_logprobs(base, by_base, 10_000) - by_base.logprobs).abs().mean() < 0.02
+    exact = rollout_logprobs(policy.float(), rollout, 10_000)
+    fused, theirs, adapter = (
+        (x - exact)[rollout.mask].square().mean().sqrt() for x in (rollout.logprobs, scored, of_base)
+    )
+    assert fused < 1.5 * theirs and 8 * theirs < adapter

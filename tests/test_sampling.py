@@ -5,7 +5,7 @@ import torch
 from plain_transformers import plain_inputs
 
 from model import sampling
-from model.sampling import bias_against, inverse_cdf, nucleus, sample_tokens
+from model.sampling import bias_against, inverse_cdf, sample_tokens
 from model_utils import generate
 
 
@@ -106,8 +106,85 @@ def test_a_banned_token_with_all_the_mass_leaves_the_others_their_shares(V):
     assert (tokens >= 0).all() and (tokens < V).all()
 
 
-def test_the_nucleus_is_the_smallest_set_that_holds_the_mass():
+WAYS = [sampling.nucleus_by_sort, sampling.nucleus_by_search]
+
+
+@pytest.mark.parametrize("nucleus", WAYS)
+def test_the_nucleus_is_the_smallest_set_that_holds_the_mass(nucleus):
     probs = torch.tensor([[0.1, 0.4, 0.3, 0.2]])
     assert (nucleus(probs, 0.7) > 0).tolist() == [[False, True, True, False]]
     assert (nucleus(probs, 0.71) > 0).tolist() == [[False, True, True, True]]
     assert (nucleus(probs, 0.01) > 0).tolist() == [[False, True, False, False]]
+    assert torch.equal(nucleus(probs, 1.0), probs)
+
+
+@pytest.mark.parametrize("nucleus", WAYS)
+def test_of_tokens_that_are_equally_likely_the_first_are_in_the_nucleus(nucleus):
+    probs = torch.tensor([[0.125, 0.25, 0.125, 0.125, 0.25, 0.125], [1, 1, 0, 0, 0, 0]]) / 2
+    assert nucleus(probs, 0.5).bool().tolist() == [
+        [False, True, False, False, True, False],
+        [True] + [False] * 5,
+    ]
+    assert nucleus(probs, 0.7)[0].bool().tolist() == [True, True, True, False, True, False]
+    flat = torch.full((1, 1000), 2**-10)
+    assert nucleus(flat, 0.25).nonzero()[:, 1].tolist() == list(range(250))
+
+
+def rows_of(kind: str, V: int) -> torch.Tensor:
+    """[16, V], whole multiples of 2^-20 below 2^4 in all, so that their sums in float32 are exact."""
+    draw = torch.Generator().manual_seed(V)
+    if kind == "random":
+        whole = torch.randint(0, 2**24 // V, (16, V), generator=draw)
+    elif kind == "peaked":
+        whole = torch.randint(0, 4, (16, V), generator=draw)
+        whole[:, V // 3] = 2**19
+    elif kind == "flat":
+        whole = torch.full((16, V), 5)
+    else:  # few values, so that many are equal
+        whole = 2 ** torch.randint(0, 5, (16, V), generator=draw)
+    return whole.clamp(max=2**20).float() / 2**20
+
+
+@pytest.mark.parametrize("kind", ["random", "peaked", "flat", "tied"])
+@pytest.mark.parametrize("V", [2, 513, 5000])
+def test_a_search_finds_the_nucleus_that_sorting_finds(kind, V):
+    probs = rows_of(kind, V)
+    for top_p in (0.001, 0.25, 0.5, 0.9, 0.99, 0.999, 1 - 2**-20):
+        found = sampling.nucleus_by_search(probs, top_p)
+        assert torch.equal(found, sampling.nucleus_by_sort(probs, top_p))
+        if V < 1000:  # and by its definition
+            place, wanted = torch.arange(V), top_p * probs.sum(1, keepdim=True)
+            one, other = probs[..., None], probs[:, None]
+            likelier = (other > one) | (other == one) & (place < place[:, None])
+            before = (likelier * other).double().sum(-1)
+            assert torch.equal(found.bool(), (before < wanted.double()) & (probs > 0))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1, 8, 40])
+def test_the_nucleus_of_a_softmax_holds_the_mass_and_no_token_more(scale):
+    torch.manual_seed(0)
+    probs = (torch.randn(20, 30_000) * scale).softmax(-1)
+    for top_p in (0.1, 0.9, 0.99):
+        for nucleus in WAYS:
+            inside, exact = nucleus(probs, top_p), probs.double()
+            mass, total = inside.double().sum(1), exact.sum(1)
+            least = inside.where(inside > 0, 2).amin(1)
+            assert torch.equal(inside[inside > 0], probs[inside > 0])
+            assert (least >= probs.where(inside == 0, 0).amax(1)).all()
+            # sorting accumulates one by one in float32
+            slack = (1e-6 if nucleus is sampling.nucleus_by_search else 2e-5) * total
+            assert (mass >= top_p * total - slack).all() and (mass - least < top_p * total + slack).all()
+
+
+def test_numbers_that_are_not_finite_end_no_search():
+    probs = torch.full((2, 100), torch.nan)
+    assert sampling.nucleus_by_search(probs, 0.9).shape == probs.shape
+
+
+def test_both_ways_sample_the_same_tokens(monkeypatch):
+    torch.manual_seed(0)
+    logits, u, bias = torch.randn(300, 700) * 3, torch.rand(300, dtype=torch.float64), torch.zeros(700)
+    by_sort = sample_tokens(logits, u, 0.8, 0.9, bias)
+    monkeypatch.setattr(sampling, "BY_SEARCH", True)
+    monkeypatch.setattr(sampling, "nucleus_by_sort", None)
+    assert all(map(torch.equal, by_sort, sample_tokens(logits, u, 0.8, 0.9, bias)))

@@ -6,7 +6,7 @@ from PIL import Image
 
 from data import Example
 from model.families import image_inputs
-from model.vision import by_windows, lean_vision
+from model.vision import Windows, by_windows, lean_vision
 from model_utils import load_model, load_processor
 
 
@@ -56,6 +56,22 @@ def test_the_model_is_transformers_own_again_outside(model, random_folder):
     after = model.get_image_features(**image_inputs(model, prompts, lean=False)).pooler_output[0]
     assert torch.equal(before, after)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("sizes", [[(56, 56)] * 3, [(56, 56), (252, 140), (112, 308)]])
+def test_lengths_of_windows_are_read_once_a_forward_and_not_once_a_layer(
+    model, random_folder, sizes, monkeypatch
+):
+    """Each read waits for the device. Two kinds: whole pictures, and windows of them."""
+    asked, reads = [], []
+    plain, diff = Windows.lengths, torch.Tensor.diff
+    monkeypatch.setattr(Windows, "lengths", lambda self, x: asked.append(x) or plain(self, x))
+    monkeypatch.setattr(torch.Tensor, "diff", lambda x: reads.append(x) or diff(x))
+    for _ in range(2):
+        with lean_vision(model):
+            model.get_image_features(**image_inputs(model, pictures(random_folder, sizes)))
+    assert len(asked) == 2 * model.config.vision_config.depth and len(reads) <= 4
+    assert all(any(x is y for y in reads) for x in asked)
 
 
 def test_each_window_reads_itself_alone():
