@@ -132,7 +132,7 @@ def launch_pointwise(D: int, width: int, H: int, R: int, d: int, residual, dtype
     add_norm, x = decode_pointwise.add_norm, empty(N, D, dtype=residual)
     add_norm(x, empty(N, D, dtype=dtype), empty(D, dtype=residual), 1e-6, dtype)
     add_norm(x, None, empty(D, dtype=residual), 1e-6, dtype)
-    cos, sin = empty(N, 1, 2 * d)[:, 0].chunk(2, -1)
+    cos, sin = empty(N, 1, 2 * d, dtype=residual)[:, 0].chunk(2, -1)
     own = [empty(N, H, 512, d, dtype=dtype) for _ in range(2)]
     norms = (empty(d, dtype=residual), empty(d, dtype=residual), 1e-6, 1e-6) if normed else None
     qkv, slot = empty(N, (H * R + 2 * H) * d, dtype=dtype), torch.zeros(1, dtype=torch.long)
@@ -185,7 +185,7 @@ def faults(c: Compiled) -> list[str]:
             (c.stack > SPILLED, f"{c.stack} bytes of registers are spilled"),
             (c.shared > SHARED[c.arch], f"{c.shared} bytes of shared memory do not fit"),
             (programs < WANTED[c.kernel], f"registers leave room for {programs} programs"),
-            (not c.wide, "no load of 16 bytes"),
+            (not c.wide and c.kernel not in SHORT, "no load of 16 bytes"),
             (c.narrow > NARROW.get(c.kernel, 0), f"{c.narrow} loads of single numbers"),
         )
         if wrong
@@ -202,6 +202,7 @@ WANTED = {
     "_rotate_and_store_kernel": 32,
     "_silu_product_kernel": 8,
 }
+SHORT = {"_rotate_and_store_kernel"}  # a thread has 8 bytes of a head
 NARROW = {"_forward_kernel": 1}  # the target's logit
 
 
