@@ -29,9 +29,10 @@ except ImportError:  # Triton ships for Linux only
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
-# By bytes of a number: keys held at a time, and queries of one program at most. Float32 is
+WIDEST = 256  # heads: of wider ones no block fits a GPU's shared memory and registers
+# By bytes of a number: most queries of one program, and most keys held at a time. Float32 is
 # multiplied without tensor cores, whose operands stand in registers too: more would spill.
-BLOCKS = {2: (64, 128), 4: (32, 32)}
+BLOCKS = {2: (128, 64), 4: (32, 16)}
 # at least: each split costs a [rows, d] float32 matrix, written and read again
 KEYS_PER_SPLIT = 128
 MOST_SPLITS = 16
@@ -61,16 +62,18 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
     ValueError or TypeError naming the shape, stride or dtype that is wrong.
     """
     _check(query, prompt_key, prompt_value, own_key, own_value)
-    if triton is None or query.dtype not in DTYPES or not (query.is_cuda or INTERPRETED):
-        return decode_attention_torch(
-            query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale
-        )
+    by_kernel = triton is not None and query.dtype in DTYPES and query.shape[-1] <= WIDEST
+    attend = launch if by_kernel and (query.is_cuda or INTERPRETED) else decode_attention_torch
+    return attend(query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale)
+
+
+def launch(query, prompt_key, prompt_value, own_key, own_value, prompt_lengths, own_length, scale):
+    """decode_attention by the kernels: arguments are taken to be right, and d to be WIDEST at most."""
     (P, H, _, d), G = prompt_key.shape, own_key.shape[2]
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if out.numel() == 0:
         return out
     R = query.shape[1] // H
-    block_keys, most_rows = BLOCKS[query.dtype.itemsize]
     block_d = max(16, triton.next_power_of_2(d))  # tl.dot takes no less than 16
     processors = _processors(query.device)
     launches, splits = [], 0
@@ -80,21 +83,21 @@ def decode_attention(query, prompt_key, prompt_value, own_key, own_value, prompt
     for (key, value, lengths, step), wanted in ((prompt, PROGRAMS_PROMPT), (own, PROGRAMS_OWN)):
         groups, slots = key.shape[2:4]
         samples = G // groups
-        rows = min(most_rows, max(16, triton.next_power_of_2(samples * R)))
-        units, tiles = P * H * groups, triton.cdiv(samples * R, rows)
+        shape = block_shape(query.dtype.itemsize, samples * R, d)
+        units, tiles = P * H * groups, triton.cdiv(samples * R, shape[0])
         count = split_count(slots, units * tiles, wanted * processors)
         sizes = H, groups, samples, slots, step, *query.stride()[:2], *key.stride()[:4], *value.stride()[:4]
         if count:
-            launches.append(((units, count, tiles), (key, value, lengths), sizes, splits, rows))
+            launches.append(((units, count, tiles), (key, value, lengths), sizes, splits, shape))
         splits += count
     maxima, totals = torch.empty(2, *query.shape[:2], splits, device=query.device).unbind()
     sums = torch.empty(*query.shape[:2], splits, d, device=query.device)
     with torch.cuda.device_of(query):  # Triton launches on the current device, not on the tensor's
-        for grid, cache, sizes, first, rows in launches:
+        for grid, cache, sizes, first, (rows, keys, warps) in launches:
             _split_kernel[grid](
                 query, *cache, maxima, totals, sums, *sizes, splits, first, scale * math.log2(math.e),
-                R=R, D=d, BLOCK_D=block_d, BLOCK_ROWS=rows, BLOCK_KEYS=block_keys, WIDEN=INTERPRETED,
-                num_warps=8 if rows >= 128 or query.dtype == torch.float32 else 4, num_stages=2,
+                R=R, D=d, BLOCK_D=block_d, BLOCK_ROWS=rows, BLOCK_KEYS=keys, WIDEN=INTERPRETED,
+                num_warps=warps, num_stages=2,
             )  # fmt: skip
         _join_kernel[(P * G * H * R,)](
             maxima,
@@ -127,6 +130,18 @@ def decode_attention_torch(
     q = query.to(wide).reshape(P, G, H, query.shape[1] // H, d).transpose(1, 2)  # [P, H, G, R, d]
     scores = (q @ key.mT * scale).masked_fill(~live.mT, -torch.inf)
     return (scores.softmax(-1) @ value).transpose(1, 2).reshape(query.shape).to(query.dtype)
+
+
+def block_shape(size, queries, d):
+    """(queries, keys, warps) of one program, for numbers of `size` bytes, so many queries to the
+    same keys, and heads of width d: what neither spills nor needs more than 99 KB of shared memory,
+    which is all that GPUs of compute capability 8.6 and 8.9 have (tests/test_kernels_compiled.py)."""
+    most, keys = BLOCKS[size]
+    wide = d > 128
+    rows = max(16, min(most // 2 if wide else most, triton.next_power_of_2(queries)))
+    if wide or rows > 16:
+        keys = min(keys, 32)
+    return rows, keys, 8 if wide or rows > 64 or size == 4 else 4
 
 
 def split_count(slots, programs, wanted):

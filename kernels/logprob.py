@@ -28,7 +28,9 @@ except ImportError:  # Triton ships for Linux only
 
 BLOCK_BYTES = 16 << 20  # plain torch: float32 logits held at a time, about a cache's worth
 CHUNK_BYTES_CPU = 16 << 20  # linear_logprobs: the logits buffer
-CHUNK_BYTES_GPU = 256 << 20
+# every chunk reads and writes the gradient of the whole weight in float32
+CHUNK_BYTES_GPU = 1 << 30
+ROWS_OF_A_TILE = 128  # matrix products on a GPU take so many rows at a time; a part of a tile costs one
 CHUNK_ROWS_MIN = 64  # every chunk reads the whole weight: fewer rows would spend their time on that
 
 
@@ -63,8 +65,8 @@ def linear_logprobs(hidden, weight, targets, temperature=1.0, chunk=None, return
     weight   [V, D], as in nn.Linear without bias, both of one floating dtype. Under autocast they
              may differ, and the product runs in autocast's dtype.
     targets  [N], as in `selective_log_softmax`.
-    chunk    rows at a time; None fits the buffer into about 256 MB on a GPU, 16 MB on a CPU, but
-             takes at least 64.
+    chunk    rows at a time; None fits the buffer into about 1 GB on a GPU, in rows a multiple of 128,
+             16 MB on a CPU; at least 64.
     Returns log-probs [N] float32 in nats, differentiable in hidden and weight; with return_entropy,
     (log-probs, entropy). The logits are rounded to the dtype of the product, as the model's own
     head would round them; everything after them is float32. The backward makes each chunk of logits
@@ -291,8 +293,11 @@ def _flat(x, dtype):
 
 
 def _automatic_chunk(vocabulary, dtype, device):
-    budget = CHUNK_BYTES_CPU if device.type == "cpu" else CHUNK_BYTES_GPU
-    return max(CHUNK_ROWS_MIN, budget // (vocabulary * dtype.itemsize))
+    row = vocabulary * dtype.itemsize
+    if device.type == "cpu":
+        return max(CHUNK_ROWS_MIN, CHUNK_BYTES_CPU // row)
+    rows = CHUNK_BYTES_GPU // row
+    return max(CHUNK_ROWS_MIN, rows - rows % ROWS_OF_A_TILE)
 
 
 def _check_floating(name, x):

@@ -15,9 +15,13 @@ BY_KERNEL = False  # decode on a CPU too as on a GPU; for tests
 COPY_UP_TO = 8192  # prompt tokens that a CPU copies into rows rather than let rows share them
 
 
+def by_kernel(device: torch.device) -> bool:
+    return BY_KERNEL or device.type == "cuda"
+
+
 def shares_prompts(tokens: int, device: torch.device) -> bool:
     """Whether rows read one copy of their prompt, or each its own, of `tokens` tokens in all."""
-    return BY_KERNEL or device.type == "cuda" or tokens > COPY_UP_TO
+    return by_kernel(device) or tokens > COPY_UP_TO
 
 
 class KVCache:
@@ -44,7 +48,7 @@ class KVCache:
         self.prompt_blocks: list[tuple[Tensor, Tensor]] = []
         self.prompt: list[tuple[Tensor, ...]] = []  # by layer
         self.own: list[tuple[Tensor, ...]] = []
-        self.by_kernel = BY_KERNEL or self.lengths.is_cuda  # then every question has equally many rows
+        self.by_kernel = by_kernel(device)  # then every question has equally many rows
         windowed = window is not None and self.longest + capacity > window
         self.shared = windowed or shares_prompts(len(self) * self.longest, device)
         # own keys of each row, on the host and on the device: equal between steps; while the next
@@ -118,6 +122,10 @@ class KVCache:
     ) -> Tensor:
         """query [N, H*R, d], key and value [N, H, d] of the newest tokens -> [N, H*R*d]. Appends the keys."""
         self.append(layer, key, value)
+        return self.read(layer, query, scale, window)
+
+    def read(self, layer: int, query: Tensor, scale: float, window: int | None = None) -> Tensor:
+        """The same, of keys that are appended already."""
         if window is not None and self.longest + self.steps >= window:  # else it holds everything there is
             return self.attend_in_window(layer, query, scale, window)
         if self.by_kernel:

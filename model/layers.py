@@ -9,15 +9,16 @@ axes of positions.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.decode_pointwise import add_norm, rotate_and_store, silu_product
 from model.batch import Model, Prompts
 from model.families import embed, no_mask, position_ids, product_dtype, rope_table, text_model
-from model.kv_cache import KVCache
+from model.kv_cache import KVCache, by_kernel
 from model.packed_attention import Layout, packed_attention
 
 
@@ -36,8 +37,8 @@ class Layer:
 
     norm_in: Callable
     qkv: Linear  # [(H*R + 2 H) d, D] and bias
-    norm_query: Callable | None
-    norm_key: Callable | None
+    norm_query: Any  # module or None
+    norm_key: Any
     out: Linear
     norm_mlp: Callable
     gate_up: Linear
@@ -46,9 +47,6 @@ class Layer:
     scale: float
     head: int  # d
     key_heads: int  # H
-
-
-NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def is_standard_layer(layer) -> bool:
@@ -62,7 +60,7 @@ def is_standard_layer(layer) -> bool:
         and attention <= {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm", "rotary_emb"}
         and mlp == {"gate_proj", "up_proj", "down_proj", "act_fn"}
         and getattr(layer.self_attn, "sliding_window", None) is None
-        and all(hasattr(layer, n) and hasattr(getattr(layer, n), "variance_epsilon") for n in NORMS)
+        and all(hasattr(m, "variance_epsilon") for n, m in layer.named_modules() if n.endswith("norm"))
         and all(type(m) is torch.nn.Linear for n, m in layer.named_modules() if n.endswith("_proj"))
     )
 
@@ -169,7 +167,7 @@ def layer_of(layer, dtype: torch.dtype) -> Layer:
         norm_mlp=rms_norm(layer.post_attention_layernorm),
         gate_up=gate_up,
         down=linear_of([mlp.down_proj], dtype),
-        act=mlp.act_fn.forward,
+        act=F.silu if type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation") else mlp.act_fn.forward,
         scale=attention.scaling,
         head=attention.head_dim,
         key_heads=attention.k_proj.out_features // attention.head_dim,
@@ -179,8 +177,8 @@ def layer_of(layer, dtype: torch.dtype) -> Layer:
 def rms_norm(module) -> Callable:
     """An RMS norm in few calls; one of another kind would fail the check at loading."""
     weight, share = module.weight, 1 / module.weight.numel()
-    if weight.is_cuda:
-        return lambda x: F.rms_norm(x, weight.shape, weight, module.variance_epsilon)
+    if by_kernel(weight.device):
+        return KernelNorm(weight, module.variance_epsilon)
     # PyTorch's own is a dozen operations on a CPU
     eps = torch.full((1,), module.variance_epsilon, device=weight.device)
 
@@ -190,6 +188,25 @@ def rms_norm(module) -> Callable:
         return (scaled if scaled.dtype == x.dtype else scaled.to(x.dtype)) * weight
 
     return norm
+
+
+@dataclass(frozen=True)
+class KernelNorm:
+    """An RMS norm that a kernel can take together with the addition before it."""
+
+    weight: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def gated(act: Callable, gate_up: Tensor) -> Tensor:
+    """gate and up in one, [N, 2 F] -> act(gate) * up"""
+    if act is F.silu and by_kernel(gate_up.device):
+        return silu_product(gate_up)
+    gate, up = gate_up.chunk(2, -1)
+    return act(gate).mul_(up)
 
 
 class Rows(Protocol):
@@ -207,13 +224,15 @@ def run_layers(layers: list[Layer], x: Tensor, batches: Sequence["Rows"]) -> Ten
     the wider one.
     """
     rows = [len(batch) for batch in batches]
-    for i, layer in enumerate(layers):
-        qkv = linear(layer.norm_in(x), layer.qkv)
+    normed = layers[0].norm_in(x)
+    for i, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
+        qkv = linear(normed, layer.qkv)
         pieces = qkv.split(rows) if len(batches) > 1 else [qkv]
         read = [batch.attend(i, layer, piece) for batch, piece in zip(batches, pieces, strict=True)]
-        x = plus_linear(x, read[0] if len(read) == 1 else torch.cat(read), layer.out)
-        gate, up = linear(layer.norm_mlp(x), layer.gate_up).chunk(2, -1)
-        x = plus_linear(x, layer.act(gate).mul_(up), layer.down)
+        y = read[0] if len(read) == 1 else torch.cat(read)
+        x, normed = plus_linear(x, y, layer.out, layer.norm_mlp)
+        y = gated(layer.act, linear(normed, layer.gate_up))
+        x, normed = plus_linear(x, y, layer.down, following.norm_in if following else None)
     return x
 
 
@@ -272,7 +291,20 @@ class CachedRows:
 
     def attend(self, i: int, layer: Layer, qkv: Tensor) -> Tensor:
         """qkv [N, (H*R + 2 H) d] -> [N, H*R*d]"""
-        return self.cache.attend(i, *rotated_heads(layer, qkv, self.rotation), layer.scale)
+        if not self.cache.by_kernel:
+            return self.cache.attend(i, *rotated_heads(layer, qkv, self.rotation), layer.scale)
+        cos, sin = (x[:, 0] for x in self.rotation)
+        own_key, own_value = self.cache.own[i]
+        query = rotate_and_store(qkv, cos, sin, own_key, own_value, self.cache.slot, head_norms(layer))
+        return self.cache.read(i, query, layer.scale)
+
+
+def head_norms(layer: Layer) -> tuple[Tensor, Tensor, float, float] | None:
+    """As rotate_and_store takes them."""
+    query, key = layer.norm_query, layer.norm_key
+    if query is None or key is None:
+        return None
+    return query.weight, key.weight, query.variance_epsilon, key.variance_epsilon
 
 
 def forward_packed(
@@ -310,8 +342,14 @@ def linear(x: Tensor, of: Linear) -> Tensor:
     return y.addmm_(F.linear(x, of.low), of.high)
 
 
-def plus_linear(x: Tensor, y: Tensor, of: Linear) -> Tensor:
-    """x + linear(y), in place where it can be; x's dtype may be wider than the product's."""
+def plus_linear(x: Tensor, y: Tensor, of: Linear, norm: Callable | None) -> tuple[Tensor, Tensor]:
+    """x + linear(y), in place where it can be, and its norm where there is one; x's dtype may be wider
+    than the product's."""
+    if isinstance(norm, KernelNorm):
+        product = linear(y, of)
+        return x, add_norm(x, product, norm.weight, norm.eps, product.dtype)
     if of.bias is None and of.low is None and x.dtype == y.dtype == of.weight.dtype:
-        return x.addmm_(y, of.weight.t())
-    return x + linear(y, of)
+        x = x.addmm_(y, of.weight.t())
+    else:
+        x = x + linear(y, of)
+    return x, x if norm is None else norm(x)

@@ -11,8 +11,10 @@ Letters: P questions, G samples each, B = P*G responses, L longest prompt, T lon
 tokens in the row, H key/value heads, R query heads per key/value head, d width of a head.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -124,13 +126,13 @@ class Layout:
             to_own = to_own & (t[:, None] - t < window)
         return torch.cat([to_prompt, to_own], -1)[:, None]
 
-    def reads(self, H: int, R: int) -> list["Read"]:
+    def reads(self, H: int, R: int, kind: "type[Blocks] | type[Runs]") -> list["Read"]:
         """Prompts read themselves; responses read their prompt and themselves."""
-        if (H, R) not in self._reads:
+        if (H, R, kind) not in self._reads:
             n, prompts = self.prompts.total, slice(None, self.prompts.total)
             P, places = len(self.prompts.lengths), self.prompts.coordinates
-            keys = Blocks(*places, P, H, 1)
-            found = [Read(prompts, Blocks(*places, P, H, R), prompts, keys, causal=True)]
+            keys = kind(*places, P, H, 1)
+            found = [Read(prompts, kind(*places, P, H, R), prompts, keys, causal=True)]
             if self.responses is not None and self.question is not None:
                 # all responses to a prompt are one sequence of queries to it
                 row, t = self.responses.coordinates
@@ -141,22 +143,26 @@ class Layout:
                 total = torch.zeros_like(self.prompts.lengths).index_add_(0, self.question, lengths)
                 # tokens of the question's earlier responses
                 before -= (total.cumsum(0) - total)[self.question]
-                readers = Blocks(self.question[row], before[row] + t, P, H, R)
-                bias = None if self.padding is None else self.padding.repeat_interleave(H, 0)[:, None, None]
+                readers = kind(self.question[row], before[row] + t, P, H, R)
+                bias = None
+                if kind is Blocks and self.padding is not None:
+                    bias = self.padding.repeat_interleave(H, 0)[:, None, None]
                 found.append(Read(slice(n, None), readers, prompts, keys, causal=False, bias=bias))
-                # responses of like length together: else most would be padding
-                _, counts = width_class(lengths).unique_consecutive(return_counts=True)
-                for group in lengths.split(counts.tolist()):
+                groups: Sequence[Tensor] = [lengths]
+                if kind is Blocks:  # responses of like length together: else most would be padding
+                    _, counts = width_class(lengths).unique_consecutive(return_counts=True)
+                    groups = lengths.split(counts.tolist())
+                for group in groups:
                     own = Sequences(group)
                     here = slice(n, n + own.total)
                     if own.total:
                         own_readers, own_keys = (
-                            Blocks(*own.coordinates, len(group), H, each) for each in (R, 1)
+                            kind(*own.coordinates, len(group), H, each) for each in (R, 1)
                         )
                         found.append(Read(here, own_readers, here, own_keys, causal=True))
                     n += own.total
-            self._reads[H, R] = found
-        return self._reads[H, R]
+            self._reads[H, R, kind] = found
+        return self._reads[H, R, kind]
 
 
 def width_class(lengths: Tensor) -> Tensor:
@@ -169,9 +175,22 @@ def packed_attention(
 ) -> Tensor:
     """query [N, H*R, d], key and value [N, H, d] -> [N, H*R, d], differentiable. `window`: the
     newest tokens that one reads, itself included."""
-    if query.device.type == "cpu" and layout.is_causal(window):
-        return PackedAttention.apply(query, key, value, layout, scale)
+    kind = kind_for(query) if layout.is_causal(window) else None
+    if kind is not None:
+        return PackedAttention.apply(query, key, value, layout, scale, kind)
     return packed_attention_by_rows(query, key, value, layout, scale, window)
+
+
+def kind_for(query: Tensor) -> "type[Blocks] | type[Runs] | None":
+    """How flash attention takes these [N, H*R, d]; None where it doesn't. On a GPU: 16-bit numbers, a
+    compute capability of 8.0 or more, and d a multiple of 8 up to 192, which is what it can
+    differentiate on all of those."""
+    if query.device.type == "cpu":
+        return Blocks
+    fits = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] in range(8, 193, 8)
+    if not (fits and query.is_cuda and torch.backends.cuda.is_flash_attention_available()):
+        return None
+    return Runs if torch.cuda.get_device_capability(query.device) >= (8, 0) else None
 
 
 def packed_attention_by_rows(
@@ -197,11 +216,13 @@ def packed_attention_by_rows(
     return torch.cat([out, layout.responses.unpad(own.transpose(1, 2))])
 
 
-# PyTorch's CPU flash attention as its two halves: they give and take the log-sum-exp, which joining
-# two key sets needs
+# PyTorch's flash attention as its two halves: they give and take the log-sum-exp, which joining two
+# key sets needs. On a CPU of blocks, on a GPU of sequences of any length (these are what
+# torch.nn.attention.varlen calls, whose own gradient takes no joined log-sum-exp)
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+flash_varlen = torch.ops.aten._flash_attention_forward
+flash_varlen_backward = torch.ops.aten._flash_attention_backward
 
 
 class PackedAttention(torch.autograd.Function):
@@ -216,8 +237,8 @@ class PackedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, layout, scale):
-        reads = layout.reads(key.shape[1], query.shape[1] // key.shape[1])
+    def forward(ctx, query, key, value, layout, scale, kind):
+        reads = layout.reads(key.shape[1], query.shape[1] // key.shape[1], kind)
         outs, lses = zip(*(read.forward(query, key, value, scale) for read in reads), strict=True)
         if len(reads) > 1:
             to_prompt, own = (outs[1], lses[1]), (torch.cat(outs[2:]), torch.cat(lses[2:]))
@@ -236,40 +257,38 @@ class PackedAttention(torch.autograd.Function):
         grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
         for read in ctx.reads:
             read.backward(grad, query, key, value, out, lse, ctx.scale, grads)
-        return *grads, None, None
+        return *grads, None, None, None
 
 
 @dataclass(frozen=True)
 class Read:
-    """Which tokens read which: flash attention of blocks, from flat tokens and back to them."""
+    """Which tokens read which: flash attention of blocks or runs, from flat tokens and back to them."""
 
     readers: slice
-    queries: "Blocks"
+    queries: "Blocks | Runs"
     tokens: slice
-    keys: "Blocks"
+    keys: "Blocks | Runs"
     causal: bool
-    bias: Tensor | None = None  # [A*H, 1, 1, S], -inf where a key doesn't count
+    bias: Tensor | None = None  # of blocks: [A*H, 1, 1, S], -inf where a key doesn't count
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Flat query [N, H*R, d], key, value [N, H, d] -> readers' out [n*H*R, d], lse [n*H*R]."""
-        q = self.queries.fill(query[self.readers])
-        # the R query heads of a block read the same keys, by stride 0
-        k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
-        out, lse = flash(q, k, v, 0.0, self.causal, attn_mask=self.bias_as(q), scale=scale)
+        q, k, v = self.fill(query, key, value)
+        out, lse = self.queries.flash(self, q, k, v, scale)
         return self.queries.take(out), self.queries.take(lse)
 
     def backward(self, grad, query, key, value, out, lse, scale: float, grads: list[Tensor]) -> None:
         """Adds the gradients of flat query, key and value to `grads`, given joined out and lse."""
-        g, q, o, total = (self.queries.fill(x[self.readers]) for x in (grad, query, out, lse[..., None]))
-        k, v = (self.keys.fill(x[self.tokens]).expand(-1, q.shape[1], -1, -1) for x in (key, value))
-        bias = self.bias_as(q)
-        found = flash_backward(g, q, k, v, o, total[..., 0], 0.0, self.causal, attn_mask=bias, scale=scale)
+        g, o, total = (self.queries.fill(x[self.readers]) for x in (grad, out, lse[..., None]))
+        q, k, v = self.fill(query, key, value)
+        found = self.queries.flash_backward(self, g, q, k, v, o, total[..., 0], scale)
         grads[0][self.readers] += self.queries.take(found[0]).view_as(query[self.readers])
         for to, x in zip(grads[1:], found[1:], strict=True):
-            to[self.tokens] += self.keys.take(x.sum(1, keepdim=True)).view_as(to[self.tokens])
+            to[self.tokens] += self.keys.take(x).view_as(to[self.tokens])
 
-    def bias_as(self, q: Tensor) -> Tensor | None:
-        return None if self.bias is None else self.bias.to(q.dtype)
+    def fill(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = (self.keys.fill(x[self.tokens]) for x in (key, value))
+        return self.queries.fill(query[self.readers]), keys, values
 
 
 class Blocks:
@@ -292,6 +311,59 @@ class Blocks:
     def take(self, block: Tensor) -> Tensor:
         """[A*H, R, S, ..] -> [n*H*R, ..]"""
         return block.reshape(-1, *block.shape[3:]).index_select(0, self.place)
+
+    def flash(self, read: Read, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        k, v = (x.expand(-1, q.shape[1], -1, -1) for x in (k, v))  # R query heads read them, by stride 0
+        return flash(q, k, v, 0.0, read.causal, attn_mask=bias_as(read, q), scale=scale)
+
+    def flash_backward(self, read: Read, g, q, k, v, out, lse, scale: float) -> tuple[Tensor, ...]:
+        k, v = (x.expand(-1, q.shape[1], -1, -1) for x in (k, v))
+        mask = bias_as(read, q)
+        found = flash_backward(g, q, k, v, out, lse, 0.0, read.causal, attn_mask=mask, scale=scale)
+        return found[0], *(x.sum(1, keepdim=True) for x in found[1:])
+
+
+def bias_as(read: Read, q: Tensor) -> Tensor | None:
+    return None if read.bias is None else read.bias.to(q.dtype)
+
+
+class Runs:
+    """Flat heads [n, heads, ..] <-> the same with the tokens of each sequence one after the other."""
+
+    def __init__(self, sequence: Tensor, t: Tensor, sequences: int, H: int, R: int):
+        """As Blocks; the heads are left as they are."""
+        lengths = torch.bincount(sequence, minlength=sequences)
+        ends = F.pad(lengths.cumsum(0), (1, 0))
+        self.ends = ends.int()  # [A+1]: sequence i is at ends[i] .. ends[i+1]
+        # the longest, or more. Of 1 flash attention would take every sequence to have one token
+        self.width = max(2, int(lengths.max()))
+        self.place = ends[sequence] + t  # [n], where each token goes
+        self.order = torch.argsort(self.place)
+        self.moved = bool((self.place.diff() < 0).any())
+
+    def fill(self, x: Tensor) -> Tensor:
+        return x.index_select(0, self.order) if self.moved else x
+
+    def take(self, run: Tensor) -> Tensor:
+        """[n, heads, ..] -> [n*heads, ..]"""
+        return (run.index_select(0, self.place) if self.moved else run).flatten(0, 1)
+
+    def flash(self, read: Read, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse, *_ = flash_varlen(q, k, v, *self.bounds(read), 0.0, read.causal, False, scale=scale)
+        return out, lse.t()  # [heads, n] in memory
+
+    def flash_backward(self, read: Read, g, q, k, v, out, lse, scale: float) -> tuple[Tensor, ...]:
+        state = (
+            torch.zeros(2, dtype=torch.uint64, device=q.device),
+            q.new_empty(0),
+        )  # of dropout: there is none
+        g, lse = g.contiguous(), lse.t().contiguous()  # read as they lie in memory, whatever their strides
+        bounds = self.bounds(read)
+        return flash_varlen_backward(g, q, k, v, out, lse, *bounds, 0.0, read.causal, *state, scale=scale)
+
+    def bounds(self, read: Read) -> tuple[Tensor, Tensor, int, int]:
+        keys = cast("Runs", read.keys)
+        return self.ends, keys.ends, self.width, keys.width
 
 
 # --- transformers' attention interface ------------------------------------------------------------

@@ -282,37 +282,6 @@ def test_the_interpreter_run_takes_the_kernels(monkeypatch):
         assert decode_attention(*make_case(1, 1, 1, 1, 5, 3, 16, [5], 2, dtype)).isfinite().all()
 
 
-@needs_triton
-@pytest.mark.slow  # all kinds together
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dtype, rows", [("bf16", 128), ("bf16", 16), ("fp32", 32)])
-def test_the_kernels_compile_for_a_gpu_that_is_not_here(dtype, rows, tmp_path, monkeypatch):
-    monkeypatch.undo()  # the real blocks
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kinds = {name: f"*{dtype}" for name in ("query", "key", "value", "out")} | {
-        "lengths": "*i64",
-        "scale_log2": "fp32",
-    }
-    kinds |= {name: "*fp32" for name in ("maxima", "totals", "sums")}
-    keys, most_rows = decode.BLOCKS[2 if dtype == "bf16" else 4]
-    assert rows <= most_rows
-    split = {"R": 7, "D": 128, "BLOCK_D": 128, "BLOCK_ROWS": rows, "BLOCK_KEYS": keys, "WIDEN": False}
-    join = {"D": 128, "BLOCK_D": 128, "BLOCK_SPLITS": 2 * decode.MOST_SPLITS}
-    for kernel, constants in [(decode._split_kernel, split), (decode._join_kernel, join)]:
-        signature = {
-            name: "constexpr" if name in constants else kinds.get(name, "i32") for name in kernel.arg_names
-        }
-        places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=places)
-        options = {"num_warps": 4 if rows == 16 else 8, "num_stages": 2}
-        assert triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["cubin"]
-
-
 # ---- on a GPU only
 
 

