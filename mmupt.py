@@ -34,6 +34,7 @@ from data import TINY
 from data.prompts import INSTRUCTION
 from data.stream import Questions
 from evaluation.probe import Probe
+from model import plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 
 SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
@@ -345,6 +346,7 @@ class Config(Machine):
     def __post_init__(self):
         cli.check(self)
         cli.check_pixels(self)
+        self.check_plan()
         abstains = self.vote == "sound" or not self.min_share
         cli.require(self, "min_share", abstains, "0 with --vote published, which never abstains")
         cli.require(self, "resume", not self.resume or self.out != "", "given together with --out")
@@ -377,6 +379,7 @@ def train(config: Config, world: World) -> int:
     """Runs the whole training; returns the process's exit status."""
     resumed = model_utils.latest_checkpoint(Path(config.out) / "checkpoints") if config.resume else None
     run, stop = RunLog(asdict(config), world, resumed), StopSignal()
+    config = plan.resolve(config, world)  # after the line above: a resumed run plans anew
     processor = model_utils.load_processor(config.model, config.min_pixels, config.max_pixels)
     policy, reference = model_utils.load_models(config, resumed, world.device)  # the latter is frozen
     trained = [p for p in policy.parameters() if p.requires_grad]
@@ -500,10 +503,10 @@ def main(argv: list[str]) -> int:
     model_utils.keep_freed_memory()
     try:
         n = config.minibatch_questions or config.questions
-        if n % world.size:
-            raise UsageError(f"questions per update ({n}) must be a multiple of the {world.size} processes")
+        if n % (processes := config.plan_gpus or world.size):
+            raise UsageError(f"questions per update ({n}) must be a multiple of the {processes} processes")
         config.out = world.gather_json([config.out])[0]  # its default holds the time of day
-        return train(config, world)
+        return plan.show(config, world) if config.plan else train(config, world)
     except (Diverged, OSError) as error:
         return say_why(error, config.out)
     finally:

@@ -2,13 +2,32 @@
 
 from dataclasses import dataclass
 
-from common.cli import flag
+from common.cli import flag, require
 
 DTYPES = ("auto", "float32", "bfloat16")
+
+
+SHARD = ("auto", "on", "off")
 
 
 @dataclass
 class Machine:
     dtype: str = flag("auto", "of products, not of trained weights; auto: bfloat16 on a GPU", choices=DTYPES)
-    tokens_per_forward: int = flag(16384, "tokens of one forward of an update", "at least 1")
-    gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
+    tokens_per_forward: int = flag(
+        0, "tokens of one forward of an update; 0: up to 16384, by the plan", "0 or more"
+    )
+    gradient_checkpointing: bool | None = flag(
+        None, "recompute activations in the backward pass; unset: where the plan needs it"
+    )
+    shard: str = flag(
+        "auto", "processes hold shares of weights; auto: where a whole doesn't fit", choices=SHARD
+    )
+    plan: bool = flag(
+        False, "say what this run needs, from config.json alone; exit status 2 if it doesn't fit"
+    )
+    plan_gpus: int = flag(0, "with --plan, for so many GPUs; 0: those of this run", "0 or more")
+    plan_memory: float = flag(0.0, "with --plan, for GPUs of so many GB; 0: what is here", "0 or more")
+
+    def check_plan(self) -> None:
+        for name in ("plan_gpus", "plan_memory"):
+            require(self, name, self.plan or not getattr(self, name), "given together with --plan")
