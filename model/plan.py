@@ -42,6 +42,7 @@ USABLE = 15 / 16  # of a GPU: contexts, libraries and gaps between tensors take 
 # (gradient checkpointing, tokens of a forward), the fastest first: short forwards cost less than activations
 # computed twice, until matrix products get thin
 CHOICES = [(False, t) for t in (16384, 8192, 4096)] + [(True, t) for t in (16384, 8192, 4096, 2048, 1024)]
+PARTS = ("gradients", "weights in flight", "activations", "head")  # of an update
 ROWS = 40  # bytes of a place of a response: its token, log-probs, draw
 
 
@@ -109,16 +110,14 @@ class Plan:
     @cached_property
     def resident(self) -> dict[str, float]:
         """What stays."""
-        N, seen = (
-            self.shape.parameters / self.shares,
-            self.image_tokens * self.shape.patches * self.shape.numbers,
-        )
+        N = self.shape.parameters / self.shares
         held = {"base": self.c * N, "adapters": 4.0 * self.adapters} if self.adapters else {"master": 4 * N}
         held["AdamW"] = 8 * self.trained
         if self.config.beta and not self.adapters:
             held["reference"] = self.c * N
         responses = self.questions * self.config.group_size * self.config.max_new_tokens
-        held["questions"] = self.questions * 4 * seen + ROWS * responses
+        patches = self.questions * self.image_tokens * self.shape.patches
+        held["questions"] = 4 * patches * self.shape.numbers + ROWS * responses
         return held
 
     @cached_property
@@ -191,9 +190,8 @@ class Plan:
         before = gradients if again else 0.0
         casts = c * (self.trained - s.E * (1 if s.tied else 2)) if self.autocast and not self.sharded else 0.0
         later = c * s.decoder.linears * bool(casts) if self.checkpointing else casts
-        of_head = (
-            0 if self.adapters else (c if self.sharded else 4) * s.E
-        )  # its gradient, until all are there
+        # the head's gradient, until all are there
+        of_head = 0 if self.adapters else (c if self.sharded else 4) * s.E
         of_root = (c + 4) * s.root if self.sharded and not self.adapters else of_head
         found = [
             (before, casts + flight, kept + 4 * t * s.decoder.D, head - of_head),  # the forward's end
@@ -201,7 +199,7 @@ class Plan:
             (before, flight + later, kept + layer + self.inside(s.decoder, t), of_head),  # the last layer,
             (gradients, flight, blocks + block + self.inside(s.vision, patches), of_root),  # the tower
         ]
-        return [dict(zip(("gradients", "weights", "activations", "head"), m, strict=True)) for m in found]
+        return [dict(zip(PARTS, m, strict=True)) for m in found]
 
     def kept(self, b: Blocks | None, n: float) -> tuple[float, float]:
         """What autograd keeps of n tokens in all of these blocks, and what the backward pass makes anew of
