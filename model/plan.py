@@ -29,7 +29,7 @@ import torch
 
 from common.distributed import World
 from common.errors import UsageError
-from kernels.logprob import CHUNK_BYTES_CPU, CHUNK_BYTES_GPU, CHUNK_ROWS_MIN
+from kernels.logprob import BLOCK_BYTES, CHUNK_BYTES_CPU, CHUNK_BYTES_GPU, CHUNK_ROWS_MIN
 from model.decode import MEMORY_CPU, PREFILL_TOKENS
 from model.kv_cache import COPY_UP_TO
 from model.loading import compute_dtype
@@ -115,10 +115,15 @@ class Plan:
         held["AdamW"] = 8 * self.trained
         if self.config.beta and not self.adapters:
             held["reference"] = self.c * N
+        held["questions"] = self.of_questions
+        return held
+
+    @cached_property
+    def of_questions(self) -> float:
+        """The pictures and responses of a step."""
         responses = self.questions * self.config.group_size * self.config.max_new_tokens
         patches = self.questions * self.image_tokens * self.shape.patches
-        held["questions"] = 4 * patches * self.shape.numbers + ROWS * responses
-        return held
+        return 4 * patches * self.shape.numbers + ROWS * responses
 
     @cached_property
     def copy(self) -> float:
@@ -163,7 +168,8 @@ class Plan:
             reading = max(reading, seeing)
         logits = questions * self.config.group_size * self.shape.V
         drawing = 0 if self.gpu else self.per_row / self.shape.V * min(logits, SAMPLE_AT_ONCE)
-        return {"copy": self.copy, "cache": questions * self.question, "reading": max(reading, drawing)}
+        held = {"copy": self.copy, "cache": questions * self.question, "reading": max(reading, drawing)}
+        return held | {"last step's questions": self.of_questions}  # the loop lets go of them after it
 
     @cached_property
     def update(self) -> dict[str, float]:
@@ -243,6 +249,8 @@ class Plan:
         s, c = self.shape, self.c
         rows = max(CHUNK_ROWS_MIN, (CHUNK_BYTES_GPU if self.gpu else CHUNK_BYTES_CPU) // (s.V * c))
         chunk = min(rows, predicted) * s.V * (c if self.gpu or c == 4 else c + 4)
+        if not self.gpu:  # plain PyTorch goes through them by blocks of float32
+            chunk += (2 if c == 4 else 3) * min(BLOCK_BYTES, 4 * min(rows, predicted) * s.V)
         narrow = c * s.E if c < 4 and not self.adapters else 0  # sharded: its gradient
         return chunk + narrow + (0 if self.adapters else 4 * s.E) + predicted * s.decoder.D * (c + 4)
 
@@ -381,4 +389,5 @@ def refused(plan: Plan) -> str:
 
 
 def size(x: float) -> str:
-    return f"{x / GB:.1f} GB" if x >= GB else f"{x / 1e6:.1f} MB"
+    scale, unit = next(((s, u) for s, u in ((GB, "GB"), (1e6, "MB")) if x >= s), (1e3, "KB"))
+    return f"{x / scale:.1f} {unit}"

@@ -9,6 +9,7 @@ from conftest import ROOT
 
 import mmupt
 from bench.plan import ALLOWED, LOADS, WAYS, measure, planned, write_model
+from common import cli
 from common.distributed import World
 from data import TINY
 from mmupt import Config
@@ -274,6 +275,12 @@ def test_what_was_left_open_is_planned_anew_on_resume(program, tmp_path, monkeyp
     monkeypatch.setattr(plan, "CHOICES", [(True, 999)])
     assert program(mmupt.main, *flags, "--steps", 2, "--resume").returncode == 0
     assert (seen[0].tokens_per_forward, seen[0].gradient_checkpointing) == (999, True)
+
+
+@pytest.mark.parametrize("words, value", [([], None), ([""], True), (["False"], False), (["True"], True)])
+def test_gradient_checkpointing_can_be_given_bare(words, value):
+    argv = [w for word in words for w in ("--gradient_checkpointing", word) if w]
+    assert cli.parse(Config, argv).gradient_checkpointing is value
 
 
 def test_flags_of_a_plan_that_make_no_sense_are_named(program, tmp_path):
