@@ -117,7 +117,7 @@ class LiveBytes(TorchDispatchMode):
 def peaks_of_stages(found: dict[str, int]):
     """Within it, `found` has the most bytes that were alive in each stage of a training step."""
     with LiveBytes() as bytes_:
-        plain = RunLog.stage
+        plain, save = RunLog.stage, RunLog.save
 
         @contextmanager
         def stage(log, name):
@@ -126,11 +126,11 @@ def peaks_of_stages(found: dict[str, int]):
                 yield
             found[name] = max(found.get(name, 0), bytes_.peak)
 
-        RunLog.stage = stage
+        RunLog.stage, RunLog.save = stage, lambda *_: None  # nothing here wants the checkpoint
         try:
             yield
         finally:
-            RunLog.stage = plain
+            RunLog.stage, RunLog.save = plain, save
 
 
 def write_model(size: str, folder: Path) -> Path:

@@ -15,8 +15,8 @@ Letters: N parameters, W processes, c bytes of a product's number (2 or 4), l pa
 embedding, D width, F width of the MLP, q and k widths of queries and of keys, t tokens of a forward, V
 vocabulary, P questions and G samples each, L prompt and T response tokens. All sizes are bytes.
 
-Left out: the allocator's own losses (a sixteenth of a GPU is kept for them), host memory while loading
-without sharding, which is a whole model for a while.
+Left out: seconds, since no rate has been measured; what the allocator loses (a sixteenth of a GPU is kept for
+it); copies of keys for each response, where attention goes by rows (`packed_attention_by_rows`).
 """
 
 import os
