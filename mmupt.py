@@ -34,6 +34,7 @@ from data import TINY
 from data.prompts import INSTRUCTION
 from data.stream import Questions
 from evaluation.probe import Probe
+from model import plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 
 SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
@@ -344,7 +345,7 @@ class Config(Machine):
     }  # fmt: skip
 
     def __post_init__(self):
-        cli.check(self)
+        super().__post_init__()
         cli.check_pixels(self)
         abstains = self.vote == "sound" or not self.min_share
         cli.require(self, "min_share", abstains, "0 with --vote published, which never abstains")
@@ -378,6 +379,7 @@ def train(config: Config, world: World) -> int:
     """Runs the whole training; returns the process's exit status."""
     resumed = model_utils.latest_checkpoint(Path(config.out) / "checkpoints") if config.resume else None
     run, stop = RunLog(asdict(config), world, resumed), StopSignal()
+    config = plan.resolve(config, world)  # after the line above: a resumed run plans anew
     processor = model_utils.load_processor(config.model, config.min_pixels, config.max_pixels)
     policy, reference = model_utils.load_models(config, resumed, world)  # the latter is frozen
     trained = [p for p in policy.parameters() if p.requires_grad]
@@ -467,15 +469,14 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
     policy.zero_grad()
     policy.train()
     total = 0.0
-    tokens = config.tokens_per_forward
-    for micro_questions, counts in model_utils.forwards(policy, batch.rollout, questions, tokens):
-        micro = batch.select(micro_questions)
+    for part, counts in model_utils.forwards(policy, batch.rollout, questions, config.tokens_per_forward):
+        micro = batch.select(part)
         logprobs, entropy = token_logprobs(policy, micro.rollout, with_entropy=True)  # [b, T]
         loss, metrics = grpo_loss(
             logprobs, micro.old_logprobs, micro.ref_logprobs, micro.advantages, micro.rollout.mask,
             clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip or None,
             beta=config.beta, kl=config.kl, kl_clamp=config.kl_clamp or None, ratio=config.ratio,
-            denominator=divisors[batch.rollout.rows(micro_questions)],
+            denominator=divisors[batch.rollout.rows(part)],
         )  # fmt: skip
         (loss * counts).backward()
         total += float(loss.detach()) * counts
@@ -503,10 +504,10 @@ def main(argv: list[str]) -> int:
     model_utils.keep_freed_memory()
     try:
         n = config.minibatch_questions or config.questions
-        if n % world.size:
-            raise UsageError(f"questions per update ({n}) must be a multiple of the {world.size} processes")
+        if n % (processes := config.plan_gpus or world.size):
+            raise UsageError(f"questions per update ({n}) must be a multiple of the {processes} processes")
         config.out = world.gather_json([config.out])[0]  # its default holds the time of day
-        return train(config, world)
+        return plan.show(config, world) if config.plan else train(config, world)
     except (Diverged, OSError) as error:
         return say_why(error, config.out)
     finally:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.cli import flag
+from common.cli import check, flag, require
 
 DTYPES, SHARD = ("auto", "float32", "bfloat16"), ("auto", "on", "off")
 
@@ -10,9 +10,23 @@ DTYPES, SHARD = ("auto", "float32", "bfloat16"), ("auto", "on", "off")
 @dataclass
 class Machine:
     dtype: str = flag("auto", "of products, not of trained weights; auto: bfloat16 on a GPU", choices=DTYPES)
-    tokens_per_forward: int = flag(16384, "tokens of one forward of an update", "at least 1")
-    gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass")
+    tokens_per_forward: int = flag(
+        0, "tokens of one forward of an update; 0: up to 16384, by the plan", "0 or more"
+    )
+    gradient_checkpointing: bool | None = flag(
+        None, "recompute activations in the backward pass; unset: where the plan needs it"
+    )
     shard: str = flag(
-        "auto", "each process holds a share of the model; auto: where it is needed", choices=SHARD
+        "auto", "processes hold shares of weights; auto: where a whole doesn't fit", choices=SHARD
     )
     rank_timeout: float = flag(60.0, "seconds until a lost or stuck process ends the run", "above 0")
+    plan: bool = flag(
+        False, "say what this run needs, from config.json alone; exit status 2 if it doesn't fit"
+    )
+    plan_gpus: int = flag(0, "with --plan, for so many GPUs; 0: those of this run", "0 or more")
+    plan_memory: float = flag(0.0, "with --plan, for GPUs of so many GB; 0: what is here", "0 or more")
+
+    def __post_init__(self):
+        check(self)
+        for name in ("plan_gpus", "plan_memory"):
+            require(self, name, self.plan or not getattr(self, name), "given together with --plan")

@@ -16,9 +16,7 @@ Left out: tensor parallelism; offloading to the host.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import chain, pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -51,6 +49,7 @@ def sharded_class(cls, compute: torch.dtype):
         mesh = mesh.get_mesh("fsdp") if hasattr(mesh, "get_mesh") else mesh  # itself, before 5.23
         # inputs stay as they are: rotary tables in bfloat16 would turn by wrong angles
         precision = MixedPrecisionPolicy(compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        model.tie_weights()  # before: FSDP shall see one weight in two places, and not two
         for block in chain.from_iterable(chains_of(model)):
             fully_shard(block, mesh=mesh, mp_policy=precision)
         return fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
@@ -147,12 +146,12 @@ def whole_layer(layer, dtype: torch.dtype) -> Layer:
     with unsharded(layer):
         own = layer_of(layer, dtype)
         norms: dict[str, Any] = {
-            "norm_in": rms_norm(copy_of(layer.input_layernorm)),
-            "norm_mlp": rms_norm(copy_of(layer.post_attention_layernorm)),
+            "norm_in": rms_norm(NormCopy(layer.input_layernorm)),
+            "norm_mlp": rms_norm(NormCopy(layer.post_attention_layernorm)),
         }
         for name in ("norm_query", "norm_key"):
-            if isinstance(module := getattr(own, name), torch.nn.Module):
-                norms[name] = partial(type(module).forward, copy_of(module))
+            if (module := getattr(own, name)) is not None:
+                norms[name] = NormCopy(module)
         maps: dict[str, Any] = {n: copied(getattr(own, n)) for n in ("qkv", "out", "gate_up", "down")}
         return replace(own, **maps, **norms)
 
@@ -174,9 +173,15 @@ def copied(linear: Linear) -> Linear:
     return Linear(*(None if x is None else x.detach().clone() for x in linear))  # type: ignore[arg-type]
 
 
-def copy_of(norm) -> SimpleNamespace:
-    """What an RMS norm reads of itself."""
-    return SimpleNamespace(weight=norm.weight.detach().clone(), variance_epsilon=norm.variance_epsilon)
+class NormCopy:
+    """An RMS norm with a copy of the weight."""
+
+    def __init__(self, norm):
+        self.kind, self.variance_epsilon = type(norm), norm.variance_epsilon
+        self.weight = norm.weight.detach().clone()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.kind.forward(self, x)
 
 
 def plain_copy(layer) -> torch.nn.Module:
