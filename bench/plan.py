@@ -160,7 +160,8 @@ def write_model(size: str, folder: Path) -> Path:
 
 def write_questions(folder: Path, count: int) -> Path:
     """All of PROMPT tokens, with a picture of SIDE."""
-    Image.new("RGB", (SIDE, SIDE), "white").save(folder / "picture.png")
+    # a white one is all zeros to the tower, whose norms then blow up what little gradient there is
+    Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(folder / "picture.png")
     row = {"question": "What is it that is drawn here?", "images": ["picture.png"]}
     path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps({"id": f"q{i}", **row}) + "\n" for i in range(count)))

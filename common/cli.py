@@ -99,6 +99,8 @@ class _Parser(HfArgumentParser):
         # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
         plain = copy.copy(field)
         known = {name: field.metadata[name] for name in ("help", "choices") if field.metadata.get(name)}
+        if field.type == bool | None:  # it would want a word behind the flag
+            known |= {"nargs": "?", "const": True}
         plain.metadata = MappingProxyType(known)
         HfArgumentParser._parse_dataclass_field(self.section or parser, plain)
 

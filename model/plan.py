@@ -161,7 +161,8 @@ class Plan:
         s, c, L = self.shape.decoder, self.c, self.config.max_prompt_tokens
         read = min(questions, max(1, PREFILL_TOKENS // L))
         width = self.width
-        reading = read * L * (2 * width * s.D + c * (s.D + 3 * s.F + 2 * (s.q + s.k)))
+        inside = 2 * c + 12 if self.adapters and c < 4 else 3 * c  # adapters read and add float32
+        reading = read * L * (2 * width * s.D + inside * s.F + c * (s.D + 2 * (s.q + s.k)))
         if v := self.shape.vision:
             patches = read * self.image_tokens * self.shape.patches
             seeing = patches * (2 * width * v.D + c * (6 * v.D + 3 * v.F) + 4 * self.shape.numbers)

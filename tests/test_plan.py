@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ HERE = World(0, 1, torch.device("cpu"))
 ROOM = 75e9
 
 
+@cache
 def shape_of(name: str):
     return read_shape(str(PUBLISHED / f"Qwen2.5-VL-{name}"), weights=False)
 
