@@ -421,6 +421,7 @@ def train(config: Config, world: World) -> int:
                 accumulate_gradients(config, world, policy, inputs.select(update_questions), run.meter)
                 run.count_update(step + 1, apply_gradients(config, world, policy, optimizer, run.meter))
         run.step(step + 1, texts, groups, rewards, rollout, stream.state(), optimizer.param_groups[0]["lr"])
+        del rollout, inputs  # the next rollout may have their memory, which pictures make large
 
         stopping, last = stop.anywhere(world), step + 1 == config.steps
         if probe.is_due(step + 1) and not stopping:
@@ -452,8 +453,7 @@ def logprobs_before(config: Config, policy, reference, rollout: Rollout) -> tupl
 
 
 def questions_of_each_update(config: Config, world: World) -> list[list[int]]:
-    """Places in this rank's share, consecutive. Questions are dealt to ranks in turn, so that for any number
-    of ranks the same questions meet in one update."""
+    """Places in this rank's share, in a row: dealt in turn, the same ones meet at any number of ranks."""
     per_update = (config.minibatch_questions or config.questions) // world.size
     return [list(range(i, i + per_update)) for i in range(0, config.questions // world.size, per_update)]
 

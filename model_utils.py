@@ -15,6 +15,7 @@ vocabulary, D width, H key/value heads, R query heads per key/value head.
 Left out: videos, beam search.
 """
 
+import gc
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -87,6 +88,7 @@ def load_models(config, resumed: Path | None, world: World) -> tuple[torch.nn.Mo
         reference = partial(nullcontext, base)
     if config.gradient_checkpointing:
         recompute_activations(policy)
+    gc.collect()  # what loading left in cycles may hold weights
     return policy, reference if config.beta else None
 
 

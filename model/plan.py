@@ -91,8 +91,8 @@ class Plan:
 
     @property
     def width(self) -> int:
-        """Bytes of a number that layers hand on: in the dtype of the weights."""
-        return self.c if self.adapters else 4
+        """Bytes of a number that layers hand on: in the dtype of the weights, as they are gathered."""
+        return self.c if self.adapters or self.sharded else 4
 
     @cached_property
     def questions(self) -> int:
@@ -169,8 +169,7 @@ class Plan:
             reading = max(reading, seeing)
         logits = questions * self.config.group_size * self.shape.V
         drawing = 0 if self.gpu else self.per_row / self.shape.V * min(logits, SAMPLE_AT_ONCE)
-        held = {"copy": self.copy, "cache": questions * self.question, "reading": max(reading, drawing)}
-        return held | {"last step's questions": self.of_questions}  # the loop lets go of them after it
+        return {"copy": self.copy, "cache": questions * self.question, "reading": max(reading, drawing)}
 
     @cached_property
     def update(self) -> dict[str, float]:
@@ -193,7 +192,7 @@ class Plan:
         blocks, block = self.kept(s.vision, patches)
         # the last norm, the rotary tables, the hidden states of what is predicted
         kept = layers + blocks + t * (8 * s.decoder.D + 2 * s.head * self.width) + 4 * predicted * s.decoder.D
-        gradients, flight, head = 4 * self.trained, self.in_flight, self.head(predicted)
+        gradients, head, (gathered, flight) = 4 * self.trained, self.head(predicted), self.in_flight
         before = gradients if again else 0.0
         casts = c * (self.trained - s.E * (1 if s.tied else 2)) if self.autocast and not self.sharded else 0.0
         later = c * s.decoder.linears * bool(casts) if self.checkpointing else casts
@@ -201,8 +200,8 @@ class Plan:
         of_head = 0 if self.adapters else (c if self.sharded else 4) * s.E
         of_root = (c + 4) * s.root if self.sharded and not self.adapters else of_head
         found = [
-            (before, casts + flight, kept + 4 * t * s.decoder.D, head - of_head),  # the forward's end
-            (before, flight + (0 if self.checkpointing else casts), kept, head),  # then the head,
+            (before, casts + gathered, kept + 4 * t * s.decoder.D, head - of_head),  # the forward's end
+            (before, gathered + (0 if self.checkpointing else casts), kept, head),  # then the head,
             (before, flight + later, kept + layer + self.inside(s.decoder, t), of_head),  # the last layer,
             (gradients, flight, blocks + block + self.inside(s.vision, patches), of_root),  # the tower
         ]
@@ -220,12 +219,16 @@ class Plan:
     def saved(self, b: Blocks) -> float:
         """Bytes of a token and block, of those that autograd keeps: inputs of products, of norms (float32),
         attention's, and four of the MLP's."""
-        c, norms = self.c, 4 * 4 * b.D  # each: what comes in, and that normed
+        c = self.c
+        narrow = c < 4 and self.width == c  # what comes in: widened for a norm, and for products as it is
+        norms = 2 * (4 + c) * b.D if narrow else 4 * 4 * b.D  # each: what comes in, and that normed
         if b is self.shape.vision:  # queries, keys and values as they were and rotated
-            return norms + (8 if c == 4 else 3 * c) * b.D + 6 * c * b.D + 4 * c * b.F
+            read = 8 if c == 4 else (2 if narrow else 3) * c
+            return norms + read * b.D + 6 * c * b.D + 4 * c * b.F
         attention = c * (2 * b.q + 2 * b.k)
         if not self.adapters:  # narrowed for each product anew
-            return norms + (8 if c == 4 else 5 * c) * b.D + attention + 4 * c * b.F
+            read = 8 if c == 4 else (2 if narrow else 5) * c
+            return norms + read * b.D + attention + 4 * c * b.F
         low = 4 * len(TARGETS) * self.config.lora_rank
         if c == 4:  # the norms' weights are frozen, so that normed is not kept
             return 16 * b.D + attention + 4 * c * b.F + low
@@ -239,11 +242,13 @@ class Plan:
         return b is self.shape.decoder or not (self.adapters or self.config.freeze_vision)
 
     @cached_property
-    def in_flight(self) -> float:
-        """Sharded: the root and two layers gathered, a layer's gradient and its float32 sum."""
-        of_layer = self.shape.decoder.parameters
-        gathered = self.c * (self.shape.root + 2 * of_layer) + (not self.adapters) * (self.c + 4) * of_layer
-        return gathered if self.sharded else 0
+    def in_flight(self) -> tuple[float, float]:
+        """Sharded: the root and a layer gathered, on a GPU the next one as well; in the backward pass two,
+        a layer's gradient and its float32 sum."""
+        c, root, of_layer = self.c, self.shape.root, self.shape.decoder.parameters
+        forward = c * (root + (1 + self.gpu) * of_layer)
+        backward = c * (root + 2 * of_layer) + (not self.adapters) * (c + 4) * of_layer
+        return forward * self.sharded, backward * self.sharded
 
     def head(self, predicted: int) -> float:
         """Backward: a chunk of logits, the weight in c, its float32 gradient, that of the hidden states."""

@@ -97,14 +97,14 @@ def test_the_base_stays_in_the_dtype_of_products_and_the_adapter_in_float32(mixe
 def test_at_the_start_policy_and_reference_are_one_and_the_same(mixed_examples, dtype):
     policy, reference = adapted(dtype=dtype)
     rollout = sampled(policy, mixed_examples)
-    _, ref = logprobs_before(Config(lora_rank=4), policy, reference, rollout)
+    _, ref = logprobs_before(Config(lora_rank=4, tokens_per_forward=10_000), policy, reference, rollout)
     assert torch.equal(rollout_logprobs(policy, rollout, 10_000), ref)
 
 
 def test_the_reference_is_the_base_checkpoint_however_far_the_adapter_is(mixed_examples):
     policy, reference = adapted(noise=0.03)
     rollout = sampled(policy, mixed_examples)
-    _, ref = logprobs_before(Config(lora_rank=4), policy, reference, rollout)
+    _, ref = logprobs_before(Config(lora_rank=4, tokens_per_forward=10_000), policy, reference, rollout)
     assert torch.equal(ref, rollout_logprobs(load_model(str(TINY)), rollout, 10_000))
     assert (rollout_logprobs(policy, rollout, 10_000) - ref).abs().max() > 0.1  # and is back on, and trains
     assert any(p.requires_grad for p in policy.parameters())
@@ -270,7 +270,7 @@ def test_every_family_trains_adapters_of_its_decoder(name, tmp_path, mixed_examp
     assert (scored - rollout.logprobs).abs().max() < 1e-4
     scored.sum().backward()
     assert all(p.grad.abs().max() > 0 for p in trainable)
-    _, ref = logprobs_before(Config(lora_rank=4), policy, reference, rollout)
+    _, ref = logprobs_before(Config(lora_rank=4, tokens_per_forward=10_000), policy, reference, rollout)
     assert torch.equal(ref, rollout_logprobs(load_model(str(tmp_path / "base")), rollout, 10_000))
 
     (tmp_path / "a").mkdir()
