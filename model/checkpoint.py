@@ -15,7 +15,7 @@ from common.pulse import tick
 from model.batch import Model
 from model.lora import is_adapted
 from model.processor import Processor
-from model.sharding import share_of, whole
+from model.sharding import rows_to_main, share_of
 from model.tensor_files import flattened, in_file_order, in_files, write_tensors, write_weights
 
 
@@ -32,24 +32,25 @@ def save_checkpoint(
 
     Everything is written beside its place, flushed to disk and renamed. Older checkpoints beyond
     `keep` (0: all stay) go only after that. Raises OSError (a full disk) with the older checkpoints
-    untouched. All processes call it, and the `main` one writes: what lies in shares is gathered tensor
-    by tensor, so that no more than one whole tensor stands in memory.
+    untouched. All processes call it, and the `main` one writes: what lies in shares comes to it share
+    by share, so that not even one whole tensor stands in memory.
     """
     # an adapter is whole on every process, and peft writes it
     files = [] if is_adapted(model) else in_files(in_file_order(weights_as_stored(model)))
     moments = in_file_order(moments_by_name(model, optimizer))
-    values = wholes([*flattened(files), *moments.values()])
+    values = blocks_of([*flattened(files), *moments.values()])
     try:
         if main:
             write_checkpoint(Path(folder), model, processor, files, moments, values, state, keep)
     finally:
-        for _ in values:  # also where writing failed: the others gather all of them
+        for _ in values:  # also where writing failed: the others send all of them
             pass
 
 
-def wholes(tensors: list[Tensor]) -> Iterator[Tensor]:
+def blocks_of(tensors: list[Tensor]) -> Iterator[Tensor]:
     for x in tensors:
-        yield whole(x)
+        if x.numel():
+            yield from rows_to_main(x)
         tick()
 
 
@@ -78,7 +79,7 @@ def write_checkpoint(
     state: dict,
     keep: int,
 ) -> None:
-    """`values`: of `files` and `moments`, in order."""
+    """`values`: of `files` and `moments` in order, in blocks of rows."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

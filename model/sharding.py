@@ -210,6 +210,25 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
+def rows_to_main(x: Tensor) -> Iterator[Tensor]:
+    """On the first process the whole of x, a block of rows after the other: of a tensor in shares one share
+    at a time. On the others nothing, for theirs are sent. All take what this gives, to its end."""
+    if not isinstance(x, DTensor):
+        yield x
+        return
+    own, rank, size = x.to_local().contiguous(), dist.get_rank(), dist.get_world_size()
+    each = -(-len(x) // size)  # rows of a share; the last ones may have fewer, or none
+    for r in range(-(-len(x) // each)):
+        if r == rank == 0:
+            yield own
+        elif rank == 0:
+            share = own.new_empty(min(each, len(x) - r * each), *x.shape[1:])
+            dist.recv(share, r)
+            yield share
+        elif r == rank:
+            dist.send(own, 0)
+
+
 def share_of(p: Tensor, file, name: str) -> Tensor:
     """A moment of `p` in an opened safetensors file, as p lies: where that is in shares only this
     process's is read. A number is whole everywhere."""

@@ -1,4 +1,4 @@
-"""Safetensors files written one tensor at a time: the whole need never stand in memory."""
+"""Safetensors files written bit by bit: what is in them need never stand in memory as a whole."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,8 +22,8 @@ def in_file_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterator[Tensor]) -> None:
-    """Tensors of `shapes`' names, dtypes and shapes, in its order, taken from `values` one by one. OSError
-    where they find no room."""
+    """Tensors of `shapes`' names, dtypes and shapes, in its order, taken from `values`, each in one block of
+    rows or several. OSError where they find no room."""
     header: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, x in shapes.items():
@@ -33,9 +33,12 @@ def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterator[Ten
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _ in shapes:
-            x = next(values).detach().cpu().contiguous().flatten()
-            file.write(x.view(torch.uint8).numpy().data)
+        for x in shapes.values():
+            missing = x.numel()
+            while missing:
+                rows = next(values).detach().cpu().contiguous().flatten()
+                file.write(rows.view(torch.uint8).numpy().data)
+                missing -= len(rows)
 
 
 def in_files(tensors: Mapping[str, Tensor], most: int = 0) -> list[dict[str, Tensor]]:
