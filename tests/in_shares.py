@@ -1,12 +1,13 @@
 """What tests/test_sharding.py has done in several processes (tests/forks.py)."""
 
+import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from common import distributed
-from data import Example, load
+from data import TINY, Example, load
 from model.checkpoint import weights_as_stored
 from model_utils import (
     forwards,
@@ -82,3 +83,15 @@ def make(name: str, folder: str) -> None:
         make_checkpoint(Path(folder), RECIPES.get(name, RECIPES["qwen3_vl"]))
     except pytest.skip.Exception:
         (Path(folder) / "config.json").unlink(missing_ok=True)
+
+
+def held(out: str) -> None:
+    """What each process holds of the built-in base, by bench.sharding -> OUT.json"""
+    from bench.sharding import holdings
+
+    world = distributed.start()
+    found = world.gather_json([holdings(str(TINY), out, world)])
+    if world.is_main:
+        Path(f"{out}.json").write_text(json.dumps(found))
+    world.wait()
+    distributed.stop()

@@ -11,12 +11,16 @@ import pytest
 import torch
 from conftest import ROOT, write_rows
 from families_made import RECIPES
+from lora_made import ONE
 from running import flags, rows
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from common.errors import UsageError
 from data import TINY, load
+from mmupt import Config
+from model_utils import load_models
 
 # two updates a step, several forwards of unequal count in each
 COMMON = {
@@ -32,6 +36,9 @@ CASES: dict[str, dict] = {
     "adapter": dict(lora_rank=4, lr=1e-3),
     "untied head": dict(model="untied"),
     "a rank without pictures": dict(train_data="mixed", reward="random"),
+    "updates without gradient": dict(
+        beta=0.0, minibatch_questions=2, temperature=0.4, weight_decay=20.0, lr=2e-4
+    ),
     "shares of unequal size": dict(questions=6, minibatch_questions=3),
 }
 # how many processes, and whether each holds a share
@@ -210,3 +217,25 @@ def test_in_bfloat16_shares_are_as_near_to_float32_as_the_whole_is(families):
     rounding = apart(exact, one, {})
     print(f"bfloat16: {apart(exact, two, {}):.4f} in shares, {rounding:.4f} whole")
     assert 1e-4 < rounding and apart(exact, two, {}) < 1.5 * rounding
+
+
+# --- What a process holds
+
+
+@pytest.mark.slow
+def test_a_process_reads_and_holds_its_share_and_saves_a_share_at_a_time(tmp_path):
+    call(
+        [dict(processes=n, call="in_shares:held", given=dict(out=str(tmp_path / f"{n}"))) for n in (1, 2, 4)]
+    )
+    (whole,), two, four = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2, 4))
+    for ranks, n in ((two, 2), (four, 4)):
+        for kind in ("parameters", "gradients", "moments", "reference", "read"):
+            # the counts of steps, a number a parameter, are whole everywhere
+            assert sum(rank[kind] for rank in ranks) == pytest.approx(whole[kind], rel=2e-3), (n, kind)
+            assert max(rank[kind] for rank in ranks) <= 1.02 * whole[kind] / n, (n, kind)
+        assert 0 < ranks[0]["saving"] <= ranks[0]["largest tensor"]
+
+
+def test_a_sharded_run_wants_several_processes():
+    with pytest.raises(UsageError, match="--shard"):
+        load_models(Config(shard="on"), None, ONE)
