@@ -501,7 +501,6 @@ def apply_gradients(config: Config, world: World, policy, optimizer, meter: Mete
 def main(argv: list[str]) -> int:
     config = parse_run(Config, argv)
     world = distributed.start(config.rank_timeout)
-    model_utils.keep_freed_memory()
     try:
         n = config.minibatch_questions or config.questions
         if n % (processes := config.plan_gpus or world.size):

@@ -73,6 +73,8 @@ def load_models(config, resumed: Path | None, world: World) -> tuple[torch.nn.Mo
     """
     if config.shard == "on" and world.size == 1:
         raise UsageError("--shard on needs several processes: torchrun --nproc_per_node 8 mmupt.py ..")
+    if config.shard != "on":  # of shares it would keep what they save
+        keep_freed_memory()
     precision = compute_dtype(config.dtype, world.device)
     load = partial(load_model, device=world.device, shard=config.shard == "on")
     reference: Callable[[], AbstractContextManager]
