@@ -146,6 +146,8 @@ class Watch:
         behind = [r for r in still if self.places[r].order() == last.order()]
         ahead = [still[r] for r in still if r not in behind]
         shortest = min(still[r] for r in behind)
+        if any(clock - self.alive[r] > 3 * BEAT for r in behind):
+            return None  # not even a beat: soon it counts as lost
         if ahead and max(ahead) > self.timeout and all(still[r] > self.patience(r) for r in behind):
             who = f"rank {behind[0]} is" if len(behind) == 1 else f"ranks {', '.join(map(str, behind))} are"
             return self.say(f"{who} stuck {last} (no progress for {shortest:.0f} s)", behind)

@@ -80,16 +80,17 @@ class RunLog:
     def save(self, step: int, write: Callable, *what) -> None:
         """A checkpoint of this step: write(folder, *what), in which rank 0 writes. A full disk is said,
         and the run goes on with the last good one kept."""
-        failed = 0
+        failed, folder = 0, self.checkpoints / f"step-{step}"
         pulse.enter(step, "save")
         try:
-            write(self.checkpoints / f"step-{step}", *what, main=self.world.is_main)
+            write(folder, *what, main=self.world.is_main)
+            pulse.here.saved = str(folder)  # rank 0's is what is told
         except OSError as error:
             message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
             tqdm.write(message, file=sys.stderr)
             failed = 1
         ok = not self.world.sum(torch.tensor(failed, device=self.world.device))
-        self.saved, self.saved_last = (self.checkpoints / f"step-{step}" if ok else self.saved), ok
+        self.saved, self.saved_last = (folder if ok else self.saved), ok
         pulse.here.saved = str(self.saved or "")
         self.world.wait()
 

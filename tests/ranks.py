@@ -63,12 +63,12 @@ def fail() -> None:
 
 
 def die_while_writing() -> None:
-    def save_file(*_, **__):
+    def write_tensors(*_, **__):
         die()
 
     import model.checkpoint
 
-    model.checkpoint.save_file = save_file  # of the moments; the model is written
+    model.checkpoint.write_tensors = write_tensors  # of the moments; the model is written
 
 
 PLANTS = {

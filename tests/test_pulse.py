@@ -82,6 +82,14 @@ def test_a_rank_that_others_wait_for_in_vain_is_stuck():
     assert verdict.text.startswith("rank 1 is stuck in stage update of step 12 (no progress for 61 s); ")
 
 
+def test_a_rank_that_beats_no_more_is_lost_and_not_stuck_though_others_wait_longer():
+    ranks = Ranks(2)
+    ranks.wait(0)
+    assert ranks.go(30) is None  # it is there, without progress
+    seconds, verdict = ranks.go(100, dead=[1])
+    assert seconds == BOUND + 1 and verdict.text.startswith("rank 1 was lost") and not verdict.stuck
+
+
 def test_it_is_missed_only_from_when_others_wait():
     ranks = Ranks(2)
     assert ranks.go(200, tick=lambda rank, second: rank == 0) is None
