@@ -36,6 +36,7 @@ CASES: dict[str, dict] = {
     "adapter": dict(lora_rank=4, lr=1e-3),
     "untied head": dict(model="untied"),
     "a rank without pictures": dict(train_data="mixed", reward="random"),
+    "forwards of unequal number": dict(questions=16, minibatch_questions=8, tokens_per_forward=300),
     "updates without gradient": dict(
         beta=0.0, minibatch_questions=2, temperature=0.4, weight_decay=20.0, lr=2e-4
     ),
