@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.distributed import World
-from common.errors import ModelError, UsageError
+from common.errors import ModelError
 from common.pulse import tick
 from data import Example
 from kernels import linear_logprobs
@@ -71,8 +71,6 @@ def load_models(config, resumed: Path | None, world: World) -> tuple[torch.nn.Mo
     With LoRA the policy is the base under an adapter, and the reference is the policy with its
     adapter off.
     """
-    if config.shard == "on" and world.size == 1:
-        raise UsageError("--shard on needs several processes: torchrun --nproc_per_node 8 mmupt.py ..")
     if config.shard != "on":  # of shares it would keep what they save
         keep_freed_memory()
     precision = compute_dtype(config.dtype, world.device)

@@ -31,9 +31,8 @@ VISION = {
     "smolvlm": "Idefics3Processor",
 }
 ROPE_IN_3D = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # rotary positions in time, height and width
-DEEP_FEATURES = (
-    "qwen3_vl",
-)  # features of several depths of the vision tower reach the decoder's first layers
+# features of several depths of the vision tower reach the decoder's first layers
+DEEP_FEATURES = ("qwen3_vl",)
 BLOCKS = ("gemma3",)  # the tokens of an image see each other in both directions
 TEXT_DECODERS = ("qwen2", "qwen3", "llama", "gemma3_text")  # also checkpoints of their own
 DECODERS = (*TEXT_DECODERS, "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")

@@ -31,7 +31,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from common.pulse import tick
+from common.pulse import tick, waiting
 from model.batch import Model
 from model.families import DEEP_FEATURES, product_dtype, text_model
 from model.layers import Layer, Linear, layer_of, rms_norm, uses_fused_layers
@@ -198,8 +198,10 @@ def in_step(model: Model, parts: list, idle) -> list[tuple]:
     if not is_sharded(model) or not model.in_step:
         return [(part, True) for part in parts]
     most = torch.tensor(len(parts), device=model.device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return [(part, True) for part in parts] + [(idle, False)] * (int(most) - len(parts))
+    with waiting():
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        missing = int(most) - len(parts)
+    return [(part, True) for part in parts] + [(idle, False)] * missing
 
 
 # --- Shares and wholes ----------------------------------------------------------------------------

@@ -11,16 +11,12 @@ import pytest
 import torch
 from conftest import ROOT, write_rows
 from families_made import RECIPES
-from lora_made import ONE
 from running import flags, rows
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from common.errors import UsageError
 from data import TINY, load
-from mmupt import Config
-from model_utils import load_models
 
 # two updates a step, several forwards of unequal count in each
 COMMON = {
@@ -236,8 +232,3 @@ def test_a_process_reads_and_holds_its_share_and_saves_a_share_at_a_time(tmp_pat
             assert sum(rank[kind] for rank in ranks) == pytest.approx(whole[kind], rel=2e-3), (n, kind)
             assert max(rank[kind] for rank in ranks) <= 1.02 * whole[kind] / n, (n, kind)
         assert 0 < ranks[0]["saving"] <= ranks[0]["largest tensor"]
-
-
-def test_a_sharded_run_wants_several_processes():
-    with pytest.raises(UsageError, match="--shard"):
-        load_models(Config(shard="on"), None, ONE)
