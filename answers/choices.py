@@ -2,7 +2,8 @@
 
 import re
 
-from answers.keys import MAX_CHARS, NAMED, WITH_UNIT, canonical, equivalent, plain_spelling
+from answers.keys import MAX_CHARS, NAMED, WITH_UNIT, canonical, equivalent
+from answers.spelling import plain_spelling
 
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Z])(?:(?:[.:,、)]| -) ?| )")
 
