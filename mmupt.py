@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import model_utils
-from answers import extract_answer, option_key
+from answers import answer_classes, equivalent, extract_answer, option_key
 from common import cli, distributed, files, pulse
 from common.cli import flag
 from common.distributed import World
@@ -52,8 +52,8 @@ class Vote(NamedTuple):
 def majority_vote(answers: Sequence[Hashable | None], min_share: float = 0.0) -> Vote:
     """Pseudo-label y* = argmax_y sum_i [y_i = y]   (arXiv 2505.22453, section 3).
 
-    `answers` are canonical forms, so that equal answers in different notation vote together. None, an answer
-    that did not parse, never votes. Nothing parsed, a tie, or a share below `min_share`: the winner is None.
+    `answers` are names of classes (answers/vote.py), so that equal answers vote together, however written. None,
+    an answer that did not parse, never votes. Nothing parsed, a tie, a share below `min_share`: winner None.
     """
     counts = Counter(a for a in answers if a is not None)
     if not counts:
@@ -226,21 +226,24 @@ class Group(NamedTuple):
 
     question: Encoded
     raw: list[str | None]  # what stands in each box
-    keys: list[str | None]  # canonical forms; None where nothing parsed
+    keys: list[str | None]  # the names of their classes; None where nothing parsed
     vote: Vote
 
 
 def majority_reward(group: Group, vote: str, **_) -> list[float]:
     """r_i = [y_i = y*], by meaning; where the group abstains nobody earns."""
-    if vote == "published" and group.vote.winner == UNPARSED:
+    winner = group.vote.winner
+    if vote == "published" and winner == UNPARSED:
         return [float(a is None or a == UNPARSED) for a in group.raw]
-    winner = group.vote.winner and option_key(str(group.vote.winner), group.question.choices)
+    if vote == "published":
+        winner = next(key for a, key in zip(group.raw, group.keys, strict=True) if a == winner)
     return [float(key is not None and key == winner) for key in group.keys]
 
 
 def gold_reward(group: Group, gold: dict[str, str], **_) -> list[float]:
     """A control: agreeing with the label."""
-    return [float(key is not None and key == gold[group.question.id]) for key in group.keys]
+    label, choices = gold[group.question.id], group.question.choices
+    return [float(option_key(a, choices) == label or equivalent(a, label)) for a in group.raw]
 
 
 def format_reward(group: Group, **_) -> list[float]:
@@ -265,7 +268,7 @@ def compute_rewards(
     G, groups = config.group_size, []
     for p, question in enumerate(questions):
         raw = [extract_answer(text) for text in texts[p * G : (p + 1) * G]]
-        keys = [option_key(a, question.choices) for a in raw]
+        keys = answer_classes(raw, question.choices)
         vote = majority_vote(keys, config.min_share) if config.vote == "sound" else published_vote(raw)
         groups.append(Group(question, raw, keys, vote))
         pulse.tick()

@@ -4,5 +4,6 @@ folders."""
 from answers.choices import option_key
 from answers.extract import extract_answer
 from answers.keys import canonical, equivalent
+from answers.vote import answer_classes
 
-__all__ = ["canonical", "equivalent", "extract_answer", "option_key"]
+__all__ = ["answer_classes", "canonical", "equivalent", "extract_answer", "option_key"]

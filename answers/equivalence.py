@@ -19,99 +19,49 @@ formats of other languages, sums of series, what holds only for some values of t
 
 import re
 from collections.abc import Callable
+from enum import IntEnum
 from fractions import Fraction
 
 from answers.calculator import same_equation, same_number
+from answers.solutions import cut, is_union, solutions
 
 MAX_ITEMS = 12  # of solutions whose order doesn't matter
 
 Key = Callable[[str], str | None]
 
 
-def same_meaning(a: str, b: str, key: Key) -> bool:
-    """Whether two answers mean the same though `key` tells them apart."""
+class Same(IntEnum):
+    """How far two answers agree."""
+
+    NO = 0
+    FORGIVEN = 1  # one leaves out what the other says: a unit, a noun, am or pm
+    YES = 2
+
+
+def agreement(a: str, b: str, key: Key) -> Same:
+    """How far two answers mean the same though `key` tells them apart."""
     if "=" in a and "=" in b and same_equation(a, b):
-        return True
-    ours, theirs = _solutions(a), _solutions(b)
-    if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or _is_union(a, ours) != _is_union(b, theirs):
-        return False
+        return Same.YES
+    ours, theirs = solutions(a), solutions(b)
+    if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or is_union(a, ours) != is_union(b, theirs):
+        return Same.NO
+    if len(ours) == 1:
+        return _same_value(ours[0][1], theirs[0][1], key) if ours[0][0] == theirs[0][0] else Same.NO
     # both ways, so that it is symmetric
-    return _each_in(ours, theirs, key) or (len(ours) > 1 and _each_in(theirs, ours, key))
+    return max(_each_in(ours, theirs, key), _each_in(theirs, ours, key))
 
 
-def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Key) -> bool:
-    left = list(theirs)
+def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Key) -> Same:
+    """The least agreement, where each finds its own."""
+    left, least = list(theirs), Same.YES
     for name, value in ours:
-        match = next((item for item in left if name == item[0] and _same_value(value, item[1], key)), None)
-        if not match:
-            return False
-        left.remove(match)
-    return True
-
-
-# --- several solutions ----------------------------------------------------------------------------
-
-_CUT = re.compile(r"([(\[{⦃⟨])|([)\]}⦄⟩])|[,;] ?(?:(?:and|or) )?|∪| (?:and|or) ")
-_ASSIGNED = re.compile(r"([A-Za-zα-ω](?:_[A-Za-z0-9])?) ?= ?([^=<>≤≥≠]+)")
-_COMPARED = re.compile(r"([^<>≤≥]+)([<>≤≥])([^<>≤≥]+)(?:([<>≤≥])([^<>≤≥]+))?")
-_ONE_NAME = re.compile(r" ?[A-Za-zα-ω] ?")
-_MIRROR = str.maketrans("<>≤≥", "><≥≤")
-
-
-def _solutions(text: str) -> list[tuple[str, str]]:
-    """(name or "", value) of each solution, in the order they stand."""
-    text = text.strip()
-    if text[:1] + text[-1:] in ("⦃⦄", "{}") and len(text) > 2 and len(_cut(text[1:-1])) > 1:
-        text = text[1:-1]
-    pieces, items = _cut(text), []
-    for piece in pieces:
-        named = _ASSIGNED.fullmatch(piece)
-        name, value = (named[1], named[2]) if named else ("", _interval(piece))
-        parts = [value.replace("±", "+"), value.replace("±", "-")] if value.count("±") == 1 else [value]
-        items += [(name, part) for part in parts]
-    names = {name[:1] for name, _ in items if name}
-    if len(names) <= 1:
-        items = [("", value) for _, value in items]  # x = 1 or x = 2; x_1 = 1, x_2 = 2
-    return items
-
-
-def _cut(text: str) -> list[str]:
-    pieces, start, depth = [], 0, 0
-    for match in _CUT.finditer(text):
-        depth += (match.lastindex == 1) - (match.lastindex == 2)
-        if depth == 0 and not match.lastindex:
-            pieces.append(text[start : match.start()].strip())
-            start = match.end()
-    return [*pieces, text[start:].strip()]
-
-
-def _is_union(text: str, items: list) -> bool:
-    """Of intervals, which a list of points is not."""
-    return "∪" in text or (len(items) > 1 and bool(set("<>≤≥") & set(text)))
-
-
-def _interval(text: str) -> str:
-    """The interval of an inequality in one name; anything else as it is."""
-    name, inside, rest = text.partition("∈")
-    if inside and _ONE_NAME.fullmatch(name):
-        return rest.strip()
-    match = _COMPARED.fullmatch(text)
-    if not match:
-        return text
-    left, sign, middle, second, right = match.groups()
-    if second:
-        if not _ONE_NAME.fullmatch(middle) or (sign in "<≤") != (second in "<≤"):
-            return text
-        if sign in ">≥":
-            left, sign, second, right = right, second.translate(_MIRROR), sign.translate(_MIRROR), left
-    elif _ONE_NAME.fullmatch(left):
-        left, sign, second, right = ("-∞", "<", sign, middle) if sign in "<≤" else (middle, sign, "<", "∞")
-    elif _ONE_NAME.fullmatch(middle):
-        left, sign, second, right = (left, sign, "<", "∞") if sign in "<≤" else ("-∞", "<", sign, left)
-    else:
-        return text
-    opened, closed = "[" if sign in "≤≥" else "(", "]" if second in "≤≥" else ")"
-    return f"{opened}{left.strip()}, {right.strip()}{closed}"
+        found = [_same_value(value, other, key) if name == its else Same.NO for its, other in left]
+        best = max(found)
+        if not best:
+            return Same.NO
+        least = min(least, best)
+        del left[found.index(best)]
+    return least
 
 
 # --- one of them ----------------------------------------------------------------------------------
@@ -145,25 +95,29 @@ _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"\mathbb R")
 
 
-def _same_value(a: str, b: str, key: Key) -> bool:
+def _same_value(a: str, b: str, key: Key) -> Same:
     a, b = _bare(a), _bare(b)
     ours, theirs = key(a), key(b)
     if ours is None or theirs is None:
-        return False
-    if ours == theirs or _same_notation(a, b, key):
-        return True
+        return Same.NO
+    if ours == theirs:
+        return Same.YES
+    if same := _same_notation(a, b, key):
+        return same
     if a[-1] == "%" or b[-1] == "%":
-        return (a[-1] != "%" and _is_percent(ours, theirs)) or (b[-1] != "%" and _is_percent(theirs, ours))
+        is_percent = a[-1] != "%" and _is_percent(ours, theirs) or b[-1] != "%" and _is_percent(theirs, ours)
+        return Same.YES if is_percent else Same.NO
     if (a[-1] == "°") != (b[-1] == "°") and "π" in ours + theirs:
-        return same_number(f"({ours})°", theirs) if a[-1] == "°" else same_number(ours, f"({theirs})°")
+        of_angles = (f"({ours})°", theirs) if a[-1] == "°" else (ours, f"({theirs})°")
+        return Same.YES if same_number(*of_angles) else Same.NO
     if _NUMBER.fullmatch(ours) and _NUMBER.fullmatch(theirs):
-        return False
+        return Same.NO
     if _NUMBER.fullmatch(ours) or _NUMBER.fullmatch(theirs):
         number, counted = (ours, b) if _NUMBER.fullmatch(ours) else (theirs, a)
         match = _COUNTED.fullmatch(counted)
         if match:
-            return number == _count(match[1], match[2], key)
-    return same_number(ours, theirs)
+            return Same.FORGIVEN if number == _count(match[1], match[2], key) else Same.NO
+    return Same.YES if same_number(ours, theirs) else Same.NO
 
 
 def _bare(text: str) -> str:
@@ -173,30 +127,37 @@ def _bare(text: str) -> str:
     return point[1] or point[2] if point else "(-∞, ∞)" if text in _REALS else "⦃⦄" if text == "∅" else text
 
 
-def _same_notation(a: str, b: str, key: Key) -> bool:
+def _same_notation(a: str, b: str, key: Key) -> Same:
     """Words, times, ratios, tuples and matrices, each compared in its own way."""
     if _WORDS.fullmatch(a) and _WORDS.fullmatch(b):
         one_letter = len(a) == 1 or len(b) == 1
         same = a.lower().replace("-", " ") == b.lower().replace("-", " ")
-        return same and (not one_letter or a.lower() < "i")
+        return Same.YES if same and (not one_letter or a.lower() < "i") else Same.NO
     if (ours := _TIME.fullmatch(a)) and (theirs := _TIME.fullmatch(b)):
         (time, half), (other, other_half) = ours.groups(""), theirs.groups("")
-        return time == other and (half.lower() == other_half.lower() or not half or not other_half)
+        if time != other or (half.lower() != other_half.lower() and half and other_half):
+            return Same.NO
+        return Same.YES if half.lower() == other_half.lower() else Same.FORGIVEN
     if _RATIO.fullmatch(a) and _RATIO.fullmatch(b):
         p, q = ([int(n) for n in text.split(":")] for text in (a, b))
-        return len(p) == len(q) and any(p) and all(x * q[0] == y * p[0] for x, y in zip(p, q, strict=True))
+        proportional = all(x * q[0] == y * p[0] for x, y in zip(p, q, strict=False))
+        return Same.YES if len(p) == len(q) and any(p) and proportional else Same.NO
     if a[0] in "([" and a[0] == b[0] and a[-1] == b[-1] and a[-1] in ")]":
-        return _same_rows([_cut(a[1:-1])], [_cut(b[1:-1])], key)
+        return _same_rows([cut(a[1:-1])], [cut(b[1:-1])], key)
     matrices = _MATRIX.fullmatch(a), _MATRIX.fullmatch(b)
     rows = [[row.split("&") for row in match[1].split(r"\\")] for match in matrices if match]
-    return len(rows) == 2 and _same_rows(rows[0], rows[1], key)
+    return _same_rows(rows[0], rows[1], key) if len(rows) == 2 else Same.NO
 
 
-def _same_rows(a: list[list[str]], b: list[list[str]], key: Key) -> bool:
+def _same_rows(a: list[list[str]], b: list[list[str]], key: Key) -> Same:
     cells = sum(map(len, a))
     if [*map(len, a)] != [*map(len, b)] or not 1 < cells <= MAX_ITEMS**2:
-        return False
-    return all(_same_value(x, y, key) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+        return Same.NO
+    least = Same.YES
+    for row, other in zip(a, b, strict=True):
+        for x, y in zip(row, other, strict=True):
+            least = min(least, _same_value(x, y, key)) if least else least
+    return least
 
 
 def _is_percent(number: str, percentage: str) -> bool:

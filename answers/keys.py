@@ -31,7 +31,7 @@ from functools import lru_cache
 from hashlib import sha256
 from math import gcd
 
-from answers.equivalence import same_meaning
+from answers.equivalence import Same, agreement
 from answers.spelling import plain_spelling
 from answers.sums import MAX_DEPTH, read_sum
 
@@ -43,19 +43,24 @@ MAX_ROUNDS = 8  # rewriting normally settles after one round
 def equivalent(a: str | None, b: str | None) -> bool:
     """Whether a grader who holds one of the answers for right would accept the other; symmetric.
 
-    Wider than equal keys (answers/equivalence.py says in what), so it is no relation to build
-    classes from: a vote counts keys. An empty answer is equivalent to nothing.
+    Wider than equal keys (answers/equivalence.py says in what) and not transitive: 50 ~ 50% ~ 0.5. An
+    empty answer is equivalent to nothing.
     """
+    return compare(a, b) > Same.NO
+
+
+def compare(a: str | None, b: str | None) -> Same:
+    """How far two answers agree: no, where one leaves out what the other says, or wholly."""
     key, other = canonical(a), canonical(b)
     if a is None or b is None or key is None or other is None or key == other:
-        return key is not None and key == other
-    return max(len(a), len(b)) <= MAX_CHARS and _mean_the_same(a, b)
+        return Same.YES if key is not None and key == other else Same.NO
+    return _compare(a, b) if max(len(a), len(b)) <= MAX_CHARS else Same.NO
 
 
 @lru_cache(maxsize=8192)  # the samples of a question give the same wrong answers again and again
-def _mean_the_same(a: str, b: str) -> bool:
+def _compare(a: str, b: str) -> Same:
     a, b = (_THOUSANDS.sub(_join_thousands, plain_spelling(text)) for text in (a, b))
-    return max(len(a), len(b)) <= MAX_CHARS and same_meaning(a, b, canonical)
+    return agreement(a, b, canonical) if max(len(a), len(b)) <= MAX_CHARS else Same.NO
 
 
 def canonical(answer: str | None) -> str | None:
