@@ -52,7 +52,7 @@ class Vote(NamedTuple):
 def majority_vote(answers: Sequence[Hashable | None], min_share: float = 0.0) -> Vote:
     """Pseudo-label y* = argmax_y sum_i [y_i = y]   (arXiv 2505.22453, section 3).
 
-    `answers` are names of classes (answers/vote.py), so that equal answers vote together, however written. None,
+    `answers` are names of classes (answers/vote.py): equal answers vote together, however written. None,
     an answer that did not parse, never votes. Nothing parsed, a tie, a share below `min_share`: winner None.
     """
     counts = Counter(a for a in answers if a is not None)
