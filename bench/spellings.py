@@ -500,7 +500,8 @@ def spell_sum(terms: tuple[Term, ...], rng: Random, freedom: int = ALONE) -> str
 # --- writing a quantity ---------------------------------------------------------------------------
 
 UNMISTAKABLE = set("cm mm km kg min kN Hz kHz kJ kPa cm^2 mm^2 km^2 cm^3 km/h".split())
-UNIT_WORDS = {
+PLAIN = "[-+−]?[0-9][0-9,.]*"  # a number behind which a letter may be a unit
+UNIT_WORDS = {  # in full, and shorter
     "m": ("meters", "metres"), "cm": ("centimeters", "centimetres"), "mm": ("millimeters",),
     "km": ("kilometers",), "ft": ("feet", "ft"), "inches": ("inches", "in."), "L": ("liters", "litres"),
     "m^2": ("square meters", "sq m"), "cm^2": ("square centimeters", "sq cm"), "m^3": ("cubic meters",),
@@ -528,14 +529,15 @@ def with_unit(number: str, unit: str, rng: Random) -> str:
     if unit in NOUNS:
         return number + rng.choice((f" {unit}", rf" \text{{ {unit}}}", rf"\text{{ {unit}}}"))
     if rng.random() < 0.15 and unit in UNIT_WORDS:
-        return f"{number} {rng.choice(UNIT_WORDS[unit])}"
+        words = UNIT_WORDS[unit] if re.fullmatch(PLAIN, number) else UNIT_WORDS[unit][:1]
+        return f"{number} {rng.choice(words)}"
     name, hat, exponent = unit.partition("^") if "/" not in unit else (unit, "", "")
     power = rng.choice((f"^{exponent}", f"^{{{exponent}}}", raised(int(exponent)))) if hat else ""
     boxed = [rf"\{kind}{{{space}{name}}}{power}" for kind in ("text", "mathrm") for space in ("", " ")]
     if hat:
         boxed.append(rf"\text{{{name}{raised(int(exponent))}}}")
     ways = [gap + rng.choice(boxed) for gap in ("", r"\,", r"\ ", " ", r"\;")]
-    if unit in UNMISTAKABLE or re.fullmatch("[-+−]?[0-9][0-9,.]*", number):
+    if unit in UNMISTAKABLE or re.fullmatch(PLAIN, number):
         ways += [f" {name}{power}"] * 3
     if unit in UNMISTAKABLE and number.isdigit():
         ways += [f"{name}{power}"] * 2

@@ -35,11 +35,9 @@ def equal_pair(rng: Random) -> Pair:
     kind = rng.choice(list(KINDS))
     value = KINDS[kind](rng)
     if value.unit and rng.random() < 0.25:
-        plain = spell(bare(value)._replace(name=""), rng)
-        number = bare(value)._replace(name="")
         a = next(text for text, how in iter(lambda: spelled(value, rng), None) if "converted" not in how)
-        return Pair(a, spell(number, rng) if number.terms else plain, True, f"{kind}, unit left out")
-    (a, how), (b, also) = spelled(value, rng), spelled(value._replace(name=value.name), rng)
+        return Pair(a, spell(unnamed(bare(value)), rng), True, f"{kind}, unit left out")
+    (a, how), (b, also) = spelled(value, rng), spelled(value, rng)
     ways = sorted({way for way in (how, also) if way in ("converted", "chain", "named", "rounded beside")})
     return Pair(a, b, True, ", ".join([kind, *ways]))
 
@@ -121,12 +119,20 @@ def other_unit(value: Value, rng: Random) -> Value | None:
     return value._replace(unit=rng.choice(rng.choice((near, list(UNITS), NOUNS)) or list(UNITS)))
 
 
+LIKE_UNITS = {"m g": "mg", "m": "m", "g": "g", "L": "L", "A": "A", "V": "V", "h": "h", "m2": "m^2"}
+
+
 def unit_for_symbol(value: Value, rng: Random) -> Value | None:
     """5 mg, and 5mg, which is five times m times g."""
-    if len(value.terms) != 1 or value.unit not in ("mg", "m", "g", "L", "A", "V", "h", "N", "m^2"):
+    if len(value.terms) != 1 or value.shape != "number":
         return None
-    text = "m2" if value.unit == "m^2" else " ".join(value.unit)
-    return bare(value)._replace(terms=(value.terms[0]._replace(symbols=symbols(text)),), name="")
+    [term] = value.terms
+    for letters, unit in LIKE_UNITS.items():
+        if value.unit == unit:
+            return bare(value)._replace(terms=(term._replace(symbols=symbols(letters)),), name="")
+        if term.symbols == symbols(letters):
+            return value._replace(terms=(term._replace(symbols=()),), unit=unit)
+    return None
 
 
 def unit_and_none(value: Value, rng: Random) -> Value | None:
@@ -164,9 +170,10 @@ def other_letter(value: Value, rng: Random) -> Value | None:
     return value._replace(name=rng.choice("ABCDE")) if value.shape == "choice" else None
 
 
-MISSES = (
-    other_sign, other_digit, reciprocal, power_of_ten, rounded, root_moved, pi_lost, symbol_lost, other_unit,
-    unit_for_symbol, unit_and_none, other_items, upside_down, other_letter,
+OF_ANY = (other_sign, other_digit, reciprocal, power_of_ten, rounded)
+OF_ITS_KIND = (
+    root_moved, pi_lost, symbol_lost, other_unit, unit_for_symbol, unit_and_none, other_items, upside_down,
+    other_letter,
 )  # fmt: skip
 
 
@@ -213,7 +220,7 @@ def other_words(rng: Random) -> tuple[str, str]:
     noun, other = rng.sample(NOUNS, 2)
     more = (
         "below zero", "less than", "choose two", "over six", "lakh", "dozen", "million", "thousand",
-        "squared", "factorial", "times x", "hundredths", "pairs", "percent of x", "to the fourth power",
+        "squared", "factorial", "times x", "hundredths", "percent of x", "to the fourth power",
     )  # fmt: skip
     return rng.choice([(f"{n} {rng.choice(more)}", str(n))] * 3 + [(f"{n} {noun}", f"{n} {other}")])
 
@@ -232,23 +239,32 @@ def apart(a: Value, b: Value) -> bool:
 
 
 def writable(value: Value) -> bool:
-    """No symbol stands alone, as B is a choice, and no number outgrows what people write."""
+    """No symbol stands alone, as B is a choice, no number outgrows what people write, no item stands twice,
+    and an interval begins before it ends."""
+    items = [sum((t.factor for t in item.terms), Fraction(0)) for item in value.items]
+    if len(set(items)) < len(items) or (
+        value.shape not in ("set", "point", "ratio") and items != sorted(items)
+    ):
+        return False
     alone = any(t.symbols and abs(t.factor) == 1 and t.root + t.pi == 1 for t in value.terms)
     long = any(t.factor.denominator > 10_000 and not decimal(t.factor) for t in value.terms)
     return not alone and not long
 
 
+def unnamed(value: Value) -> Value:
+    """So that the pair is not `x = 5` and `y = 7`."""
+    return value._replace(name="") if value.shape == "number" else value
+
+
 def near_miss(value: Value, rng: Random) -> tuple[str, Value]:
     """What was changed, and a value that is apart from this one."""
-    while True:
-        change = rng.choice(MISSES)
+    for _ in range(20):
+        change = rng.choice(OF_ITS_KIND if rng.random() < 0.8 else OF_ANY)
         other = change(value, rng)
         if other is not None and writable(other) and apart(value, other):
             return change.__name__.replace("_", " "), other
-        if rng.random() < 0.05:
-            other = spellings.draw(rng)
-            if apart(value, other):
-                return "another", other
+    other = next(v for v in iter(lambda: spellings.draw(rng), None) if apart(value, v))
+    return "another", other
 
 
 def unequal_pair(rng: Random) -> Pair:
@@ -259,7 +275,7 @@ def unequal_pair(rng: Random) -> Pair:
         return Pair(*texts, False, change.__name__.replace("_", " "))
     value = spellings.draw(rng)
     how, other = near_miss(value, rng)
-    a, b = spell(value, rng), spell(other._replace(name=""), rng)
+    a, b = spell(value, rng), spell(unnamed(other), rng)
     return Pair(*rng.sample((a, b), 2), False, how)
 
 
@@ -275,6 +291,6 @@ def group(rng: Random, size: int = 8) -> Group:
     while len(values) < rng.choice((2, 3, 4)):
         values.append(near_miss(values[0], rng)[1])
     if values[0].unit and rng.random() < 0.5:
-        values.append(bare(values[0])._replace(name=""))
+        values.append(unnamed(bare(values[0])))
     picked = [rng.choice([*values, values[0]]) if rng.random() < 0.95 else None for _ in range(size)]
     return Group([value and spell(value, rng) for value in picked], picked)

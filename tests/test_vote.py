@@ -19,8 +19,8 @@ from answers import answer_classes, canonical
 from bench.spellings import KINDS, Term, Value, draw, in_words, meaning, spell
 
 ALL = os.environ.get("SPELLED") == "all"
-PAIRS = 100_000 if ALL else 3_000
-GROUPS = 5_000 if ALL else 200
+PAIRS = 100_000 if ALL else 4_000
+GROUPS = 5_000 if ALL else 300
 JOINED = 0.97  # of equal pairs
 
 
