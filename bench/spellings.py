@@ -729,12 +729,16 @@ def read(text: str, unit: str = "", name: str = "x") -> Value | None:
 
 
 def respell(text: str, rng: Random, unit: str = "", choices: tuple[str, ...] = ()) -> str:
-    """The same answer in another way, with its unit three times of four, a choice with its text half of the
-    time; what can't be read stays."""
+    """The same answer in another way: with its unit three times of four, a share as a percentage now and
+    then, a choice with its text half of the time. What can't be read stays."""
     value = read(text, unit)
     if value is None:
         return text
     number = ord(value.name) - 65 if value.shape == "choice" else len(choices)
     if number < len(choices) and rng.random() < 0.5:
         return rng.choice(("{0}. {1}", "({0}) {1}", "{1}", r"\text{{{1}}}")).format(text, choices[number])
-    return spell(bare(value) if rng.random() < 0.25 else value, rng)
+    if unit and rng.random() < 0.25:
+        return spell(bare(value), rng)
+    if not unit and value.terms and 0 < value.terms[0].factor < 1 and rng.random() < 0.2:
+        value = value._replace(terms=scaled(value.terms, Fraction(100)), unit="%")
+    return spell(value, rng)
