@@ -24,7 +24,7 @@ def test_a_response_keeps_its_steps_and_its_answer():
     text = r"3 wide, 5 high, 3 * 5 = 15. \boxed{15}"
     written = {rewritten(text, AREA, Random(seed)) for seed in range(200)}
     assert len(written) > 80 and all(w.startswith(text[:-10]) for w in written)
-    assert {extract_answer(w) for w in written} >= {"15", "15 cm^2", "30/2"}
+    assert {extract_answer(w) for w in written} >= {"15", "15 cm^2"}
 
 
 def test_what_holds_no_answer_or_none_that_is_read_stays():

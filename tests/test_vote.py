@@ -16,7 +16,7 @@ import pytest
 from answers_spelled import Pair, apart, equal_pair, group, unequal_pair
 
 from answers import answer_classes, canonical
-from bench.spellings import KINDS, Term, Value, draw, in_words, meaning, spell
+from bench.spellings import KINDS, VULGAR, Term, Value, draw, in_words, meaning, spell
 
 ALL = os.environ.get("SPELLED") == "all"
 PAIRS = 100_000 if ALL else 4_000
@@ -180,12 +180,18 @@ FRAMES = re.compile(
 GROUPED = re.compile(r"(?<=[0-9])(?:,\\!|,|\{,\}|\\,| )(?=[0-9]{3}(?![0-9/]))")
 
 
-def worth(text: str) -> float:
+def worths(text: str) -> list[float]:
+    """Of each side of a chain of equalities; the first may be a name."""
     text = re.sub(r"\\boxed\{(.*)\}", r"\1", text)
-    text = GROUPED.sub("", FRAMES.sub("", text).split(r"\approx")[0].split("=")[-1].replace("−", "-"))
+    text = GROUPED.sub("", FRAMES.sub("", text).split(r"\approx")[0].replace("−", "-"))
     text = re.sub(r"(?<![0-9/])([0-9]+) ([0-9]+/[0-9]+)", r"(\1+\2)", text)  # 1 1/2
-    text = re.sub(r"(?<![a-z\\])(?!pi|sqrt)[a-z]{2,}", lambda letters: " ".join(letters[0]), text)
-    return Reader(text.strip().rstrip(".")).sum()
+    *first, last = [re.sub(r"(?<![a-z\\])(?!pi|sqrt)[a-z]{2,}", _apart, side) for side in text.split("=")]
+    sides = [side for side in first if re.search("[0-9]", side.replace("f(2)", ""))]
+    return [Reader(side.strip().rstrip(".")).sum() for side in [*sides, last]]
+
+
+def _apart(letters: re.Match) -> str:
+    return " ".join(letters[0])
 
 
 WORDS = {in_words(Fraction(n)).split("-")[0] for n in range(100)} | {"half", "third", "quarter", "fifth"}
@@ -203,10 +209,13 @@ def test_a_value_is_what_it_is_written_as(kind):
             float(t.factor) * t.root**0.5 * pi**t.pi * prod(LETTERS[name] ** n for name, n in t.symbols)
             for t in value.terms
         )
-        assert worth(text) == pytest.approx(exact, rel=1e-9), text
+        for number in worths(text):
+            assert number == pytest.approx(exact, rel=1e-9), text
 
 
 def test_words_are_the_numbers_they_name():
     words = {in_words(Fraction(n)): n for n in range(-99, 100)}
     assert len(words) == 199 and words["negative five"] == -5 and words["forty-two"] == 42
+    signs = {unicodedata.normalize("NFKC", sign).replace("⁄", "/"): q for q, sign in VULGAR.items()}
+    assert len(signs) == 15 and all(Fraction(sign) == q for sign, q in signs.items())
     assert in_words(Fraction(11, 2)) == "five and a half" and in_words(Fraction(2, 3)) == "two thirds"
