@@ -581,12 +581,12 @@ def _spell_number(value: Value, rng: Random) -> tuple[str, str]:
     if term and term[1:] == (1, 0, ()) and rng.random() < 0.1 and value.unit not in NOUNS:
         name = NAMES[value.name or "x"][0].format("")
         name = "" if not value.unit and rng.random() < 0.2 else name
-        return f"{name}{in_a_chain(term.factor, rng)} = {text}", "chain"
+        return f"{name}{in_a_chain(term.factor, rng)} = {text}", f"{how} chain"
     if term and not value.unit and not term.symbols and (term.root > 1 or term.pi) and rng.random() < 0.06:
         close = float(term.factor) * term.root**0.5 * 3.141592653589793**term.pi
-        return rf"{text} \approx {close:.{rng.randint(1, 3)}f}", "rounded beside"
+        return rf"{text} \approx {close:.{rng.randint(1, 3)}f}", f"{how} rounded"
     if value.name and rng.random() < 0.2:
-        return rng.choice(NAMES[value.name]).format(text), "named"
+        return rng.choice(NAMES[value.name]).format(text), f"{how} named"
     return text, how
 
 

@@ -38,8 +38,8 @@ def equal_pair(rng: Random) -> Pair:
         a = next(text for text, how in iter(lambda: spelled(value, rng), None) if "converted" not in how)
         return Pair(a, spell(unnamed(bare(value)), rng), True, f"{kind}, unit left out")
     (a, how), (b, also) = spelled(value, rng), spelled(value, rng)
-    ways = sorted({way for way in (how, also) if way in ("converted", "chain", "named", "rounded beside")})
-    return Pair(a, b, True, ", ".join([kind, *ways]))
+    ways = {"converted", "chain", "named", "rounded"} & {*how.split(), *also.split()}
+    return Pair(a, b, True, ", ".join([kind, *sorted(ways)]))
 
 
 # --- near misses ----------------------------------------------------------------------------------
