@@ -20,10 +20,12 @@ formats of other languages, sums of series, what holds only for some values of t
 import re
 from collections.abc import Callable
 from enum import IntEnum
-from fractions import Fraction
 
-from answers.calculator import same_equation, same_number
+from answers.calculator import same_number
+from answers.nouns import with_unit
 from answers.solutions import cut, is_union, solutions
+from answers.statements import stated_value
+from answers.units import Unit, in_base_units
 
 MAX_ITEMS = 12  # of solutions whose order doesn't matter
 
@@ -40,8 +42,17 @@ class Same(IntEnum):
 
 def agreement(a: str, b: str, key: Key) -> Same:
     """How far two answers mean the same though `key` tells them apart."""
-    if "=" in a and "=" in b and same_equation(a, b):
-        return Same.YES
+    if same := _each_solution(a, b, key):
+        return same
+    if lettered := _LETTERED.fullmatch(a) or _LETTERED.fullmatch(b):
+        return Same.FORGIVEN if lettered[1] in (a, b) else Same.NO
+    ours, theirs = (stated_value(text) if "=" in text else None for text in (a, b))
+    if (ours is None) == (theirs is None):
+        return Same.NO
+    return min(Same.FORGIVEN, _each_solution(ours or a, theirs or b, key))
+
+
+def _each_solution(a: str, b: str, key: Key) -> Same:
     ours, theirs = solutions(a), solutions(b)
     if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or is_union(a, ours) != is_union(b, theirs):
         return Same.NO
@@ -66,31 +77,13 @@ def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Ke
 
 # --- one of them ----------------------------------------------------------------------------------
 
-_APPROXIMATELY = re.compile(r"(?:approximately|about|roughly|approx\.?|\\approx|≈) ?(?=[-0-9.\\])")
 _ARTICLE = re.compile(r"(?:the|an?) (?=[A-Za-z]{2})", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _POINT = re.compile(r"[A-Z](\([^()]*,[^()]*\))|△ ?([A-Z]{3})")
 _TIME = re.compile(r"0?([0-9]{1,2}:[0-5][0-9])(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
 _RATIO = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
 _MATRIX = re.compile(r"\\begin\{[pb]?matrix\}(.*)\\end\{[pb]?matrix\}")
-_MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_NOUNS = set(
-    "dozen dozens pair pairs score times and not out plus minus mod percent base squared cubed factorial tens"
-    " hundreds thousands millions billions trillions".split()
-)
-_PARTS = (
-    {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
-    | {
-        word + s: n
-        for s in ("", "s")
-        for n, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)
-    }
-    | {"hundredth": 100, "hundredths": 100, "thousandth": 1000, "thousandths": 1000}
-)
-_COUNTED = re.compile(  # two-thirds, but not x-axis
-    rf"(-?[0-9][0-9.]*|[a-z]+)(?: |-(?={'|'.join(_PARTS)}))([a-z]{{3,}}(?: [a-z]{{3,}})?)", re.IGNORECASE
-)
-_FACTORS = _MULTIPLES | {word: Fraction(1, n) for word, n in _PARTS.items()}
+_LETTERED = re.compile(r"([A-J]) - \S.*")  # B - 12
 _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"\mathbb R")
 
@@ -104,24 +97,33 @@ def _same_value(a: str, b: str, key: Key) -> Same:
         return Same.YES
     if same := _same_notation(a, b, key):
         return same
-    if a[-1] == "%" or b[-1] == "%":
-        is_percent = a[-1] != "%" and _is_percent(ours, theirs) or b[-1] != "%" and _is_percent(theirs, ours)
-        return Same.YES if is_percent else Same.NO
-    if (a[-1] == "°") != (b[-1] == "°") and "π" in ours + theirs:
-        of_angles = (f"({ours})°", theirs) if a[-1] == "°" else (ours, f"({theirs})°")
-        return Same.YES if same_number(*of_angles) else Same.NO
+    (x, of_a), (y, of_b) = with_unit(a), with_unit(b)
+    if of_a or of_b:
+        return _with_units(x, of_a, y, of_b, key)
+    if (x, y) != (a, b):  # 3 million
+        return Same.YES if same_number(key(x) or x, key(y) or y) else Same.NO
     if _NUMBER.fullmatch(ours) and _NUMBER.fullmatch(theirs):
         return Same.NO
-    if _NUMBER.fullmatch(ours) or _NUMBER.fullmatch(theirs):
-        number, counted = (ours, b) if _NUMBER.fullmatch(ours) else (theirs, a)
-        match = _COUNTED.fullmatch(counted)
-        if match:
-            return Same.FORGIVEN if number == _count(match[1], match[2], key) else Same.NO
     return Same.YES if same_number(ours, theirs) else Same.NO
 
 
+def _with_units(x: str, of_x: Unit | None, y: str, of_y: Unit | None, key: Key) -> Same:
+    """Values of one dimension are converted; where one has no unit, none is asked of it."""
+    if of_x and of_y:
+        if of_x.dimension != of_y.dimension:
+            return Same.NO
+        if of_x.scale == of_y.scale:
+            return _same_value(x, y, key)
+        return Same.YES if same_number(in_base_units(x, of_x, key), in_base_units(y, of_y, key)) else Same.NO
+    value, unit, bare = (x, of_x, y) if of_x else (y, of_y, x)
+    assert unit is not None
+    if unit.is_number(bare) and same_number(in_base_units(value, unit, key), key(bare) or ""):
+        return Same.YES  # 50% and 0.5
+    return min(Same.FORGIVEN, _same_value(value, bare, key))
+
+
 def _bare(text: str) -> str:
-    text = _APPROXIMATELY.sub("", text.strip(), count=1) if not text[:1].isdigit() else text.strip()
+    text = text.strip()
     text = _ARTICLE.sub("", text, count=1) if text[:1] in ("a", "A", "t", "T") else text
     point = _POINT.fullmatch(text)
     return point[1] or point[2] if point else "(-∞, ∞)" if text in _REALS else "⦃⦄" if text == "∅" else text
@@ -158,18 +160,3 @@ def _same_rows(a: list[list[str]], b: list[list[str]], key: Key) -> Same:
         for x, y in zip(row, other, strict=True):
             least = min(least, _same_value(x, y, key)) if least else least
     return least
-
-
-def _is_percent(number: str, percentage: str) -> bool:
-    if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(percentage)):
-        return False
-    return Fraction(number) * 100 == Fraction(percentage)
-
-
-def _count(number: str, nouns: str, key: Key) -> str | None:
-    """The key of the number in `5 apples`, `two triangles`, `5 million`, `two thirds`."""
-    words = nouns.lower().split()
-    if words[0] in _FACTORS and len(words) == 1:
-        value = key(number)
-        return str(Fraction(value) * _FACTORS[words[0]]) if value and _NUMBER.fullmatch(value) else None
-    return None if set(words) & (_NO_NOUNS | _FACTORS.keys()) else key(number)
