@@ -19,23 +19,16 @@ formats of other languages, sums of series, what holds only for some values of t
 
 import re
 from collections.abc import Callable
-from enum import IntEnum
 from fractions import Fraction
 
 from answers.calculator import same_equation, same_number
-from answers.solutions import cut, is_union, solutions
+from answers.same import Same
+from answers.shapes import same_shape
+from answers.solutions import is_union, solutions
 
 MAX_ITEMS = 12  # of solutions whose order doesn't matter
 
 Key = Callable[[str], str | None]
-
-
-class Same(IntEnum):
-    """How far two answers agree."""
-
-    NO = 0
-    FORGIVEN = 1  # one leaves out what the other says: a unit, a noun, am or pm
-    YES = 2
 
 
 def agreement(a: str, b: str, key: Key) -> Same:
@@ -70,9 +63,6 @@ _APPROXIMATELY = re.compile(r"(?:approximately|about|roughly|approx\.?|\\approx|
 _ARTICLE = re.compile(r"(?:the|an?) (?=[A-Za-z]{2})", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _POINT = re.compile(r"[A-Z](\([^()]*,[^()]*\))|△ ?([A-Z]{3})")
-_TIME = re.compile(r"0?([0-9]{1,2}:[0-5][0-9])(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
-_RATIO = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
-_MATRIX = re.compile(r"\\begin\{[pb]?matrix\}(.*)\\end\{[pb]?matrix\}")
 _MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NO_NOUNS = set(
     "dozen dozens pair pairs score times and not out plus minus mod percent base squared cubed factorial tens"
@@ -102,7 +92,9 @@ def _same_value(a: str, b: str, key: Key) -> Same:
         return Same.NO
     if ours == theirs:
         return Same.YES
-    if same := _same_notation(a, b, key):
+    if _same_words(a, b):
+        return Same.YES
+    if same := same_shape(a, b, lambda x, y: _same_value(x, y, key)):
         return same
     if a[-1] == "%" or b[-1] == "%":
         is_percent = a[-1] != "%" and _is_percent(ours, theirs) or b[-1] != "%" and _is_percent(theirs, ours)
@@ -127,37 +119,12 @@ def _bare(text: str) -> str:
     return point[1] or point[2] if point else "(-∞, ∞)" if text in _REALS else "⦃⦄" if text == "∅" else text
 
 
-def _same_notation(a: str, b: str, key: Key) -> Same:
-    """Words, times, ratios, tuples and matrices, each compared in its own way."""
-    if _WORDS.fullmatch(a) and _WORDS.fullmatch(b):
-        one_letter = len(a) == 1 or len(b) == 1
-        same = a.lower().replace("-", " ") == b.lower().replace("-", " ")
-        return Same.YES if same and (not one_letter or a.lower() < "i") else Same.NO
-    if (ours := _TIME.fullmatch(a)) and (theirs := _TIME.fullmatch(b)):
-        (time, half), (other, other_half) = ours.groups(""), theirs.groups("")
-        if time != other or (half.lower() != other_half.lower() and half and other_half):
-            return Same.NO
-        return Same.YES if half.lower() == other_half.lower() else Same.FORGIVEN
-    if _RATIO.fullmatch(a) and _RATIO.fullmatch(b):
-        p, q = ([int(n) for n in text.split(":")] for text in (a, b))
-        proportional = all(x * q[0] == y * p[0] for x, y in zip(p, q, strict=False))
-        return Same.YES if len(p) == len(q) and any(p) and proportional else Same.NO
-    if a[0] in "([" and a[0] == b[0] and a[-1] == b[-1] and a[-1] in ")]":
-        return _same_rows([cut(a[1:-1])], [cut(b[1:-1])], key)
-    matrices = _MATRIX.fullmatch(a), _MATRIX.fullmatch(b)
-    rows = [[row.split("&") for row in match[1].split(r"\\")] for match in matrices if match]
-    return _same_rows(rows[0], rows[1], key) if len(rows) == 2 else Same.NO
-
-
-def _same_rows(a: list[list[str]], b: list[list[str]], key: Key) -> Same:
-    cells = sum(map(len, a))
-    if [*map(len, a)] != [*map(len, b)] or not 1 < cells <= MAX_ITEMS**2:
-        return Same.NO
-    least = Same.YES
-    for row, other in zip(a, b, strict=True):
-        for x, y in zip(row, other, strict=True):
-            least = min(least, _same_value(x, y, key)) if least else least
-    return least
+def _same_words(a: str, b: str) -> bool:
+    if not (_WORDS.fullmatch(a) and _WORDS.fullmatch(b)):
+        return False
+    one_letter = len(a) == 1 or len(b) == 1
+    same = a.lower().replace("-", " ") == b.lower().replace("-", " ")
+    return same and (not one_letter or a.lower() < "i")
 
 
 def _is_percent(number: str, percentage: str) -> bool:

@@ -31,7 +31,8 @@ from functools import lru_cache
 from hashlib import sha256
 from math import gcd
 
-from answers.equivalence import Same, agreement
+from answers.equivalence import agreement
+from answers.same import Same
 from answers.spelling import plain_spelling
 from answers.sums import MAX_DEPTH, read_sum
 
