@@ -24,9 +24,7 @@ from fractions import Fraction
 from answers.calculator import same_equation, same_number
 from answers.same import Same
 from answers.shapes import same_shape
-from answers.solutions import is_union, solutions
-
-MAX_ITEMS = 12  # of solutions whose order doesn't matter
+from answers.solutions import same_solutions
 
 Key = Callable[[str], str | None]
 
@@ -35,26 +33,7 @@ def agreement(a: str, b: str, key: Key) -> Same:
     """How far two answers mean the same though `key` tells them apart."""
     if "=" in a and "=" in b and same_equation(a, b):
         return Same.YES
-    ours, theirs = solutions(a), solutions(b)
-    if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or is_union(a, ours) != is_union(b, theirs):
-        return Same.NO
-    if len(ours) == 1:
-        return _same_value(ours[0][1], theirs[0][1], key) if ours[0][0] == theirs[0][0] else Same.NO
-    # both ways, so that it is symmetric
-    return max(_each_in(ours, theirs, key), _each_in(theirs, ours, key))
-
-
-def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Key) -> Same:
-    """The least agreement, where each finds its own."""
-    left, least = list(theirs), Same.YES
-    for name, value in ours:
-        found = [_same_value(value, other, key) if name == its else Same.NO for its, other in left]
-        best = max(found)
-        if not best:
-            return Same.NO
-        least = min(least, best)
-        del left[found.index(best)]
-    return least
+    return same_solutions(a, b, lambda x, y: _same_value(x, y, key))
 
 
 # --- one of them ----------------------------------------------------------------------------------

@@ -1,14 +1,11 @@
 """Answers of several parts that keep their places: times, ratios, tuples, vectors, matrices."""
 
 import re
-from collections.abc import Callable
 
-from answers.same import Same
+from answers.same import Compare, Same
 from answers.solutions import cut
 
 MAX_CELLS = 144
-
-Compare = Callable[[str, str], Same]  # of two parts
 
 _TIME = re.compile(r"0?([0-9]{1,2}:[0-5][0-9])(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
 _RATIO = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
