@@ -1,7 +1,7 @@
 r"""One parser of formulas in the plain notation of answers/keys.py; a subclass says what they come to.
 
-    sum      [+-] product ([+-] product)*
-    product  power ([*/] power)*, some of them without a sign: 2x, 3(x+1)
+    sum      [+-] product ([+-] product)*, where 3+-2 is 3-2, but 3--2 may be a range
+    product  power ([*/] [+-] power)*, some of them without a sign: 2x, 3(x+1)
     power    value [!°]* [^ exponent], where exponent is [+-] value
     value    number, name, (sum), {sum}, |sum|, \frac part part, \binom part part, \sqrt[sum] part
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")  # no differences or quotients
 NUMBER_START = frozenset("0123456789.")
 _ENDS = frozenset(("", *"+-*/^!°)}],"))  # no value starts with these
+_SIGNS = frozenset("+-")
 _CLOSING = {"(": ")", "{": "}", "|": "|"}
 _GROUPS = frozenset((*_CLOSING, r"\frac", r"\binom", r"\dbinom", r"\sqrt", "sqrt"))
 
@@ -62,13 +63,23 @@ class Parser:
         sign = self.tokens[self.at]
         if sign == "-" or sign == "+":
             self.at += 1
+            if sign == "-":  # +-5 may stand for ±5
+                self.take("+")
         total = self.signed(self.product(), sign)
         while True:
             sign = self.tokens[self.at]
             if sign != "-" and sign != "+":
                 return total
             self.at += 1
+            if self.tokens[self.at] in _SIGNS:
+                sign = self.second_sign(sign)
             total = self.plus(total, self.product(), sign)
+
+    def second_sign(self, sign: str) -> str:
+        second = self.take("+", "-")
+        if sign == second == "-":
+            raise Unreadable
+        return "+" if sign == second else "-"
 
     def product(self):
         tokens, start, divided = self.tokens, self.at, False
@@ -83,7 +94,9 @@ class Parser:
                 return total
             elif divided or not self.multiplies_silently(sign):
                 raise Unreadable  # 1/2x, 2 3
-            factor = self.power()
+            negative = tokens[self.at] == "-"
+            self.at += negative
+            factor = self.negative(self.power()) if negative else self.power()
             divided = sign == "/"
             total = self.divide(total, factor) if divided else self.times(total, factor)
 

@@ -32,7 +32,8 @@ from hashlib import sha256
 from math import gcd
 
 from answers.calculator import same_equation
-from answers.equivalence import Same, agreement
+from answers.equivalence import agreement
+from answers.same import Same
 from answers.spelling import plain_spelling
 from answers.statements import CLOSE, OPEN, RELATIONS, split, stated
 from answers.sums import read_sum

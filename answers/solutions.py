@@ -2,11 +2,39 @@
 
 import re
 
+from answers.same import Compare, Same
+
+MAX_ITEMS = 12  # of solutions whose order doesn't matter
+
 _CUT = re.compile(r"([(\[{⦃⟨])|([)\]}⦄⟩])|[,;] ?(?:(?:and|or) )?|∪| (?:and|or) ")
 _ASSIGNED = re.compile(r"([A-Za-zα-ω](?:_[A-Za-z0-9])?) ?= ?([^=<>≤≥≠]+)")
 _COMPARED = re.compile(r"([^<>≤≥]+)([<>≤≥])([^<>≤≥]+)(?:([<>≤≥])([^<>≤≥]+))?")
 _ONE_NAME = re.compile(r" ?[A-Za-zα-ω] ?")
 _MIRROR = str.maketrans("<>≤≥", "><≥≤")
+
+
+def same_solutions(a: str, b: str, same: Compare) -> Same:
+    """How far all solutions agree, where `same` says it of two values."""
+    ours, theirs = solutions(a), solutions(b)
+    if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or is_union(a, ours) != is_union(b, theirs):
+        return Same.NO
+    if len(ours) == 1:
+        return same(ours[0][1], theirs[0][1]) if ours[0][0] == theirs[0][0] else Same.NO
+    # both ways, so that it is symmetric
+    return max(_each_in(ours, theirs, same), _each_in(theirs, ours, same))
+
+
+def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], same: Compare) -> Same:
+    """The least agreement, where each finds its own."""
+    left, least = list(theirs), Same.YES
+    for name, value in ours:
+        found = [same(value, other) if name == its else Same.NO for its, other in left]
+        best = max(found)
+        if not best:
+            return Same.NO
+        least = min(least, best)
+        del left[found.index(best)]
+    return least
 
 
 def solutions(text: str) -> list[tuple[str, str]]:

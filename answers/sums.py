@@ -1,7 +1,8 @@
 r"""Exact sums of terms coefficient * sqrt(integer) * symbols, read from a plain notation and shown
-as one key.
+as one key. Roots of other degrees are symbols.
 
     read_sum(r"\frac{6}{\sqrt{3}}")  ->  "2*sqrt(3)"
+    read_sum(r"\sqrt[3]{-16}")       ->  r"-2*\sqrt[3]{2}"
     read_sum("x(x+1)")               ->  "x^2+x"
     read_sum("1/2x")                 ->  None: it can mean two things
 
@@ -28,8 +29,8 @@ ONE: Term = (1, ())  # the key of plain numbers
 
 # a sign that sums don't have, a word, another command, a subscript of nothing or without end
 _UNKNOWN = re.compile(
-    r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
-    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
+    r"[^-+*/^(){}\[\].0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<!sqrt)\[|(?<![A-Za-z\\])[A-Za-z]{4}"
+    r"|\\(?!(?:frac|sqrt)(?![A-Za-z]))|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
 )
 _TOKEN = re.compile(
     r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
@@ -121,8 +122,8 @@ def _divide(a: Sum, b: Sum) -> Sum:
 
 def _power(base: Sum, exponent: Sum) -> Sum:
     (terms, denominator), n = exponent, exponent[0].get(ONE, 0)
-    if n == 1 and denominator == 2 and len(terms) == 1:
-        return _sqrt(base)
+    if denominator > 1:
+        return _fractional_power(base, exponent)
     if terms.keys() - {ONE} or denominator != 1 or abs(n) > MAX_EXPONENT or (n <= 0 and not base[0]):
         raise Unreadable
     factor = _inverse(base) if n < 0 else base
@@ -133,7 +134,56 @@ def _power(base: Sum, exponent: Sum) -> Sum:
     return result
 
 
-def _sqrt(a: Sum, _degree: int = 2) -> Sum:
+def _fractional_power(base: Sum, exponent: Sum) -> Sum:
+    """b^(n/d) as the d-th root of b^n: of a positive number or, where n is 1, of a sum with names."""
+    (terms, _), (exponents, d) = base, exponent
+    positive = terms.keys() == {ONE} and terms[ONE] > 0
+    has_name = bool(terms.keys() - {ONE})
+    if exponents.keys() != {ONE} or not (positive or (exponents[ONE] == 1 and (has_name or d == 2))):
+        raise Unreadable
+    return _root(_power(base, ({ONE: exponents[ONE]}, 1)), d)
+
+
+def _root(a: Sum, d: int) -> Sum:
+    if d == 2:
+        return _sqrt(a)
+    if not 2 < d <= MAX_EXPONENT:
+        raise Unreadable
+    terms, denominator = a
+    if terms.keys() - {ONE}:
+        return {(1, ((rf"\sqrt[{d}]{{{show(a)}}}", 1),)): 1}, 1
+    n = terms.get(ONE, 0)
+    if n < 0:
+        if d % 2 == 0:
+            raise Unreadable
+        return _negative(_root(_negative(a), d))
+    above, below = _whole_root(n, d), _whole_root(denominator, d)
+    if above is not None and below:
+        return _bounded({ONE: above} if n else {}, below)
+    return _root_of_integer(n * denominator ** (d - 1), d, denominator)
+
+
+def _root_of_integer(radicand: int, d: int, denominator: int) -> Sum:
+    """Free of d-th powers and of the least degree: the 4th root of 36 is that of 6."""
+    if radicand > MAX_RADICAND:
+        raise Unreadable
+    outside, f = 1, 2
+    while f**d <= radicand:
+        while radicand % f**d == 0:
+            radicand, outside = radicand // f**d, outside * f
+        f += 1
+    for g in range(d // 2, 1, -1):
+        if d % g == 0 and (smaller := _whole_root(radicand, g)):
+            return _times(_root(({ONE: smaller}, 1), d // g), _bounded({ONE: outside}, denominator))
+    return _bounded({(1, ((rf"\sqrt[{d}]{{{radicand}}}", 1),)): outside}, denominator)
+
+
+def _whole_root(n: int, d: int) -> int | None:
+    near = round(n ** (1 / d))  # exact, as n is at most MAX_NUMBER and d at least 2
+    return next((k for k in (near - 1, near, near + 1) if k**d == n), None)
+
+
+def _sqrt(a: Sum) -> Sum:
     terms, denominator = a
     if terms.keys() - {ONE}:
         return {(1, ((f"sqrt({show(a)})", 1),)): 1}, 1
@@ -185,7 +235,7 @@ class _Reader(Parser):
     TOKEN, MAX_DEPTH = _TOKEN, MAX_DEPTH
     plus, negative, times = staticmethod(_plus), staticmethod(_negative), staticmethod(_times)
     divide = fraction = staticmethod(_divide)
-    raised, root = staticmethod(_power), staticmethod(_sqrt)
+    raised = staticmethod(_power)
     signed = staticmethod(lambda a, sign: _negative(a) if sign == "-" else a)
     radicand = Parser.value  # \sqrt12 is the root of 12
     is_cut = staticmethod(lambda token: token[0] in NUMBER_START)
@@ -203,6 +253,13 @@ class _Reader(Parser):
 
     def name(self, token: str) -> Sum:
         return {(1, ((token, 1),)): 1}, 1
+
+    def root(self, a: Sum, degree: Sum | int) -> Sum:
+        if degree == 2:
+            return _sqrt(a)
+        if not isinstance(degree, tuple) or degree[0].keys() != {ONE} or degree[1] > 1:
+            raise Unreadable
+        return _root(a, degree[0][ONE])
 
     def multiplies_silently(self, token: str) -> bool:
         """Also that it can mean nothing else."""

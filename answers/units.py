@@ -254,9 +254,10 @@ def split_unit(text: str) -> tuple[str, Unit] | None:
     if "μ" in text:
         text = text.replace("μ ⟦", "⟦μ").replace("μ⟦", "⟦μ")
     if "°" in text and not _FUNCTION.search(text):  # 180°-60°, x°
-        value = text.replace("°", "").strip()
+        several = text.count("°") > 1  # then no range: 180-60 would be one
+        value = re.sub(r"([0-9.]+) ?°", r"(\1)", text) if several else text.replace("°", "").strip()
         if text.rstrip()[-1] == "°":
-            return (value, _DEGREES) if value else None
+            return (value, _DEGREES) if value and "°" not in value else None
     match = _WITH_TAIL.fullmatch(text)
     if match and (unit := read_unit(match[3].translate(_MARKS).replace("μ ", "μ"))):
         value, space, tail = match.groups()

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 from answers.choices import option_key
-from answers.equivalence import Same
 from answers.keys import compare
+from answers.same import Same
 
 MAX_KEYS = 64
 
