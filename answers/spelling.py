@@ -9,6 +9,7 @@ import re
 import unicodedata
 
 from answers.extract import closing_brace
+from answers.units import mark
 
 _COMMANDS = (
     {unicodedata.name(letter).split()[-1].lower(): letter for letter in "αβγδεζηθικμνξπρστφχψω"}
@@ -38,7 +39,7 @@ _COMMANDS = (
     | {"lbrace": "⦃", "rbrace": "⦄", "langle": "⟨", "rangle": "⟩", "dfrac": r"\frac", "tfrac": r"\frac"}
     | {"left": "", "right": "", "displaystyle": "", "rm": "", "bf": "", "quad": " ", "qquad": " "}
     | {"cfrac": r"\frac", "colon": ":", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|"}
-    | {"dots": "...", "ldots": "...", "cdots": "..."}
+    | {"approx": "≈", "dots": "...", "ldots": "...", "cdots": "..."}
 )
 _ESCAPES = (
     {"{": "⦃", "}": "⦄"}
@@ -129,7 +130,10 @@ def _without_outer_wrapper(text: str) -> str:
 
 
 def _unwrapped(match: re.Match) -> str:
-    return f" {match[1]} "
+    """What a wrapper holds. A unit behind a value stays marked as one."""
+    before = match.string[: match.start()].rstrip(" \\,;:!~")
+    behind_value = before[-1:].isalnum() or before[-1:] in ("}", ")", "/", "*", "°")
+    return behind_value and mark(match[1]) or f" {match[1]} "
 
 
 def _plain_command(match: re.Match) -> str:

@@ -24,7 +24,7 @@ def test_random_fractions_agree_however_they_are_written():
             rf"\frac{{{n}}}{{{d}}}",
             f"{k * n}/{k * d}",
             rf"x = \dfrac{{{k * n}}}{{{k * d}}}",
-            f"({n})/{d} cm",
+            f"({n})/{d} units",
         ]
         assert len(set(map(canonical, forms))) == 1, forms
         assert canonical(f"{n}/{d}") != canonical(f"{n * d + 1}/{d * d}")  # the next value
