@@ -4,26 +4,26 @@ r"""One key for all ways of writing an answer, which is what a vote counts.
     equivalent(r"2\sqrt3", "sqrt(12)")         ->  True
 
 `canonical` spells LaTeX and Unicode plainly, drops what carries no meaning (dollar signs, spacing,
-units, "x ="), splits lists, tuples, sets and relations, and reads each piece as a sum of terms
-coefficient * sqrt(integer) * symbols with exact rational coefficients. What it can't read stays
-text. Nothing is evaluated as code; number, depth and length are bounded.
+"x ="), splits lists, tuples, sets and relations, and reads each piece as a sum of terms
+coefficient * sqrt(integer) * symbols with exact rational coefficients, with its unit. What it can't
+read stays text. Nothing is evaluated as code; number, depth and length are bounded.
 
 Decisions, where one could want either
-- A unit is dropped, so are percent and degree signs: `5 cm` must vote with `5`, and so it also
-  votes with `5 m`, and `50%` with `50`. One-letter units need a space before them (`5 m`): `5m` may
-  be five times m.
+- A unit is part of the key: `5 cm`, `0.05 m` and `5` have three, of which the vote joins what is one
+  value (answers/vote.py). `5m` and `\frac32mg` are products (answers/units.py says when).
 - `(b)` is the choice B, but a bare `b` may be a variable. `B. 45`, `B: 45` and `(B) 45` are B too.
 - `(1,2)`, `[1,2]`, `{1,2}` and `1,2` differ: point or interval, closed interval, set, list. Only a
   set forgets order.
 - `1,000` is a thousand outside brackets, `(1,000)` is a pair. `100, 200` with a space is a list.
 - `3-5` stays text, since it may be a range; so do `2024-01-05` and `1/2x`, which can mean two things.
-- `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, and `AB=CD` is a claim.
+- `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, `AB=CD` is a claim, and
+  so is `x+y=7` (answers/statements.py). Of `x = 180-60 = 120` it is the last member.
 - `0.333...` is 1/3, `0.33` is not. `five` alone is `5`.
 
 A key makes classes, so it must be transitive; what a grader accepts beyond it (the list `2, 1` for
-`1, 2`, `0.5` for `50%`) stands in answers/equivalence.py. Left out of keys: factoring and
-cancelling, symbolic powers, functions, matrices, nouns that are no unit (`5 apples`), conversion
-between units, products of letters without a space (`xy` is one name).
+`1, 2`, `5` for `5 cm`) stands in answers/equivalence.py. Left out of keys: factoring and cancelling,
+symbolic powers, functions, matrices, nouns (`5 apples`), conversion between units, products of letters
+without a space (`xy` is one name).
 """
 
 import re
