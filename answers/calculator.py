@@ -157,6 +157,16 @@ class _Formula(Parser):
             raise Unreadable
         return self.letter(token)
 
+    def mixed_number(self, whole, fraction):
+        """2\\frac{1}{3} is 7/3, 2\\frac{x}{3} a product."""
+        start = max(k for k in range(self.at) if self.tokens[k] == r"\frac")
+        parts = [token for token in self.tokens[start + 1 : self.at] if token not in "{}"]
+        if not all(map(str.isdigit, parts)):
+            return self.times(whole, fraction)
+        if len(parts) != 2 or not 0 < int(parts[0]) < int(parts[1]):
+            raise Unreadable
+        return self.plus(whole, fraction, "+")
+
     def binomial(self, n, k):
         if isinstance(k, complex) or k.denominator != 1 or not 0 <= k <= 100:
             raise Unreadable
@@ -203,7 +213,7 @@ class _Calculator(_Formula):
     negative = operator.neg
     signed = staticmethod(lambda x, sign: _checked(0 - x if sign == "-" else 0 + x))
     plus = staticmethod(lambda x, y, sign: _checked(x - y if sign == "-" else x + y))
-    times = mixed_number = staticmethod(lambda x, y: _checked(x * y))
+    times = staticmethod(lambda x, y: _checked(x * y))
     size = staticmethod(lambda x: complex(abs(x)) if isinstance(x, complex) else abs(x))
 
     def fraction(self, x: Number, y: Number) -> Number:
@@ -252,7 +262,7 @@ class _Residues(_Formula):
 
     signed = staticmethod(lambda x, sign: -x % PRIME if sign == "-" else x)
     plus = staticmethod(lambda x, y, sign: (x - y if sign == "-" else x + y) % PRIME)
-    times = mixed_number = staticmethod(lambda x, y: x * y % PRIME)
+    times = staticmethod(lambda x, y: x * y % PRIME)
     divide = fraction = staticmethod(lambda x, y: x * pow(y, -1, PRIME) % PRIME)  # 1/0 is a ValueError
     negative = staticmethod(lambda x: -x % PRIME)
 
