@@ -32,7 +32,7 @@ _OF_WORDS = re.compile(
 _ABOUT = re.compile(r"(?:approximately|about|roughly|approx\.?|\\approx|≈|~) ?(?=[-0-9.\\])")
 _ABOUT_BEHIND = re.compile(r" ?\(?(?<![A-Za-z])approx(?:\.|imately)?\)?")
 _OR_ABOUT = re.compile(r",? ?(?:or|which is|i\.e\.) (?:approximately|about|roughly|approx\.?|≈) ?[-0-9.]+.*")
-_SEVERAL = re.compile(r" (?:or|and) |;")
+_SEVERAL = re.compile(r" (?:or|and) |[;∨]|\\(?:lor|vee)(?![A-Za-z])")
 _READ_AS_SIGNS = re.compile(r"\\?(?:frac|sqrt)|⟦[^⟦⟧]*⟧")
 _LETTERS = re.compile(r"[A-Za-zα-ορ-ωΑ-Ω\\]")
 
