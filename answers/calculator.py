@@ -144,10 +144,6 @@ class _Formula(Parser):
         if name in _FUNCTIONS:
             self.at += 1
             return self.function(name)
-        # xy^2 is x times y^2
-        if len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha():
-            self.tokens[self.at] = token[-1]
-            return self.times(self.name(token[:-1]), self.power())
         return super().power()
 
     def name(self, token: str):

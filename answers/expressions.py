@@ -116,7 +116,10 @@ class Parser:
             sign = self.tokens[self.at]
         if sign != "^":
             return base
+        letters = self.tokens[self.at - 1]
         self.at += 1
+        if 1 < len(letters) <= 3 and letters.islower() and letters.isalpha():  # xy^2 is x times y^2
+            return self.times(self.name(letters[:-1]), self.raised(self.name(letters[-1]), self.exponent()))
         return self.raised(base, self.exponent())
 
     def exponent(self):

@@ -21,6 +21,8 @@ MAX_NUMBER = 10**40  # of numerators and denominators
 MAX_RADICAND = 10**6  # square factors are found by trial division
 MAX_TERMS = 16  # of a product, before like terms meet
 
+_FUNCTIONS = frozenset("sin cos tan cot sec csc ln lg log exp".split())
+
 # ({(radicand, ((symbol, exponent), ...)): numerator}, denominator): each entry is a term. Integers,
 # not Fractions: most answers are short, and building Fractions would take most of the time.
 Term = tuple[int, tuple[tuple[str, int], ...]]
@@ -214,7 +216,13 @@ def show(a: Sum) -> str:
         below = [str(d)] if d > 1 else []
         for name, exponent in symbols:
             size = abs(exponent)
-            (above if exponent > 0 else below).append(name if size == 1 else f"{name}^{size}")
+            if size > 1:
+                name = (
+                    f"({name})^{size}"
+                    if name.islower() and 1 < len(name) <= 3 and name.isalpha()
+                    else f"{name}^{size}"
+                )
+            (above if exponent > 0 else below).append(name)
         if n > 1 or not above:
             above.insert(0, str(n))
         text += ("-" if c < 0 else "+" if text else "") + "*".join(above)
@@ -252,6 +260,8 @@ class _Reader(Parser):
         return _bounded({ONE: n * 10 ** max(shift, 0)} if n else {}, 10 ** max(-shift, 0))
 
     def name(self, token: str) -> Sum:
+        if token in _FUNCTIONS:
+            raise Unreadable
         return {(1, ((token, 1),)): 1}, 1
 
     def root(self, a: Sum, degree: Sum | int) -> Sum:

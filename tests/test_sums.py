@@ -86,3 +86,19 @@ def test_roots_of_any_degree_are_exact(answer, key):
 )
 def test_a_sign_may_stand_behind_an_operator(answer, key):
     assert canonical(answer) == canonical(key) == key
+
+
+@pytest.mark.parametrize(
+    ("answer", "key"),
+    [
+        (r"\frac{1}{2}mv^2", "m*v^2/2"),
+        ("0.5v^2m", "m*v^2/2"),
+        ("(mv)^2", "(mv)^2"),
+        ("1/(xy)^2", "1/(xy)^2"),
+        ("(AB)^2", "AB^2"),  # a segment is one number
+        ("sin^2 x", "sin^2 x"),
+    ],
+)
+def test_a_power_is_of_the_letter_before_it(answer, key):
+    assert canonical(answer) == canonical(key) == key
+    assert canonical("mv^2") != canonical("(mv)^2")
