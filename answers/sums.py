@@ -217,11 +217,8 @@ def show(a: Sum) -> str:
         for name, exponent in symbols:
             size = abs(exponent)
             if size > 1:
-                name = (
-                    f"({name})^{size}"
-                    if name.islower() and 1 < len(name) <= 3 and name.isalpha()
-                    else f"{name}^{size}"
-                )
+                in_brackets = name.islower() and 1 < len(name) <= 3 and name.isalpha()  # xy^2 is x times y^2
+                name = (f"({name})" if in_brackets else name) + f"^{size}"
             (above if exponent > 0 else below).append(name)
         if n > 1 or not above:
             above.insert(0, str(n))
