@@ -108,7 +108,7 @@ def residue(text: str) -> int | None:
         return None
 
 
-_LETTERS = re.compile(r"[ei]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
+_LETTERS = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
 
 
 def _is_formula(text: str) -> bool:
