@@ -34,6 +34,7 @@ from math import gcd
 from answers.equivalence import Same, agreement
 from answers.spelling import plain_spelling
 from answers.sums import MAX_DEPTH, read_sum
+from answers.words import number_in_words
 
 MAX_CHARS = 400  # a longer answer is compared as text
 MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
@@ -59,7 +60,7 @@ def compare(a: str | None, b: str | None) -> Same:
 
 @lru_cache(maxsize=8192)  # the samples of a question give the same wrong answers again and again
 def _compare(a: str, b: str) -> Same:
-    a, b = (_THOUSANDS.sub(_join_thousands, plain_spelling(text)) for text in (a, b))
+    a, b = plain_spelling(a), plain_spelling(b)
     return agreement(a, b, canonical) if max(len(a), len(b)) <= MAX_CHARS else Same.NO
 
 
@@ -127,7 +128,7 @@ def _settle(answer: str) -> str | None:
         before, (text, settled) = text, _rewrite(text)
         if len(text) > MAX_CHARS:
             break
-        if settled or text == before or _WORDS.fullmatch(text) or text == _shortcut(text):
+        if settled or text == before or text == _shortcut(text):
             return text or None
     return _hashed(" ".join(answer.split()))
 
@@ -138,7 +139,6 @@ def _hashed(text: str) -> str:
 
 # of a denominator, say: may open in the next round
 _SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\(|sqrt\((?![0-9]+\))")
-_WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
 def _rewrite(text: str) -> tuple[str, bool]:
@@ -147,17 +147,15 @@ def _rewrite(text: str) -> tuple[str, bool]:
     text = plain_spelling(text)
     if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
         return text, False
-    choice = _choice_letter(text) or _NUMBER_WORDS.get(text.lower())
+    choice = _choice_letter(text) or number_in_words(text)
     if choice:
         return choice, True
     named = NAMED.fullmatch(text) if "=" in text else None
     if named:
         text = named[1]
-    if "," in text:
-        text = _THOUSANDS.sub(_join_thousands, text)
     as_text: list[str] = []
     text = _read_structure(text, as_text)
-    text = _NUMBER_WORDS.get(text, text)  # two-0
+    text = number_in_words(text) or text  # two-0
     return text, not as_text and not _SUM_IN_BRACKETS.search(text)
 
 
@@ -173,15 +171,7 @@ _NAME = (
     r"|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+)"
 )
 NAMED = re.compile(rf"{_NAME} ?=(?! ?[A-Za-z]+\Z) ?([^{_RELATIONS}]+)")  # not AB = CD, which is a claim
-_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
 _OPEN, _CLOSE = "([{⦃⟨", ")]}⦄⟩"
-_NUMBER_WORDS = {
-    word: str(n)
-    for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-        " sixteen seventeen eighteen nineteen twenty".split()
-    )
-}
 
 
 def _choice_letter(text: str) -> str | None:
@@ -189,12 +179,6 @@ def _choice_letter(text: str) -> str | None:
         return None
     match = _CHOICE.fullmatch(text) or _CHOICE_WITH_TEXT.fullmatch(text)
     return match[match.lastindex or 0].upper() if match else None
-
-
-def _join_thousands(match: re.Match) -> str:
-    before = match.string[: match.start()]
-    inside_brackets = sum(map(before.count, _OPEN)) > sum(map(before.count, _CLOSE))
-    return match[0] if inside_brackets else match[0].replace(",", "")
 
 
 # --- structure: lists, relations, tuples and sets of single values --------------------------------
