@@ -7,6 +7,7 @@ Left out: what it says, which answers/keys.py and answers/equivalence.py read, a
 for which there is answers/words.py.
 """
 
+import html
 import re
 import unicodedata
 
@@ -82,9 +83,12 @@ _SIGNS = str.maketrans(
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 _SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
 _VULGAR_FRACTION = re.compile("[¼½¾⅐-⅞]")
-_ROOT = re.compile(r"([√∛∜])\s*([0-9]+(?:\.[0-9]+)?|[A-Za-zα-ω](?![A-Za-z]))?")
+_ROOT = re.compile(
+    r"(?:(?<![\w)}\]])\^\{([0-9]+)\})?([√∛∜])\s*([0-9]+(?:\.[0-9]+)?|[A-Za-zα-ω](?![A-Za-z]))?"
+)
 _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 
+_ENTITY = re.compile(r"&(?:[a-z]{2,8}[0-9]{0,2}|#[0-9]{1,6});")
 _TAG = re.compile(
     r"<(?:(b|i|u|p|q|s)|(su[pb]))(?: [^<>]*)?>(.*?)</(?:\1|\2)>"
     r"|</?(?:(?:final_)?answer|ans|strong|em|span|div|code|tt|font|mark|small|big|br|box(?:ed)?)"
@@ -129,6 +133,7 @@ _ENVIRONMENT = re.compile(
 )
 _COLUMNS = re.compile(r"\s*(?:\[[a-z]\])?\s*\{[lcr| ]*\}")
 _LINE_BREAK = re.compile(r"\s*\\\\(?:\[[0-9.]+ ?[a-z]+\])?\s*")
+_SYSTEM = re.compile(r"⦃ ?\\begin\{matrix\}([^&]*)\\end\{matrix\} ?\Z")
 _IN_BRACKETS = re.compile(r"[(\[] ?(\\begin\{matrix\}.*?\\end\{matrix\}) ?[)\]]", re.DOTALL)
 _ELLIPSIS = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]*?)([0-9]{1,4}?)\3{2,}\.\.\.")
 _EXACT = (
@@ -140,7 +145,7 @@ _PLAIN = re.compile(
     r"[A-Z](?<![A-Za-z\\].)[A-Za-z]+"
     + "".join(rf"|{word}(?<![A-Za-z\\]{word})(?![A-Za-z])" for word in filter(str.isalpha, _EXACT))
     + r"|[<>]=|=<(?![^<>]*>)|==|!=(?<![0-9)]!=)|->"
-    r"|\^\s*(?:°|\{\s*°\s*\}|(?<=[0-9]\^)(?:o(?![A-Za-z0-9])|\{\s*o\s*\}))"
+    r"|\^\s*(?:[°']|\{\s*(?:[°o]|'+)\s*\}|o(?![A-Za-z0-9]))"
     r"|\{,\}(?<=[0-9]\{,\})(?=[0-9]{3}(?![0-9]))"
     r"|_\{([A-Za-z0-9]+)\}(?![A-Za-z0-9])"
 )
@@ -172,6 +177,8 @@ _PHRASE = re.compile(
 def plain_spelling(text: str) -> str:
     """One spelling for each sign; marks, wrappers, spacing, closing punctuation and opening phrases
     removed; digits in one piece; words in lower case."""
+    if "&" in text and ";" in text:
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     if "<" in text or "`" in text or "**" in text or "__" in text:
         text = _without_marks(text)
     if not text.isascii():
@@ -243,7 +250,8 @@ def _fraction_command(match: re.Match) -> str:
 
 
 def _root_command(match: re.Match) -> str:
-    return _ROOTS[match[1]] + (f"{{{match[2]}}}" if match[2] else "")
+    degree, sign, inside = match.groups()
+    return (rf"\sqrt[{degree}]" if degree else _ROOTS[sign]) + (f"{{{inside}}}" if inside else " ")
 
 
 def _from_latex(text: str) -> str:
@@ -262,7 +270,9 @@ def _from_latex(text: str) -> str:
         text = _NO_SPACE.sub("", text)
     text = _COMMAND.sub(_plain_command, text)
     if r"\begin" in text:
-        return _IN_BRACKETS.sub(r"\1", _ENVIRONMENT.sub(_rows, text))
+        text = _SYSTEM.sub(r"\1", _IN_BRACKETS.sub(r"\1", _ENVIRONMENT.sub(_rows, text)))
+    if r"\begin" in text:
+        return text
     return _LINE_BREAK.sub(", ", text) if r"\\" in text else text
 
 
@@ -319,8 +329,9 @@ def _plain_word(match: re.Match) -> str:
     text = match[0]
     if match[1]:
         return "_" + match[1]
-    if text[0] == "^":
-        return "°"
+    if text[0] == "^":  # 60^o, but x^o is a power
+        is_power = "o" in text and not match.string[: match.start()].rstrip()[-1:].isdigit()
+        return text if is_power else "'" * text.count("'") or "°"
     if not text.isalpha() or text.islower():
         return _EXACT[text]
     word = text.lower()

@@ -41,7 +41,8 @@ _SIGNS = {"negative": -1, "minus": -1, "positive": 1, "plus": 1}
 _FIRST = frozenset((*_SMALL, *_TENS, *_SIGNS, "a", "an", "half", "point"))
 _LAST = frozenset((*_SCALES, "hundred", *_COLLECTIONS, *_MANY_PARTS, *_PARTS))  # of what starts with a digit
 _DIGITS = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
-MAX_WORDS = 16
+MAX_WORDS = 16  # of a number
+MAX_TAIL = 80  # characters of what says which numbers a name may be
 
 
 def number_in_words(text: str) -> str | None:
@@ -146,13 +147,16 @@ def _whole(words: list[str]) -> Fraction | None:
 TRIGGERS = frozenset(
     "percent percentage per degree degrees negative minus positive plus all any every set no empty null where"
     " for with when is are integer integers over root choose squared cubed factorial below times divided"
-    " multiplied square cube arc ray vector exist infinite infinitely".split()
+    " multiplied power square cube arc ray vector exist infinite infinitely".split()
 )
 _PERCENT_OR_DEGREES = (
     r"(?:(percentage points?|per ?cent)|degrees?(?: (celsius|fahrenheit|[CF](?![A-Za-z])))?)(?![A-Za-z])"
 )
 _OF_DIGITS = re.compile(rf"(?<=[0-9π)}}]) ?{_PERCENT_OR_DEGREES}", re.IGNORECASE)
-_OF_WORDS = re.compile(rf"([A-Za-z -]+) {_PERCENT_OR_DEGREES}", re.IGNORECASE)
+_OF_WORDS = re.compile(
+    rf"(?<![A-Za-z-])(?<![A-Za-z-] )([A-Za-z-]+(?: [A-Za-z-]+){{0,{MAX_WORDS}}}) {_PERCENT_OR_DEGREES}",
+    re.IGNORECASE,
+)
 _SIGNED = re.compile(
     r"(?:(negative |minus )|(plus or minus |positive or negative )|positive |plus )"
     r"(?=[0-9.∞π\\(]|[a-z](?![a-z]))",
@@ -180,9 +184,7 @@ def plain_words(text: str) -> str:
     """Percent, degrees and signs as signs, sets and formulas in words as such, and without what only
     says which numbers a name may be."""
     text = _OF_DIGITS.sub(lambda match: _percent_or_degrees(match[1], match[2]), text)
-    if match := _OF_WORDS.fullmatch(text):
-        number = number_in_words(match[1])
-        text = number + _percent_or_degrees(match[2], match[3]) if number else text
+    text = _OF_WORDS.sub(_words_as_digits, text)
     if match := _SIGNED.match(text):
         text = ("-" if match[1] else "±" if match[2] else "") + text[match.end() :]
     text = _LINE.sub(lambda match: "⌒" if match[1] else "→", text)
@@ -191,6 +193,15 @@ def plain_words(text: str) -> str:
             return plain
     text = without_domain(_set_in_words(text))
     return _formula(text, MAX_WORDS) or text
+
+
+def _words_as_digits(match: re.Match) -> str:
+    """The angle is forty-five degrees: the angle is 45°."""
+    words = match[1].split(" ")
+    for i in range(len(words)):
+        if number := number_in_words(" ".join(words[i:])):
+            return " ".join([*words[:i], number]) + _percent_or_degrees(match[2], match[3])
+    return match[0]
 
 
 def _percent_or_degrees(percent: str | None, scale: str | None) -> str:
@@ -225,7 +236,9 @@ def _set_in_words(text: str) -> str:
         return text
     sign, kind, rest = match[1], _KINDS[match[2].lower()], text[match.end() :]
     if sign:
-        return text if rest or kind != "R" else _RAYS[sign.lower().replace("-", "")]
+        ray = _RAYS[sign.lower().replace("-", "")]
+        of_integers = {"(0, ∞)": r"\mathbb{Z}^+", "(-∞, 0)": r"\mathbb{Z}^-"}.get(ray, text)
+        return text if rest else ray if kind == "R" else of_integers if kind == "Z" else text
     if not rest:
         return rf"\mathbb{{{kind}}}"
     if (excepted := _EXCEPT.fullmatch(rest)) and (found := _without(kind, excepted[1])):
@@ -244,10 +257,11 @@ def plain_sets(text: str) -> str:
 
 def _without(kind: str, excepted: str) -> str | None:
     items = [_EXCEPTED.fullmatch(item) for item in _AND.split(excepted)]
-    return rf"\mathbb{{{kind}}}\setminus⦃{', '.join(m[1] for m in items if m)}⦄" if all(items) else None
+    values = ", ".join(sorted(match[1] for match in items if match))
+    return rf"\mathbb{{{kind}}}\setminus⦃{values}⦄" if all(items) else None
 
 
-_NAMES = r"([A-Za-zα-ω])(?:_[0-9A-Za-z])?(?:, ?[A-Za-zα-ω](?:_[0-9A-Za-z])?)*"
+_NAMES = r"([A-Za-zα-ω])(?:_[0-9A-Za-z])?(?:, ?[A-Za-zα-ω](?:_[0-9A-Za-z])?){0,3}"
 _ANY = r"(?:(?:an?|any|all|some|every|each|both) )?"
 _NUMBERS = (
     r"(?:(?:arbitrary|positive|negative|non-?negative|non-?zero|real|natural|whole|rational) )*"
@@ -263,31 +277,24 @@ _DOMAIN = re.compile(
 
 def without_domain(text: str) -> str:
     """2n where n is an integer, 2n for all n, 2n (n ∈ Z): 2n."""
-    match = _DOMAIN.search(text)
+    match = _DOMAIN.search(text, max(1, len(text) - MAX_TAIL))
     return text[: match.start()] if match and match[match.lastindex or 0] in text[: match.start()] else text
 
 
 _OPERATORS = (  # those that bind least come first
-    ("plus or minus", "({})±({})"),
-    ("plus", "({})+({})"),
-    ("minus", "({})-({})"),
+    ("plus or minus", "{}±{}"),
+    ("plus", "{}+{}"),
+    ("minus", "({})-{}"),  # 8-3 would be a range
     ("over", r"\frac{{{}}}{{{}}}"),
     ("divided by", r"\frac{{{}}}{{{}}}"),
-    ("times", "({})*({})"),
-    ("multiplied by", "({})*({})"),
+    ("times", "{}*{}"),
+    ("multiplied by", "{}*{}"),
     ("choose", r"\binom{{{}}}{{{}}}"),
-    ("to the power of", "({})^{{{}}}"),
-    ("square root of", r"({})\sqrt{{{}}}"),
-    ("root", r"({})\sqrt{{{}}}"),
+    ("to the power of", "{}^{{{}}}"),
 )
-_FUNCTIONS = {
-    "root": r"\sqrt",
-    "square root of": r"\sqrt",
-    "the square root of": r"\sqrt",
-    "cube root of": r"\sqrt[3]",
-}
-_POSTFIXES = (("squared", "({})^2"), ("cubed", "({})^3"), ("factorial", "({})!"), ("below zero", "-{}"))
-_OPERAND = re.compile(r"-?[0-9]*\.?[0-9]+ ?[a-zπ]?|[a-zπ]|-?[0-9]+°[CF]?")
+_ROOT = re.compile(r"(?:(.+?) )??(?:the )?(?:(cube )|square )?root (?:of )?(.+)", re.IGNORECASE)
+_POSTFIXES = (("squared", "{}^2"), ("cubed", "{}^3"), ("factorial", "{}!"), ("below zero", "-{}"))
+_OPERAND = re.compile(r"-?[0-9]*\.?[0-9]+(?:\^\{?-?[0-9]+\}?)? ?[a-zπ]?|[a-zπ]|[0-9]+°[CF]?")
 
 
 def _formula(text: str, depth: int) -> str | None:
@@ -299,10 +306,10 @@ def _formula(text: str, depth: int) -> str | None:
         if found:
             a, b = _operand(left, depth), _operand(right, depth)
             return form.format(a, b) if a and b else None
-    for name, command in _FUNCTIONS.items():
-        if text.startswith(name + " "):
-            a = _operand(text[len(name) + 1 :], depth)
-            return f"{command}{{{a}}}" if a else None
+    if root := _ROOT.fullmatch(text):
+        factor, inside = _operand(root[1], depth) if root[1] else "", _operand(root[3], depth)
+        command = r"\sqrt[3]" if root[2] else r"\sqrt"
+        return None if factor is None or inside is None else f"{factor}{command}{{{inside}}}"
     for word, form in _POSTFIXES:
         if text.endswith(" " + word):
             a = _operand(text[: -len(word) - 1], depth)
@@ -311,4 +318,5 @@ def _formula(text: str, depth: int) -> str | None:
 
 
 def _operand(text: str, depth: int) -> str | None:
-    return number_in_words(text) or (text if _OPERAND.fullmatch(text) else _formula(text, depth - 1))
+    operand = number_in_words(text) or (text if _OPERAND.fullmatch(text) else _formula(text, depth - 1))
+    return operand if operand is None or operand.isalnum() or "°" in operand else f"({operand})"
