@@ -88,14 +88,15 @@ class Parser:
             total = self.mixed_number(total, self.power())
         while True:
             sign = tokens[self.at]
+            negative = False
             if sign == "*" or sign == "/":
                 self.at += 1
+                if tokens[self.at] == "-":
+                    self.at, negative = self.at + 1, True
             elif sign in _ENDS or (sign == "|" and self.bars):
                 return total
             elif divided or not self.multiplies_silently(sign):
                 raise Unreadable  # 1/2x, 2 3
-            negative = tokens[self.at] == "-"
-            self.at += negative
             factor = self.negative(self.power()) if negative else self.power()
             divided = sign == "/"
             total = self.divide(total, factor) if divided else self.times(total, factor)

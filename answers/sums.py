@@ -31,9 +31,10 @@ ONE: Term = (1, ())  # the key of plain numbers
 
 # a sign that sums don't have, a word, another command, a subscript of nothing or without end
 _UNKNOWN = re.compile(
-    r"[^-+*/^(){}\[\].0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<!sqrt)\[|(?<![A-Za-z\\])[A-Za-z]{4}"
-    r"|\\(?!(?:frac|sqrt)(?![A-Za-z]))|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
+    r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
+    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
 )
+_DEGREE = re.compile(r"(?<=sqrt)\[[^\[\]]*\]")
 _TOKEN = re.compile(
     r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
     r"|(?:[A-Za-z]{1,3}(?![A-Za-z])|[α-ωΑ-Ω∞])(?:_[A-Za-z0-9]+)?"
@@ -43,7 +44,7 @@ _TOKEN = re.compile(
 
 def read_sum(text: str) -> str | None:
     """The key of a sum, None where the text is none."""
-    if _UNKNOWN.search(text) or RANGE_OR_DATE.fullmatch(text):
+    if _UNKNOWN.search(_DEGREE.sub("", text) if "[" in text else text) or RANGE_OR_DATE.fullmatch(text):
         return None
     try:
         return show(_Reader(text).read())
