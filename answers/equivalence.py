@@ -40,6 +40,8 @@ def agreement(a: str, b: str, key: Key) -> Same:
 
     if (same := same_solutions(a, b, compare)) or (same := _same_letters(a, b)):
         return same
+    if same := _same_letters(key(a) or a, key(b) or b):
+        return same
     ours, theirs = (stated_value(text) if "=" in text else None for text in (a, b))
     if (ours is None) == (theirs is None):
         return Same.NO

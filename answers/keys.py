@@ -38,6 +38,7 @@ from answers.spelling import plain_spelling
 from answers.statements import CLOSE, OPEN, RELATIONS, split, stated
 from answers.sums import read_sum
 from answers.units import join_unit, split_unit, without_marks
+from answers.words import number_in_words
 
 MAX_CHARS = 400  # a longer answer is compared as text
 MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
@@ -63,7 +64,7 @@ def compare(a: str | None, b: str | None) -> Same:
 
 @lru_cache(maxsize=8192)  # the samples of a question give the same wrong answers again and again
 def _compare(a: str, b: str) -> Same:
-    a, b = (_THOUSANDS.sub(_join_thousands, plain_spelling(text)) for text in (a, b))
+    a, b = plain_spelling(a), plain_spelling(b)
     if max(len(a), len(b)) > MAX_CHARS:
         return Same.NO
     if "=" in a and "=" in b and same_equation(a, b):
@@ -136,7 +137,7 @@ def _settle(answer: str) -> str | None:
         before, (text, settled) = text, _rewrite(text)
         if len(text) > MAX_CHARS:
             break
-        if settled or text == before or _WORDS.fullmatch(text) or text == _shortcut(text):
+        if settled or text == before or text == _shortcut(text):
             return text or None
     return _hashed(" ".join(answer.split()))
 
@@ -147,7 +148,6 @@ def _hashed(text: str) -> str:
 
 # of a denominator, say: may open in the next round
 _SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\(|sqrt\((?![0-9]+\))")
-_WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
 def _rewrite(text: str) -> tuple[str, bool]:
@@ -156,15 +156,13 @@ def _rewrite(text: str) -> tuple[str, bool]:
     text = plain_spelling(text)
     if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
         return text, False
-    choice = _choice_letter(text) or _NUMBER_WORDS.get(text.lower())
+    choice = _choice_letter(text) or number_in_words(text)
     if choice:
         return choice, True
-    if "," in text:
-        text = _THOUSANDS.sub(_join_thousands, text)
     text = stated(text)
     as_text: list[str] = []
     text = _read_structure(text, as_text)
-    text = _NUMBER_WORDS.get(text, text)  # two-0
+    text = number_in_words(text) or text  # two-0
     return text, not as_text and not _SUM_IN_BRACKETS.search(text)
 
 
@@ -173,14 +171,6 @@ def _rewrite(text: str) -> tuple[str, bool]:
 _CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
 _CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J]) ?[.):]) (?!(?:and|or) |[&,])\S.*")
 _CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?[,;&] ?(?:and )?| and )\(?[A-J]\)?)+")  # (A) and (C)
-_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
-_NUMBER_WORDS = {
-    word: str(n)
-    for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-        " sixteen seventeen eighteen nineteen twenty".split()
-    )
-}
 
 
 def _choice_letter(text: str) -> str | None:
@@ -191,12 +181,6 @@ def _choice_letter(text: str) -> str | None:
     if match:
         return match[match.lastindex or 0].upper()
     return ", ".join(re.findall("[A-J]", text)) if _CHOICES.fullmatch(text) else None
-
-
-def _join_thousands(match: re.Match) -> str:
-    before = match.string[: match.start()]
-    inside_brackets = sum(map(before.count, OPEN)) > sum(map(before.count, CLOSE))
-    return match[0] if inside_brackets else match[0].replace(",", "")
 
 
 # --- structure: lists, relations, tuples and sets of single values --------------------------------
