@@ -1,7 +1,8 @@
 r"""Solutions of a question, however they are joined: `1, 2`, `{1, 2}`, `x = 1 or x = 2`, `x ∈ {1, 2}`.
 
 - Their name is dropped, where they have one in common: x = 1 or x = 2. `x=5, y=3` keeps its names and is also
-  (x, y) = (5, 3); the pair without names is forgiven what it leaves out.
+  (x, y) = (5, 3); the pair without names is forgiven what it leaves out. Several of them are tuples:
+  x=1, y=2 or x=2, y=1.
 - `±3` stands for two solutions.
 - An inequality in one name is its interval, |x-1| < 2 too; two of them that are met together are what they
   have in common. What leaves out numbers is what is left out: x ≠ 4, ℝ∖{4}, (-∞, 4) ∪ (4, ∞).
@@ -88,9 +89,23 @@ def solutions(text: str) -> list[Item]:
         items += _items(piece, len(pieces) == 1 or "∪" in joints, bool(items) and items[-1][0] == EXCLUDED)
     if len(items) == 2 == len(pieces) and not _EITHER.search(joints[0]):
         items = _in_common(*items) or items
+    items = _tuples(items)
     if len({name[:1] for name, _ in items if name and name != EXCLUDED}) <= 1:
         items = [(name if name == EXCLUDED else "", value) for name, value in items]  # x_1 = 1, x_2 = 2
     return [(EXCLUDED, value) for value in _gaps(items)] or items
+
+
+def _tuples(items: list[Item]) -> list[Item]:
+    """x=1, y=2 or x=2, y=1 as (1, 2), (2, 1)."""
+    groups: list[dict[str, str]] = [{}]
+    for name, value in items:
+        if name in groups[-1]:
+            groups.append({})
+        groups[-1][name] = value
+    names = sorted(groups[0])
+    if len(groups) == 1 or len(names) == 1 or "" in names or any(sorted(group) != names for group in groups):
+        return items
+    return [("", "({})".format(", ".join(group[name] for name in names))) for group in groups]
 
 
 def is_union(text: str, items: list[Item]) -> bool:
@@ -128,6 +143,8 @@ def _items(piece: str, open_set: bool, excludes: bool) -> list[Item]:
         return [(EXCLUDED, match[1] if match else piece)]
     if match := _TUPLE_ASSIGNED.fullmatch(piece):
         names, values = cut(match[1]), cut(match[2])
+        if "±" in piece:
+            return [("", sign) for sign in _both_signs(f"({match[2]})")]
         if len(names) == len(values) and all(map(_ONE_NAME.fullmatch, names)):
             return list(zip(names, values, strict=True))
     if match := _ASSIGNED.fullmatch(piece):
