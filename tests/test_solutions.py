@@ -51,6 +51,7 @@ def test_solutions_have_no_order_and_any_joint(a, b, same):
         ("x=8, x=6", "(8,6)", Same.NO),
         ("x=8, y=6 or x=6, y=8", "(6,8), (8,6)", Same.YES),
         ("x=8, y=6 or y=8, x=6", r"\{(6,8), (8,6)\}", Same.YES),
+        ("y=1, x=8 or y=2, x=6", "(8,1), (6,2)", Same.YES),
         ("(x,y)=(8,6) or (x,y)=(6,8)", "(8,6), (6,8)", Same.YES),
         ("(x,y)=(8,6) or (x,y)=(6,8)", "(x,y)=(8,8) or (x,y)=(6,6)", Same.NO),
         ("x=8, y=6 or x=6, y=8", "x=8, y=8 or x=6, y=6", Same.NO),
@@ -117,6 +118,7 @@ def test_inequalities_are_their_intervals(a, b, same):
         (r"\mathbb{R}\setminus\{-9\}", r"(-\infty,-9)\cup(9,\infty)", False),
         (r"x \neq 9", r"(-\infty,9]\cup[9,\infty)", False),
         (r"x \neq 1, 4", r"(-\infty,1)\cup(4,\infty)", False),
+        (r"x \neq 1", r"(-\infty,1)\cup(1,\infty)\cup(0,2)", False),
         (r"x \in \mathbb{R}", r"(-\infty,\infty)", True),
     ],
 )
