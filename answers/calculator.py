@@ -23,7 +23,7 @@ MAX_ROUND_BITS = 50  # of numerator and denominator: no closer than TOLERANCE to
 TOLERANCE = 1e-12
 PRIME = 100873718579356409015870070101383089347  # (PRIME - 1)/2 is prime too: powers don't repeat early
 MAX_POWER = 2**64  # an exponent's residue is the exponent itself up to here
-MAX_FACTORIALS = 20_000  # together
+MAX_FACTORIALS = 6_000  # together
 
 Number = int | Fraction | complex
 POINTS = 3
@@ -108,7 +108,7 @@ def residue(text: str) -> int | None:
         return None
 
 
-_LETTERS = re.compile(r"[ei]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
+_LETTERS = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
 
 
 def _is_formula(text: str) -> bool:

@@ -170,5 +170,5 @@ class Parser:
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
         return self.value()
 
-    radicand = part
+    radicand = value  # \sqrt12 is the root of 12
     is_cut: Callable[[str], bool] = staticmethod(str.isdigit)

@@ -19,8 +19,9 @@ MAX_PARTS = 6  # of a ratio
 _TIME = re.compile(r"0?([0-9]{1,2}:[0-5][0-9])(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
 _OF_A_TIME = re.compile(r"0[0-9]|.*[ap]\.?m\.?", re.IGNORECASE)  # 3:05 pm
 _ANGLE = re.compile(r"∠ ?([A-Z])([A-Z])([A-Z])")
-_PLACED = re.compile(r"(.+?) ?([∥⊥∼≅]|\\(?:parallel|perp|sim|cong)(?![A-Za-z])) ?(.+)")
-_PLACED_SIGNS = {r"\parallel": "∥", r"\perp": "⊥", r"\sim": "∼", r"\cong": "≅"}
+_PLACED = re.compile(r"([^∥⊥∼≅]+)([∥⊥∼≅])([^∥⊥∼≅]+)")
+_PLACED_COMMAND = re.compile(r"\\(parallel|perp|sim|cong)(?![A-Za-z])")
+_PLACED_SIGNS = {"parallel": "∥", "perp": "⊥", "sim": "∼", "cong": "≅"}
 _MATRIX = re.compile(
     r"([^&()\[\]|]*?)[(\[]? ?\\begin ?\{(?:[pb]?|small)(?:matrix|array)\} ?(?:\{[clr| ]*\})?(.*)"
     r"\\end ?\{[a-z]+\} ?[)\]]?( ?\^ ?\{? ?(?:T|\\top|\\intercal) ?\}?)?"
@@ -35,7 +36,7 @@ def same_shape(a: str, b: str, same: Compare) -> Same:
         return Same.YES if _same_ratio(a, b) else _same_time(a, b)
     if (ours := _ANGLE.fullmatch(a)) and (theirs := _ANGLE.fullmatch(b)):
         return Same.YES if ours.groups() == theirs.groups()[::-1] else Same.NO
-    if (placed := _PLACED.fullmatch(a)) and (other := _PLACED.fullmatch(b)):
+    if (placed := _placed(a)) and (other := _placed(b)):
         return _same_placed(placed, other, same)
     if a[0] in "([" and a[0] == b[0] and a[-1] == b[-1] and a[-1] in ")]":
         return _same_rows([cut(a[1:-1])], [cut(b[1:-1])], same)
@@ -84,11 +85,16 @@ def _same_time(a: str, b: str) -> Same:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def _same_placed(a: re.Match, b: re.Match, same: Compare) -> Same:
+def _placed(text: str) -> list[str]:
+    """The sides of a relation and its sign."""
+    match = _PLACED.fullmatch(_PLACED_COMMAND.sub(lambda command: _PLACED_SIGNS[command[1]], text))
+    return [part.strip() for part in match.groups()] if match else []
+
+
+def _same_placed(a: list[str], b: list[str], same: Compare) -> Same:
     """Relations that have no order: AB ∥ CD, △ABC ∼ △DEF."""
-    left, sign, right = a.groups()
-    other_left, other_sign, other_right = b.groups()
-    if _PLACED_SIGNS.get(sign, sign) != _PLACED_SIGNS.get(other_sign, other_sign):
+    (left, sign, right), (other_left, other_sign, other_right) = a, b
+    if sign != other_sign or not (left and right and other_left and other_right):
         return Same.NO
     sides, others = _vertices(left, right), _vertices(other_left, other_right)
     if sides and others:

@@ -243,7 +243,6 @@ class _Reader(Parser):
     divide = fraction = staticmethod(_divide)
     raised = staticmethod(_power)
     signed = staticmethod(lambda a, sign: _negative(a) if sign == "-" else a)
-    radicand = Parser.value  # \sqrt12 is the root of 12
     is_cut = staticmethod(lambda token: token[0] in NUMBER_START)
 
     def number(self, token: str) -> Sum:
