@@ -217,7 +217,7 @@ CLASSES = [
     ["x^4", "x**4", "x⁴"],
     [r"\sqrt{11}", "√11", r"\surd 11", "root eleven", "the square root of 11"],
     [r"\sqrt[3]{11}", "∛11", "cbrt(11)", "³√11", "cube root of eleven"],
-    ["32", "32^o", r"32^{\text{o}}", "thirty-two degrees"],
+    ["32^o", r"32^{\text{o}}", "thirty-two degrees"],
     ["-43", "negative forty-three", "minus 43", "43 below zero"],
     ["19/2", "nine and a half", "9 and a half", "nineteen halves", "19 over two", "nine point five"],
     ["61%", "61 percentage points", "sixty-one percent"],

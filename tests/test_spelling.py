@@ -96,7 +96,7 @@ SPELLED = {
     ],
     "LaTeX": [
         (r"\textbf{\textit{13}}", "13"),
-        (r"\textbf{13\text{ km}}", "13 km"),
+        (r"\textbf{13\text{ km}}", "13⟦km⟧"),
         (r"\color{blue}{13}", "{13}"),
         (r"13 \hspace{1em} \tag{2}", "13"),
         (r"\phantom{0}13", "13"),
