@@ -43,9 +43,17 @@ def agreement(a: str, b: str, key: Key) -> Same:
     if same := _same_letters(key(a) or a, key(b) or b):
         return same
     ours, theirs = (stated_value(text) if "=" in text else None for text in (a, b))
-    if (ours is None) == (theirs is None):
+    if ours and theirs:
+        of_one = _plain_name(ours[0], key) == _plain_name(theirs[0], key)
+        return same_solutions(ours[1], theirs[1], compare) if of_one else Same.NO
+    if not ours and not theirs:
         return Same.NO
-    return min(Same.FORGIVEN, same_solutions(ours or a, theirs or b, compare))
+    value, other = (ours[1], b) if ours else (theirs[1], a) if theirs else (a, b)
+    return min(Same.FORGIVEN, same_solutions(value, other, compare))
+
+
+def _plain_name(text: str, key: Key) -> str:
+    return (key(text) or "").replace("\\", "")  # cos A is \\cos A
 
 
 # --- one of them ----------------------------------------------------------------------------------
@@ -68,13 +76,11 @@ def _same_value(a: str, b: str, key: Key) -> Same:
         return Same.YES
     if same := same_shape(a, b, lambda x, y: _same_value(x, y, key)):
         return same
+    if _NUMBER.fullmatch(ours) and _NUMBER.fullmatch(theirs):
+        return Same.NO
     (x, of_a), (y, of_b) = with_unit(a), with_unit(b)
     if of_a or of_b:
         return _with_units(x, of_a, y, of_b, key)
-    if (x, y) != (a, b):  # 3 million
-        return Same.YES if same_number(key(x) or x, key(y) or y) else Same.NO
-    if _NUMBER.fullmatch(ours) and _NUMBER.fullmatch(theirs):
-        return Same.NO
     return Same.YES if same_number(ours, theirs) else Same.NO
 
 

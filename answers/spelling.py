@@ -207,6 +207,8 @@ def _structured(text: str) -> str:
     """Sets, angles, vectors and quotes in one form each."""
     if "∈" in text or r"\mathbb" in text or "⦃" in text:
         text = without_domain(plain_sets(text))
+    if "||" in text or "//" in text:
+        text = _PARALLEL.sub("∥", text)
     if not text.isascii():
         text = _ANGLE.sub(_in_order, _TRIANGLE.sub("△", text))
         if symmetric := _SYMMETRIC.fullmatch(text):
@@ -216,8 +218,6 @@ def _structured(text: str) -> str:
         text = _ROOT_OF_BRACKETS.sub(r"\1{\2}", text)
     if text[-1] == ">" and (vector := _VECTOR.fullmatch(text)):
         return f"{vector[1] or ''}⟨{vector[2]}⟩"
-    if "||" in text or "//" in text:
-        text = _PARALLEL.sub("∥", text)
     if text[0] == '"' and text[-1] == '"' and text.count('"') == 2:
         text = text[1:-1]
     return _WHOLE.get(text, text)

@@ -12,7 +12,9 @@ import re
 
 from answers.calculator import same_number
 from answers.expressions import RANGE_OR_DATE
+from answers.nouns import with_unit
 from answers.units import split_unit
+from answers.words import number_in_words
 
 RELATIONS = "=<>≤≥≠∈≈"
 OPEN, CLOSE = "([{⦃⟨", ")]}⦄⟩"
@@ -20,20 +22,20 @@ MAX_DEPTH = 16  # brackets within brackets
 MAX_SIDES = 8
 _BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈≈]")
 _NAME = re.compile(
-    r"(?:m? ?[∠△] ?\w+|Δ ?[A-Za-z]|(?:[A-Za-z]+|[α-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?"
+    r"(?:m? ?[∠△] ?\w+|Δ ?[A-Za-z]|(?:[A-Za-z]+|[α-ορ-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?"
     r"(?:\([A-Za-z]\))?|\([a-z](?:, ?[a-z])+\)|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+)"
 )
 _BARE_LETTERS = re.compile(r"[A-Za-z]+")
 _OF_WORDS = re.compile(
     r"(?:the |its |their )?(?!(?:approximately|about)\b)[a-z]{3,}(?: [a-z]+){0,5}?"
     r" ?(?: is| are| equals|:)(?: equal to)?"
-    r" ?(?=[-+]?[0-9.√π(]|\\(?:frac|sqrt))(?P<value>.+)"
+    r" ?(?=[-+]? ?(?:[0-9.√π(]|\\(?:frac|sqrt)))(?P<value>.+)"
 )
 _ABOUT = re.compile(r"(?:approximately|about|roughly|approx\.?|\\approx|≈|~) ?(?=[-0-9.\\])")
 _ABOUT_BEHIND = re.compile(r" ?\(?(?<![A-Za-z])approx(?:\.|imately)?\)?")
 _OR_ABOUT = re.compile(r",? ?(?:or|which is|i\.e\.) (?:approximately|about|roughly|approx\.?|≈) ?[-0-9.]+.*")
-_SEVERAL = re.compile(r" (?:or|and) |[;∨]|\\(?:lor|vee)(?![A-Za-z])")
-_READ_AS_SIGNS = re.compile(r"\\?(?:frac|sqrt)|⟦[^⟦⟧]*⟧")
+_SEVERAL = re.compile(r"(?<![A-Za-z])(?:or|and)(?![A-Za-z])|[;∨]|\\(?:lor|vee)(?![A-Za-z])")
+_READ_AS_SIGNS = re.compile(r"\\?(?:frac|sqrt)|⟦[^⟦⟧]*⟧|(?<=[0-9])[eE](?=[-+]?[0-9])")
 _LETTERS = re.compile(r"[A-Za-zα-ορ-ωΑ-Ω\\]")
 
 
@@ -80,12 +82,13 @@ def stated(text: str) -> str:
     return last if all(map(is_value, sides)) and _all_equal(sides) else text
 
 
-def stated_value(text: str) -> str | None:
-    """The value at the end of an equation or at its start, None where neither is one."""
+def stated_value(text: str) -> tuple[str, str] | None:
+    """(what, its value) of an equation with a value at its end or at its start; None of anything else."""
     sides = _sides(text)
     if len(sides) < 2:
         return None
-    return next((side for side in (sides[-1], sides[0]) if is_value(side)), None)
+    (first, last) = sides[0], sides[-1]
+    return (first, last) if is_value(last) else (last, first) if is_value(first) else None
 
 
 def _sides(text: str) -> list[str]:
@@ -105,8 +108,10 @@ def _sides(text: str) -> list[str]:
 
 def is_value(text: str) -> bool:
     """Whether it is a number or a ratio, with or without unit: no name is in it."""
-    found = split_unit(text)
-    value = _READ_AS_SIGNS.sub("", found[0] if found else text)
+    value = with_unit(text)[0]
+    if number_in_words(value):
+        return True
+    value = _READ_AS_SIGNS.sub("", value)
     return any(c in "0123456789π∞" for c in value) and not _LETTERS.search(value)
 
 

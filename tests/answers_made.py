@@ -199,12 +199,49 @@ CLASSES = [
     ["10^{400}"],
     ["1 2"],
     ["ja, 是", "ja,是"],
+    [
+        "73",
+        "`73`",
+        "__73__",
+        "**73**",
+        "<b>73</b>",
+        "<answer>73</answer>",
+        "seventy-three",
+        r"\textbf{\textit{73}}",
+    ],
+    ["98765", "98 765", "98,765", "98'765", r"98\;765", r"98,\! 765", r"98{,}765", "98_765"],
+    ["2300000", "23,00,000", "2 300 000", "2.3 million", "23 lakh", "two million three hundred thousand"],
+    ["23, 0, 0"],
+    ["98, 765"],
+    ["98 76"],
+    ["x^4", "x**4", "x⁴"],
+    [r"\sqrt{11}", "√11", r"\surd 11", "root eleven", "the square root of 11"],
+    [r"\sqrt[3]{11}", "∛11", "cbrt(11)", "³√11", "cube root of eleven"],
+    ["32^o", r"32^{\text{o}}", "thirty-two degrees"],
+    ["-43", "negative forty-three", "minus 43", "43 below zero"],
+    ["19/2", "nine and a half", "9 and a half", "nineteen halves", "19 over two", "nine point five"],
+    ["61%", "61 percentage points", "sixty-one percent"],
+    ["x≠7", "x != 7", r"x \not= 7", r"\{x \mid x \neq 7\}", "all real numbers x such that x ≠ 7"],
+    [r"\mathbb{R}", "ℝ", r"\R", "all real numbers", r"\mathbb R", "x is any real number"],
+    [r"\mathbb{Z}", "all integers", "ℤ"],
+    ["∅", r"\varnothing", "no solution", "There are no solutions.", r"\{\}", "the empty set"],
+    ["∞", "infinity", "Infinity", r"\infty"],
+    ["-∞", "negative infinity", r"-\infty"],
+    ["6n", "6n where n is an integer", r"6n,\ n \in \mathbb{Z}", "6n for any integer n", "6*n"],
+    [r"PQ \parallel RS", "PQ∥RS", "RS || PQ"],
+    [r"PQ \perp RS", "PQ⊥RS"],
+    [r"\angle PQR", r"\measuredangle RQP"],
+    [r"\triangle PQR \sim \triangle XYZ", "△XYZ ~ △PQR"],
+    [r"\begin{pmatrix}7&8\\9&0\\\end{pmatrix}", r"\left[\begin{array}{cc} 7 & 8 \\ 9 & 0 \end{array}\right]"],
+    ["none"],
 ]
 ALL = [answer for line in CLASSES for answer in line]
 SOUP = r"""
 \frac \sqrt \text{ \boxed{ \mathrm{ { } ( ) [ ] \{ \} , . ; : 1 2 12 345 000 0 .5 3. 1,000 x y B b π \pi ½ ² √
 ° ^ _ ^\circ \circ % \% $ \$ + - − * / | = < \le \times \cdot 10^3 e3 cm m \, \! ~ \left \right yes NO answer
 is or Option \infty & \\ ' pi sqrt( \dfrac12 １ Ｂ x_{1} \cup
+** __ ` <b> </b> ' " √ ∛ ^o != \or \mathbb{R} \in \setminus \vec{ \angle ABC ∥ \begin{matrix} \\ \end{matrix} ~
+|| five twenty hundred and half percent degrees negative infinity all real numbers except where n integer over
 """
 
 
@@ -287,5 +324,14 @@ HARD_ANSWERS = {
     "nested wrappers": r"\text{" * 60 + "}" * 60,
     "commas": "1," * 199,
     "minus signs": "-" * 400,
+    "tags": "<b>" * 133,
+    "marks": "**a" * 133,
+    "groups": "1 000 " * 66,
+    "numbers in words": "one hundred and " * 25,
+    "words of formulas": "root over two plus minus " * 16,
+    "names": "a, " * 130 + "b",
+    "degrees in words": "one " * 90 + "degrees",
+    "matrices": r"\begin{matrix}1" * 25,
+    "wrappers in wrappers": r"\text{{}{}{}" * 30,
     "a character that becomes eighteen": "\ufdfa" * 400,
 }
