@@ -162,8 +162,9 @@ def _rewrite(text: str) -> tuple[str, bool]:
     text = stated(text)
     as_text: list[str] = []
     text = _read_structure(text, as_text)
-    text = number_in_words(text) or text  # two-0
-    return text, not as_text and not _SUM_IN_BRACKETS.search(text)
+    if as_text:
+        return number_in_words(text) or text, False  # two-0
+    return text, not _SUM_IN_BRACKETS.search(text)
 
 
 # --- what stands around the answer ----------------------------------------------------------------
@@ -186,18 +187,22 @@ def _choice_letter(text: str) -> str | None:
 # --- structure: lists, relations, tuples and sets of single values --------------------------------
 
 _STRUCTURE = re.compile(r"^ *[({]|[,=<>≤≥≠∈≈\[\]⦃⦄⟨⟩]")
+_RELATED = re.compile(f"[{RELATIONS}]")
 
 
 def _read_structure(text: str, as_text: list[str]) -> str:
     """The key; pieces that are no sums are also added to `as_text`."""
     text = text.strip()
+    if _READY.fullmatch(text):
+        return text
     if not _STRUCTURE.search(text):
         return _read_value(text, as_text)
-    items, sides = split(text, ","), split(text, RELATIONS)
-    if not items or not sides:
+    items = split(text, ",")
+    if not items:
         return _as_text(text, as_text)
     if len(items) > 1:
         return ", ".join([_read_structure(item, as_text) for item in items[::2]])
+    sides = (_RELATED.search(text) and split(text, RELATIONS)) or items
     if len(sides) > 1:
         key = "".join([s if s in RELATIONS and s else _read_structure(s, as_text) for s in sides])
         if "=" in key or "≈" in key:

@@ -22,7 +22,7 @@ MAX_DEPTH = 16  # brackets within brackets
 MAX_SIDES = 8
 _BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈≈]")
 _NAME = re.compile(
-    r"(?:m? ?[∠△] ?\w+|Δ ?[A-Za-z]|(?:[A-Za-z]+|[α-ορ-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?"
+    r"(?:m? ?[∠△] ?\w+|Δ ?[A-Za-z]|(?:(?![a-z]{2}(?![A-Za-z]))[A-Za-z]+|[α-ορ-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?"
     r"(?:\([A-Za-z]\))?|\([a-z](?:, ?[a-z])+\)|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+)"
 )
 _BARE_LETTERS = re.compile(r"[A-Za-z]+")
@@ -75,11 +75,17 @@ def stated(text: str) -> str:
     if len(sides) < 2:
         return sides[0] if sides else text
     first, last = sides[0], sides[-1]
-    if _NAME.fullmatch(first) and last:
+    if _NAME.fullmatch(first) and last and (first[0] != "(" or _in_order(first)):
         return text if _BARE_LETTERS.fullmatch(last) else last  # AB = CD is a claim
     if len(sides) == 2 and _NAME.fullmatch(last) and is_value(first):
         return first
     return last if all(map(is_value, sides)) and _all_equal(sides) else text
+
+
+def _in_order(names: str) -> bool:
+    """(x, y) says no more of a pair than its places do, (y, x) does."""
+    letters = re.findall("[a-z]", names)
+    return letters == sorted(letters)
 
 
 def stated_value(text: str) -> tuple[str, str] | None:
