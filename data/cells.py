@@ -26,7 +26,7 @@ LONGEST_PATH = 4096
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more: `C:` is a drive
 NUMBERED_TAG = re.compile(r"<image[ _]?(\d{1,3})>")
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*)"""
-LIST = re.compile(rf"\s*\[\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*,?\s*)?\]\s*", re.DOTALL)
+LIST = re.compile(rf"\s*\[\s*(?:{_ITEM}\s*(?:,\s*{_ITEM}\s*)*(?:,\s*)?)?\]\s*", re.DOTALL)
 ESCAPED = re.compile(r"""\\(?:[\\'"/]|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[ntr](?![A-Za-z])|)""")
 
 T = TypeVar("T")

@@ -102,8 +102,8 @@ def name_option(
         return ", ".join(several)
     if any(equivalent(answer, choice) for choice in choices):  # two options share it
         return answer
-    why = count.why if number is not None else f"a letter is one of A to {letters[-1]}"
-    raise BadRow(f"`{column}` {answer[:40]} is none of the {len(choices)} choices: {why}")
+    why = count.why if number is not None else f"write a letter, A to {letters[-1]}, or the text of one"
+    raise BadRow(f"`{column}` {' '.join(answer.split())[:40]} is none of the {len(choices)} choices: {why}")
 
 
 def letters_of(choices: tuple[str, ...]) -> list[str]:
