@@ -52,7 +52,7 @@ SETS = {  # rows -> their labels; of a refused one part of the reason
     ),
     "texts, one wrong": ([(ABC, 4), (ABC, 1)], ["4", "`answer` 1 is none of the 3 choices"]),
     "letters": ([(XY, "A"), (XY, "(b)"), (XY, "B. y")], ["A", "(b)", "B. y"]),
-    "no such letter": ([(XY, "C")], ["`answer` C is none of the 2 choices: write a letter, A to B, or the text of one"]),
+    "no such letter": ([(XY, "C")], ["`answer` C is none of the 2 choices: write a letter, A to B, or the"]),
     "no such text": ([(XY, "blue")], ["`answer` blue is none of the 2 choices"]),
     "several letters": (
         [(ABC, a) for a in ("AC", "A, C", "(A) and (C)", "C and A", r"\text{A, C}", ["C", "A"])],
