@@ -38,7 +38,7 @@ from answers.spelling import plain_spelling
 from answers.statements import CLOSE, OPEN, RELATIONS, split, stated
 from answers.sums import read_sum
 from answers.units import join_unit, split_unit, without_marks
-from answers.words import number_in_words
+from answers.words import TRIGGERS, number_in_words
 
 MAX_CHARS = 400  # a longer answer is compared as text
 MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
@@ -147,7 +147,8 @@ def _hashed(text: str) -> str:
 
 
 # of a denominator, say: may open in the next round
-_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\(|sqrt\((?![0-9]+\))")
+_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\((?!(?:-?[0-9/∞]+, )+-?[0-9/∞]+[)\]])|sqrt\((?![0-9]+\))")
+_WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
 def _rewrite(text: str) -> tuple[str, bool]:
@@ -159,11 +160,12 @@ def _rewrite(text: str) -> tuple[str, bool]:
     choice = _choice_letter(text) or number_in_words(text)
     if choice:
         return choice, True
-    text = stated(text)
+    spelled, text = text, stated(text)
     as_text: list[str] = []
     text = _read_structure(text, as_text)
     if as_text:
-        return number_in_words(text) or text, False  # two-0
+        text = number_in_words(text) or text  # two-0
+        return text, text == spelled and bool(_WORDS.fullmatch(text)) and TRIGGERS.isdisjoint(text.split())
     return text, not _SUM_IN_BRACKETS.search(text)
 
 
@@ -205,7 +207,7 @@ def _read_structure(text: str, as_text: list[str]) -> str:
     sides = (_RELATED.search(text) and split(text, RELATIONS)) or items
     if len(sides) > 1:
         key = "".join([s if s in RELATIONS and s else _read_structure(s, as_text) for s in sides])
-        if "=" in key or "≈" in key:
+        if ("=" in key or "≈" in key) and stated(key) != key:
             as_text.append(key)  # 1x = 5 is x=5 after a round, and 5 after two
         return key
     inside = split(text[1:-1], ",") if text[:1] in tuple(OPEN) and text[-1] in CLOSE else None

@@ -21,9 +21,9 @@ OPEN, CLOSE = "([{⦃⟨", ")]}⦄⟩"
 MAX_DEPTH = 16  # brackets within brackets
 MAX_SIDES = 8
 _BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈≈]")
-_NAME = re.compile(
-    r"(?:m? ?[∠△] ?\w+|Δ ?[A-Za-z]|(?:(?![a-z]{2}(?![A-Za-z]))[A-Za-z]+|[α-ορ-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?"
-    r"(?:\([A-Za-z]\))?|\([a-z](?:, ?[a-z])+\)|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+)"
+_NAME = re.compile(  # but xy is a product
+    r"(?:m? ?[∠△⌒→] ?\w+|Δ ?[A-Za-z]|\([a-z](?:, ?[a-z])+\)|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+"
+    r"|(?:(?![a-z]{2}(?![A-Za-z]))[A-Za-z]+|[α-ορ-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?(?:\([A-Za-z]\))?)"
 )
 _BARE_LETTERS = re.compile(r"[A-Za-z]+")
 _OF_WORDS = re.compile(
