@@ -160,6 +160,7 @@ _SOME_GROUPED = re.compile(r"[0-9][ ,'_][0-9]{2}")
 _OPEN, _CLOSE = "([{⦃⟨", ")]}⦄⟩"
 _SIMILAR = re.compile(r"(?<=[A-Z]{3}) ?~ ?(?=(?:△|\\triangle)? ?[A-Z]{3})")
 _PARALLEL = re.compile(r"(?<=[A-Z]{2}) ?(?:\|\||//) ?(?=[A-Z]{2})")
+_GEOMETRIC = re.compile("[∠Δ∥∦⊥≅∼]")
 _ANGLE = re.compile(r"∠ ?([A-Z])([A-Z])([A-Z])(?![A-Za-z])")
 _TRIANGLE = re.compile(r"Δ ?(?=[A-Z]{3}(?![A-Za-z]))")
 _SYMMETRIC = re.compile(r"([∠△⌒]?) ?([A-Za-z]{1,4}) ?([∥∦⊥≅∼]) ?\1 ?([A-Za-z]{1,4})")
@@ -210,7 +211,8 @@ def _structured(text: str) -> str:
     if "||" in text or "//" in text:
         text = _PARALLEL.sub("∥", text)
     if not text.isascii():
-        text = _geometry(without_domain(plain_sets(text)) if "∈" in text or "⦃" in text else text)
+        text = without_domain(plain_sets(text)) if "∈" in text or "⦃" in text else text
+        text = _geometry(text) if _GEOMETRIC.search(text) else text
     if text[-1] == ">" and (vector := _VECTOR.fullmatch(text)):
         return f"{vector[1] or ''}⟨{vector[2]}⟩"
     if text[-1] == '"' and text[0] == '"' and text.count('"') == 2:
