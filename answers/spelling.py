@@ -161,6 +161,7 @@ _SOME_GROUPED = re.compile(r"[0-9][ ,'_][0-9]{2}")
 _OPEN, _CLOSE = "([{⦃⟨", ")]}⦄⟩"
 _SIMILAR = re.compile(r"(?<=[A-Z]{3}) ?~ ?(?=(?:△|\\triangle)? ?[A-Z]{3})")
 _PARALLEL = re.compile(r"(?<=[A-Z]{2}) ?(?:\|\||//) ?(?=[A-Z]{2})")
+_GEOMETRIC = re.compile("[∠Δ∥∦⊥≅∼]")
 _ANGLE = re.compile(r"∠ ?([A-Z])([A-Z])([A-Z])(?![A-Za-z])")
 _TRIANGLE = re.compile(r"Δ ?(?=[A-Z]{3}(?![A-Za-z]))")
 _SYMMETRIC = re.compile(r"([∠△⌒]?) ?([A-Za-z]{1,4}) ?([∥∦⊥≅∼]) ?\1 ?([A-Za-z]{1,4})")
@@ -179,7 +180,7 @@ def plain_spelling(text: str) -> str:
     removed; digits in one piece; words in lower case."""
     if "&" in text and ";" in text:
         text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
-    if "<" in text or "`" in text or "**" in text or "__" in text:
+    if "`" in text or "**" in text or "__" in text or ("<" in text and ">" in text):
         text = _without_marks(text)
     if not text.isascii():
         text = _from_unicode(text)
@@ -204,30 +205,35 @@ def plain_spelling(text: str) -> str:
 
 
 def _structured(text: str) -> str:
-    """Sets, angles, vectors and quotes in one form each."""
-    if "∈" in text or r"\mathbb" in text or "⦃" in text:
-        text = without_domain(plain_sets(text))
+    """Sets, roots, angles, vectors and quotes in one form each."""
+    if "\\" in text:
+        text = without_domain(plain_sets(text)) if r"\mathbb" in text else text
+        text = _ROOT_OF_BRACKETS.sub(r"\1{\2}", text) if r"\sqrt[" in text else text
     if "||" in text or "//" in text:
         text = _PARALLEL.sub("∥", text)
     if not text.isascii():
-        text = _ANGLE.sub(_in_order, _TRIANGLE.sub("△", text))
-        if symmetric := _SYMMETRIC.fullmatch(text):
-            sign, first, relation, second = symmetric.groups()
-            text = relation.join(sorted((sign + first, sign + second)))
-    if r"\sqrt[" in text:
-        text = _ROOT_OF_BRACKETS.sub(r"\1{\2}", text)
+        text = without_domain(plain_sets(text)) if "∈" in text or "⦃" in text else text
+        text = _geometry(text) if _GEOMETRIC.search(text) else text
     if text[-1] == ">" and (vector := _VECTOR.fullmatch(text)):
         return f"{vector[1] or ''}⟨{vector[2]}⟩"
-    if text[0] == '"' and text[-1] == '"' and text.count('"') == 2:
+    if text[-1] == '"' and text[0] == '"' and text.count('"') == 2:
         text = text[1:-1]
     return _WHOLE.get(text, text)
 
 
+def _geometry(text: str) -> str:
+    """Angle CBA is angle ABC, CD ∥ AB is AB ∥ CD."""
+    text = _ANGLE.sub(_in_order, _TRIANGLE.sub("△", text))
+    if symmetric := _SYMMETRIC.fullmatch(text):
+        sign, first, relation, second = symmetric.groups()
+        return relation.join(sorted((sign + first, sign + second)))
+    return text
+
+
 def _without_marks(text: str) -> str:
-    for _ in range(3):  # nested
-        before, text = text, _TAG.sub(_untagged, _BOLD.sub(r"\2", text.replace("`", "")))
-        if text == before:
-            break
+    text, before = text.replace("`", ""), ""
+    while text != before:  # nested
+        before, text = text, _BOLD.sub(r"\2", _TAG.sub(_untagged, text) if "<" in text else text)
     return text.strip("* \t\n").replace("**", "^")
 
 

@@ -38,8 +38,12 @@ _PARTS = {"half": 2, "quarter": 4} | {
 _PARTS |= {"hundredth": 100, "thousandth": 1000, "millionth": 10**6}
 _MANY_PARTS = {"halves": 2} | {word + "s": n for word, n in _PARTS.items() if word != "half"}
 _SIGNS = {"negative": -1, "minus": -1, "positive": 1, "plus": 1}
-_FIRST = frozenset((*_SMALL, *_TENS, *_SIGNS, "a", "an", "half", "point"))
-_LAST = frozenset((*_SCALES, "hundred", *_COLLECTIONS, *_MANY_PARTS, *_PARTS))  # of what starts with a digit
+_ALONE = {word: str(n) for word, n in (_SMALL | _TENS).items()} | {"half": "1/2"}
+_FIRST = frozenset((*_ALONE, *_SIGNS, "a", "an", "point"))
+_REST = frozenset(
+    (*_ALONE, *_SCALES, "hundred", *_COLLECTIONS, *_PARTS, *_MANY_PARTS, "and", "point", "a", "one")
+)
+_LAST = _REST - _ALONE.keys() | {"half"}  # of what starts with a digit
 _DIGITS = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 MAX_WORDS = 16  # of a number
 MAX_TAIL = 80  # characters of what says which numbers a name may be
@@ -51,7 +55,10 @@ def number_in_words(text: str) -> str | None:
     if not (text[-1:].isalpha() and text[0].isalnum()):
         return None
     words = text.lower().replace("-", " ").split()
-    if len(words) > MAX_WORDS or not (words[0] in _FIRST or (text[0].isdigit() and words[-1] in _LAST)):
+    if len(words) == 1:
+        return _ALONE.get(words[0])
+    starts = words[0] in _FIRST or (text[0].isdigit() and words[-1] in _LAST)
+    if not starts or len(words) > MAX_WORDS or not _REST.issuperset(words[1:]):
         return None
     sign = _SIGNS.get(words[0])
     value = _value(words if sign is None else words[1:])
@@ -68,34 +75,33 @@ def leading_number(text: str) -> tuple[str, str] | None:
     return None
 
 
-def _value(words: list[str]) -> Fraction | None:
+def _value(words: list[str]) -> int | Fraction | None:
     """Of three quarters, five and a half, two point five, a dozen, one hundred and five."""
-    if not words:
-        return None
+    last = words[-1] if words else ""
     if "point" in words:
         return _decimal(words)
-    if words[-1] in _COLLECTIONS:
-        dozens = Fraction(1) if words[:-1] in (["a"], ["one"]) else _whole(words[:-1])
-        return None if dozens is None else dozens * _COLLECTIONS[words[-1]]
+    if last in _COLLECTIONS:
+        dozens = 1 if words[:-1] == ["a"] else _whole(words[:-1])
+        return None if dozens is None else dozens * _COLLECTIONS[last]
+    if last not in _PARTS and last not in _MANY_PARTS:
+        return _whole(words)
     part = _part(words)
-    if part is None and "and" in words and (words[-1] in _PARTS or words[-1] in _MANY_PARTS):
+    if part is None and "and" in words:
         cut = len(words) - 1 - words[::-1].index("and")
         whole, part = _whole(words[:cut]), _part(words[cut + 1 :])
         return whole + part if whole is not None and part is not None and part < 1 else None
-    return _whole(words) if part is None else part
+    return part
 
 
 def _part(words: list[str]) -> Fraction | None:
     """Two thirds; a third; but the twenty-third is no part."""
-    if words == ["half"]:
-        return Fraction(1, 2)
-    above = Fraction(1) if words[:-1] in (["a"], ["an"], ["one"]) else _whole(words[:-1])
-    if above is None:
+    last, above = words[-1], 1 if words[:-1] in ([], ["a"], ["an"]) else _whole(words[:-1])
+    if above is None or (len(words) == 1 and last != "half"):
         return None
-    if words[-1] in _MANY_PARTS:
-        return above / _MANY_PARTS[words[-1]]
-    single = words[-1] in _PARTS and (above == 1 or (above < 20 and 2 < _PARTS[words[-1]] <= 10))
-    return above / _PARTS[words[-1]] if single and words[-1] != "quarter" or above == 1 and single else None
+    if last in _MANY_PARTS:
+        return Fraction(above) / _MANY_PARTS[last]
+    is_part = above == 1 or (above < 20 and last != "quarter" and 2 < _PARTS.get(last, 0) <= 10)
+    return Fraction(above) / _PARTS[last] if is_part and last in _PARTS else None
 
 
 def _decimal(words: list[str]) -> Fraction | None:
@@ -109,26 +115,23 @@ def _decimal(words: list[str]) -> Fraction | None:
     return whole + Fraction(int("".join(map(str, digits))), 10 ** len(digits))
 
 
-def _whole(words: list[str]) -> Fraction | None:
+def _whole(words: list[str]) -> int | Fraction | None:
     """Two thousand five hundred (and) twenty-five: scales fall, and each number stands where it can."""
-    total, group, scale, last = Fraction(0), None, 10**15, ""
+    total: int | Fraction = 0
+    group: int | Fraction | None = None
+    scale, last = 10**15, ""
     for i, word in enumerate(words):
-        tens_open = group is None or (last in ("hundred", "and") and group % 100 == 0)
+        is_open = group is None or (last in ("hundred", "and") and group % 100 == 0)
         if word == "and" and i + 1 < len(words) and (last == "hundred" or last in _SCALES):
             pass
-        elif (
-            word in ("a", "an")
-            and i == 0
-            and len(words) > 1
-            and (words[1] == "hundred" or words[1] in _SCALES)
-        ):
-            group = Fraction(1)
-        elif _DIGITS.fullmatch(word) and i == 0:
-            group = Fraction(word)
-        elif word in _SMALL and (tens_open or (last in _TENS and 0 < _SMALL[word] < 10)):
-            group = (group or 0) + Fraction(_SMALL[word])
-        elif word in _TENS and tens_open:
-            group = (group or 0) + Fraction(_TENS[word])
+        elif word in ("a", "an") and i == 0 and words[1:] and (words[1] == "hundred" or words[1] in _SCALES):
+            group = 1
+        elif i == 0 and _DIGITS.fullmatch(word):
+            group = int(word) if word.isdigit() else Fraction(word)
+        elif word in _SMALL and (is_open or (last in _TENS and 0 < _SMALL[word] < 10)):
+            group = (group or 0) + _SMALL[word]
+        elif word in _TENS and is_open:
+            group = (group or 0) + _TENS[word]
         elif word == "hundred" and group and last != "and" and group < 100:
             group *= 100
         elif word in _SCALES and group and last != "and" and _SCALES[word] < scale:
@@ -145,9 +148,9 @@ def _whole(words: list[str]) -> Fraction | None:
 
 # a text with none of these words is what plain_words gives
 TRIGGERS = frozenset(
-    "percent percentage per degree degrees negative minus positive plus all any every set no empty null where"
-    " for with when is are integer integers over root choose squared cubed factorial below times divided"
-    " multiplied power square cube arc ray vector exist infinite infinitely".split()
+    "percent percentage cent degree degrees negative minus positive plus all any every set null solution"
+    " solutions roots real number numbers integer integers constant over root choose squared cubed"
+    " factorial below times divided multiplied power arc ray vector exist".split()
 )
 _PERCENT_OR_DEGREES = (
     r"(?:(percentage points?|per ?cent)|degrees?(?: (celsius|fahrenheit|[CF](?![A-Za-z])))?)(?![A-Za-z])"

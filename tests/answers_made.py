@@ -240,7 +240,7 @@ SOUP = r"""
 \frac \sqrt \text{ \boxed{ \mathrm{ { } ( ) [ ] \{ \} , . ; : 1 2 12 345 000 0 .5 3. 1,000 x y B b π \pi ½ ² √
 ° ^ _ ^\circ \circ % \% $ \$ + - − * / | = < \le \times \cdot 10^3 e3 cm m \, \! ~ \left \right yes NO answer
 is or Option \infty & \\ ' pi sqrt( \dfrac12 １ Ｂ x_{1} \cup
-** __ ` <b> </b> ' " √ ∛ ^o != \or \mathbb{R} \in \setminus \vec{ \angle ABC ∥ \begin{matrix} \\ \end{matrix} ~
+** __ ` <b> </b> ' " √ ∛ ^o != \or \mathbb{R} \in \setminus \vec{ ∠ABC ∥ \begin{matrix} \\ \end{matrix} ~
 || five twenty hundred and half percent degrees negative infinity all real numbers except where n integer over
 """
 

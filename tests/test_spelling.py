@@ -69,6 +69,7 @@ SPELLED = {
         ("k != 9", "k ≠ 9"),
         ("4!=24", "4!=24"),  # a factorial
         ("k =< 9", "k ≤ 9"),
+        ("k <= 9", "k ≤ 9"),
         ("k == 9", "k = 9"),
         (r"k \geqslant 9", "k ≥ 9"),
         (r"k \not= 9", "k ≠ 9"),
@@ -88,6 +89,7 @@ SPELLED = {
         ("△PQR ~ △KLM", "△KLM∼△PQR"),
         (r"\Delta KLM", "△KLM"),
         (r"\measuredangle MLK", "∠KLM"),
+        ("∠ LKM", "∠LKM"),
         (r"\overset{\frown}{KL}", "⌒KL"),
         (r"\widehat{KL}", "⌒KL"),
         (r"\overrightarrow{KL}", "→KL"),

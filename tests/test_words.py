@@ -39,7 +39,16 @@ NUMBERS = {
 }
 NO_NUMBERS = [
     *("", "a", "third", "the third", "twenty-third", "one hundred third", "seven eight", "seventy eleven"),
-    *("eight and nine", "eight and", "and eight", "one thousand twelve hundred", "hundred", "point", "minus"),
+    *(
+        "eight and nine",
+        "eight and",
+        "and eight",
+        "one thousand twelve hundred",
+        "two hundred hundred",
+        "hundred",
+        "point",
+        "minus",
+    ),
     *(
         "six and four thirds",
         "zero five",
