@@ -137,21 +137,15 @@ def _settle(answer: str) -> str | None:
         before, (text, settled) = text, _rewrite(text)
         if len(text) > MAX_CHARS:
             break
-        if settled or text == before or text == _shortcut(text) or _is_words(text):
+        if settled or text == before or text == _shortcut(text):
             return text or None
     return _hashed(" ".join(answer.split()))
-
-
-def _is_words(text: str) -> bool:
-    """Whether it is words with nothing to take off any more."""
-    return bool(_WORDS.fullmatch(text)) and plain_spelling(text) == text and not number_in_words(text)
 
 
 def _hashed(text: str) -> str:
     return "text:" + sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-_WORDS = re.compile(r"[a-z]{2,}(?: [a-z]{2,})*")
 # of a denominator, say: may open in the next round
 _SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\((?!(?:-?[0-9/∞]+, )+-?[0-9/∞]+[)\]])|sqrt\((?![0-9]+\))")
 _WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
@@ -171,7 +165,8 @@ def _rewrite(text: str) -> tuple[str, bool]:
     text = _read_structure(text, as_text)
     if as_text:
         text = number_in_words(text) or text  # two-0
-        return text, text == spelled and bool(_WORDS.fullmatch(text)) and TRIGGERS.isdisjoint(text.split())
+        only_words = text == spelled and _WORDS.fullmatch(text) is not None
+        return text, only_words and TRIGGERS.isdisjoint(text.split())
     return text, not _SUM_IN_BRACKETS.search(text)
 
 
