@@ -1,5 +1,9 @@
 """Formulas computed at three points, exactly where no root or function is met: what tells whether two
-of them are one value or one equation."""
+of them are one value or one equation.
+
+Where an exact number outgrows MAX_BITS, its residue modulo one prime stands for it: 2*2^2005 and 2^2006. Two
+numbers of a million bits that differ would share it once in 10^34, were the prime drawn at random.
+"""
 
 import cmath
 import math
@@ -7,35 +11,71 @@ import operator
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, reduce
+from hashlib import sha256
 
 from answers.expressions import RANGE_OR_DATE, Parser, Unreadable
+from answers.sums import read_sum
 
 MAX_DEPTH = 11  # brackets within brackets
 MAX_BITS = 2048  # of an exact number
+MAX_ROUND_BITS = 50  # of numerator and denominator: no closer than TOLERANCE to a number by rounding
 TOLERANCE = 1e-12
+PRIME = 100873718579356409015870070101383089347  # (PRIME - 1)/2 is prime too: powers don't repeat early
+MAX_POWER = 2**64  # an exponent's residue is the exponent itself up to here
+MAX_FACTORIALS = 6_000  # together
 
 Number = int | Fraction | complex
 POINTS = 3
 
 
 def same_number(a: str, b: str) -> bool:
+    if _is_normal(a) and _is_normal(b):
+        return a == b
     ours, theirs = at_points(a), at_points(b)
     if not ours or not theirs:
+        return residue(a) is not None and residue(a) == residue(b)
+    if any(_is_decimal(x) and isinstance(y[0], complex) for x, y in ((ours, theirs), (theirs, ours))):
         return False
     return all(_close(x, y) for x, y in zip(ours, theirs, strict=True))
 
 
-def same_equation(a: str, b: str) -> bool:
-    """Whether left minus right of one is a multiple of the other's."""
-    if not a.count("=") == b.count("=") == 1:
+_ROOT_TERM = r"(?:[0-9]+|sqrt\([0-9]+\))(?:\*sqrt\([0-9]+\))?(?:/[0-9]+)?"
+_ROOT_SUM = re.compile(rf"-?{_ROOT_TERM}(?:[-+]{_ROOT_TERM})*")
+
+
+def _is_normal(text: str) -> bool:
+    """A sum of square roots as its key has it: roots of numbers without square factors are independent."""
+    return bool(_ROOT_SUM.fullmatch(text)) and read_sum(text.replace("sqrt", r"\sqrt")) == text
+
+
+def _is_decimal(values: tuple[Number, ...]) -> bool:
+    """A number of so many digits that it may be a rounded one."""
+    x = values[0]
+    if isinstance(x, complex) or any(x != y for y in values):
         return False
-    differences: list[tuple] = [at_points("({})-({})".format(*text.split("="))) or () for text in (a, b)]
+    return x.denominator > 1 and x.numerator.bit_length() + x.denominator.bit_length() > MAX_ROUND_BITS
+
+
+_RELATION = re.compile(r"([^=<>≤≥]+)([=<>≤≥])([^=<>≤≥]+)")
+_TURNED = str.maketrans("<>≤≥", "><≥≤")
+
+
+def same_equation(a: str, b: str) -> bool:
+    """Whether left minus right of one is a multiple of the other's; of inequalities one that keeps
+    the sign."""
+    relations = _RELATION.fullmatch(a), _RELATION.fullmatch(b)
+    if not (relations[0] and relations[1]):
+        return False
+    signs = [match[2] for match in relations if match]
+    differences: list[tuple] = [at_points(f"({match[1]})-({match[3]})") or () for match in relations if match]
     if not all(differences) or any(abs(y) < TOLERANCE for row in differences for y in row):
         return False
     ratios = [x / y if isinstance(x, complex) else Fraction(x) / y for x, y in zip(*differences, strict=True)]
     one_value = all(_close(row[0], y) for row in differences for y in row)  # 3 = 4 says nothing of a name
-    return not one_value and all(_close(ratios[0], ratio) for ratio in ratios)
+    if one_value or not all(_close(ratios[0], ratio) for ratio in ratios):
+        return False
+    return signs[0] == (signs[1] if complex(ratios[0]).real > 0 else signs[1].translate(_TURNED))
 
 
 def _close(x: Number, y: Number) -> bool:
@@ -51,14 +91,29 @@ def _close(x: Number, y: Number) -> bool:
 @lru_cache(maxsize=1024)
 def at_points(text: str) -> tuple[Number, ...] | None:
     """The value with three choices of the names in it; None where it can't be computed."""
-    if text.isalpha() and text.isascii() and text not in ("e", "i"):
-        return None  # a word
-    if RANGE_OR_DATE.fullmatch(text):
+    if not _is_formula(text):
         return None
     try:
         return tuple(_Calculator(text, point).read() for point in range(POINTS))
     except (ArithmeticError, ValueError):
         return None
+
+
+@lru_cache(maxsize=1024)
+def residue(text: str) -> int | None:
+    """The value modulo PRIME, with residues for the names; None where it has roots or functions."""
+    try:
+        return _Residues(text).read() if _is_formula(text) else None
+    except (ArithmeticError, ValueError):
+        return None
+
+
+_LETTERS = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
+
+
+def _is_formula(text: str) -> bool:
+    is_word = text.isalpha() and text.isascii() and not _LETTERS.fullmatch(text)
+    return not is_word and not RANGE_OR_DATE.fullmatch(text)
 
 
 _FUNCTIONS = {
@@ -76,24 +131,51 @@ _TOKEN = re.compile(
 )
 
 
-class _Calculator(Parser):
-    """Numbers, with one of three choices of the names."""
+class _Formula(Parser):
+    """Products of letters apart; a subclass says what a single letter is."""
 
-    def __init__(self, text: str, point: int):
-        super().__init__(text)
-        self.point = point
+    TOKEN, MAX_DEPTH = _TOKEN, MAX_DEPTH
+    letter: Callable  # (name, with its subscript)
+    function: Callable  # (its name), of what follows
 
-    def power(self) -> Number:
+    def power(self):
         token = self.tokens[self.at]
         name = token.lstrip("\\")
         if name in _FUNCTIONS:
             self.at += 1
             return self.function(name)
-        # xy^2 is x times y^2
-        if len(token) in (2, 3) and token.isascii() and token.islower() and token.isalpha():
-            self.tokens[self.at] = token[-1]
-            return self.name(token[:-1]) * self.power()
         return super().power()
+
+    def name(self, token: str):
+        if token.isalpha() and len(token) <= 3:  # AB^2 is the square of AB
+            return reduce(self.times, map(self.letter, token))
+        if not token[0].isalpha() or token[1:2] != "_":
+            raise Unreadable
+        return self.letter(token)
+
+    def mixed_number(self, whole, fraction):
+        """2\\frac{1}{3} is 7/3, 2\\frac{x}{3} a product."""
+        start = max(k for k in range(self.at) if self.tokens[k] == r"\frac")
+        parts = [token for token in self.tokens[start + 1 : self.at] if token not in "{}"]
+        if not all(map(str.isdigit, parts)):
+            return self.times(whole, fraction)
+        if len(parts) != 2 or not 0 < int(parts[0]) < int(parts[1]):
+            raise Unreadable
+        return self.plus(whole, fraction, "+")
+
+    def binomial(self, n, k):
+        if isinstance(k, complex) or k.denominator != 1 or not 0 <= k <= 100:
+            raise Unreadable
+        falling = reduce(self.times, (self.plus(n, i, "-") for i in range(k.numerator)), 1)
+        return self.divide(falling, math.factorial(k.numerator))
+
+
+class _Calculator(_Formula):
+    """Numbers, with one of three choices of the names."""
+
+    def __init__(self, text: str, point: int):
+        super().__init__(text)
+        self.point = point
 
     def function(self, name: str) -> Number:
         exponent: Number = 1
@@ -116,24 +198,18 @@ class _Calculator(Parser):
         return self.raised(_checked(complex(apply(complex(argument)))), exponent)
 
     def number(self, token: str) -> Number:
-        if len(token) > 40:
-            raise Unreadable
-        number = Fraction(token.rstrip("."))
+        number = _number(token)
         return number.numerator if number.denominator == 1 else number
 
-    def name(self, token: str) -> Number:
-        if len(token) in (2, 3) and token.isalpha():  # AB^2 is the square of AB
-            return math.prod(map(self.name, token))
-        if not token[0].isalpha() or token[1:2] not in ("", "_"):
-            raise Unreadable
-        seed = sum(ord(c) * 31**k for k, c in enumerate(token[:8]))
-        value = Fraction(seed * (17 + 11 * self.point) % 997 + 2, 499) * (-1 if self.point == 2 else 1)
-        return _CONSTANTS.get(token, value)
+    def letter(self, name: str) -> Number:
+        if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        return Fraction(_drawn(name, self.point) % 997 + 2, 499 if self.point < 2 else -499)
 
-    TOKEN, MAX_DEPTH, negative = _TOKEN, MAX_DEPTH, operator.neg
+    negative = operator.neg
     signed = staticmethod(lambda x, sign: _checked(0 - x if sign == "-" else 0 + x))
     plus = staticmethod(lambda x, y, sign: _checked(x - y if sign == "-" else x + y))
-    times = mixed_number = staticmethod(lambda x, y: _checked(x * y))
+    times = staticmethod(lambda x, y: _checked(x * y))
     size = staticmethod(lambda x: complex(abs(x)) if isinstance(x, complex) else abs(x))
 
     def fraction(self, x: Number, y: Number) -> Number:
@@ -147,13 +223,13 @@ class _Calculator(Parser):
             if abs(n.numerator) * max(x.numerator.bit_length(), x.denominator.bit_length()) > MAX_BITS:
                 raise Unreadable
             return Fraction(x) ** n.numerator
+        if isinstance(n, Fraction) and n.denominator % 2 and _is_negative(x):
+            return _checked((-1) ** n.numerator * complex(-x) ** complex(n))  # the real one
         return _checked(complex(x) ** complex(n))
 
     def root(self, x: Number, degree: Number) -> Number:
         if not isinstance(degree, int) or not 2 <= degree <= 30:
             raise Unreadable
-        if degree % 2 and complex(x).imag == 0 and complex(x).real < 0:
-            return -self.raised(-x, Fraction(1, degree))
         return self.raised(x, Fraction(1, degree))
 
     def postfix(self, x: Number, sign: str) -> Number:
@@ -163,10 +239,59 @@ class _Calculator(Parser):
             raise Unreadable
         return math.factorial(x.numerator)
 
-    def binomial(self, n: Number, k: Number) -> Number:
-        if isinstance(k, complex) or k.denominator != 1 or not 0 <= k <= 100:
+
+class _Residues(_Formula):
+    """Integers modulo PRIME. Of π and e no algebra is known but their own, so they are names here."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.factorials = 0
+
+    def number(self, token: str) -> int:
+        value = _number(token)
+        return self.divide(value.numerator, value.denominator)
+
+    def letter(self, name: str) -> int:
+        if name == "i":
             raise Unreadable
-        return self.divide(math.prod(n - i for i in range(k.numerator)), math.factorial(k.numerator))
+        return _drawn(name, 0) % PRIME
+
+    signed = staticmethod(lambda x, sign: -x % PRIME if sign == "-" else x)
+    plus = staticmethod(lambda x, y, sign: (x - y if sign == "-" else x + y) % PRIME)
+    times = staticmethod(lambda x, y: x * y % PRIME)
+    divide = fraction = staticmethod(lambda x, y: x * pow(y, -1, PRIME) % PRIME)  # 1/0 is a ValueError
+    negative = staticmethod(lambda x: -x % PRIME)
+
+    def raised(self, x: int, n: int) -> int:
+        n = n if n < MAX_POWER else n - PRIME
+        if abs(n) >= MAX_POWER or (n <= 0 and x == 0):
+            raise Unreadable
+        return pow(x, n, PRIME)
+
+    def postfix(self, x: int, sign: str) -> int:
+        self.factorials += x
+        if sign != "!" or self.factorials > MAX_FACTORIALS:
+            raise Unreadable
+        return math.factorial(x) % PRIME
+
+    def _unreadable(self, *_arguments) -> int:
+        raise Unreadable
+
+    function = root = size = _unreadable
+
+
+def _is_negative(x: Number) -> bool:
+    return complex(x).imag == 0 and complex(x).real < 0
+
+
+def _number(token: str) -> Fraction:
+    if len(token) > 40:
+        raise Unreadable
+    return Fraction(token.rstrip("."))
+
+
+def _drawn(name: str, point: int) -> int:
+    return int.from_bytes(sha256(f"{point}{name}".encode()).digest())
 
 
 def _checked(x: Number) -> Number:

@@ -2,19 +2,20 @@
 
 import re
 
-from answers.keys import MAX_CHARS, NAMED, WITH_UNIT, canonical, equivalent
+from answers.keys import MAX_CHARS, canonical, compare, equivalent
 from answers.spelling import plain_spelling
 
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Z])(?:(?:[.:,、)]| -) ?| )")
+_LETTERS = re.compile(r"[A-Z](?:, )?(?:[A-Z](?:, )?)*")
 
 
 def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
     """The canonical form of an answer to a question with lettered choices: an option's value counts
     as its letter.
 
-    A letter of the choices is that option, even where another option's text is this letter. A value
-    that two options share keeps its own key. So a key from here is its own key for the same
-    choices.
+    A letter of the choices is that option, even where another option's text is this letter. Several
+    letters are a list, "A, C". A value that two options share keeps its own key. So a key from here is
+    its own key for the same choices.
     """
     key = canonical(answer)
     if answer is None or key is None or not choices:
@@ -26,23 +27,20 @@ def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
     named = _LETTER_AND_TEXT.match(spelled)
     if named and named[1] in letters and equivalent(spelled[named.end() :], choices[ord(named[1]) - 65]):
         return named[1]  # B:45
-    found = [i for i, choice in enumerate(choices) if canonical(choice) == key]
+    agree = [compare(answer, choice) for choice in choices]
+    found = [i for i, same in enumerate(agree) if same and same == max(agree)]
     if len(found) > 1:
-        found = [i for i in found if _dropped(choices[i]) == _dropped(answer)]  # 5 cm or 5 m
-    elif not found:
-        found = [i for i, choice in enumerate(choices) if equivalent(answer, choice)]
-        if not found and key.upper() in letters:
-            return key.upper()
+        found = [i for i in found if _name(choices[i]) == _name(answer)]  # x = 5 or y = 5
     if len(found) == 1:
         return letters[found[0]]
+    if not any(agree):
+        if key.upper() in letters:
+            return key.upper()
+        if _LETTERS.fullmatch(key) and set(several := re.findall("[A-Z]", key)) <= set(letters):
+            return ", ".join(sorted(set(several)))
     return key if key == answer else option_key(key, choices)
 
 
-def _dropped(text: str) -> str:
-    """The name and the unit, which a key leaves out."""
-    text = plain_spelling(text[:MAX_CHARS])
-    named = NAMED.fullmatch(text)
-    value = named[1] if named else text
-    with_unit = WITH_UNIT.fullmatch(value)
-    left = text[: len(text) - len(value)] + (value[with_unit.end(1) :] if with_unit else "")
-    return re.sub("[ {}]", "", left)
+def _name(text: str) -> str:
+    """Of what a value is stated, which a key leaves out."""
+    return plain_spelling(text[:MAX_CHARS]).rpartition("=")[0].replace(" ", "")

@@ -4,95 +4,67 @@ r"""What a grader accepts beyond equal keys, for two answers in the plain notati
   ln 4. Both are computed at three points (names get fixed fractions) and must agree: exactly where
   no root or function is met, else to a relative 1e-12. So a rounded decimal is not the exact value:
   0.33 is not 1/3, 3.14 is not pi.
-- `50%` is also 0.5. (It shares a key with 50, since a missing sign is forgiven.)
+- Units of one dimension are converted: 5 cm and 0.05 m, 50% and 0.5, 30° and pi/6. A missing unit or noun
+  is forgiven: 5 for `5 cm` and for `5 apples`, but `5 m` and `5 oranges` differ.
 - Solutions forget their order and how they are joined: `1, 2`, `2, 1`, `{1, 2}`, `x = 1 or x = 2`.
   Tuples don't. `±3` stands for two solutions. `x=5, y=3` keeps its names.
 - An inequality in one name is its interval: 1 < x <= 3 and (1, 3].
-- Equations that are multiples of each other: y = 2x+1 and 2x-y+1 = 0.
-- A bare number stands for the number with nouns behind it: 5 for `5 apples`, but `5 oranges` differ.
+- Equations that are multiples of each other: y = 2x+1 and 2x-y+1 = 0. A value is forgiven what it is of:
+  1/2 for `cos A = 1/2`, 7 for `x+y = 7`.
 - In words case, articles and hyphens don't matter. `b` is B. `ABC` is triangle ABC, `P(3, 4)` a point.
-- Ratios are reduced, matrices compared by entry, 3:30 stands for 3:30 pm, 30° for pi/6.
+- Ratios are reduced, matrices compared by entry, 3:30 stands for 3:30 pm. `AC` is `A, C`.
 
-So it is symmetric but not transitive: 50 ~ 50% ~ 0.5. Left out: conversion between units, number
-formats of other languages, sums of series, what holds only for some values of the names.
+So it is symmetric but not transitive: 50 ~ 50% ~ 0.5. Left out: number formats of other languages, sums of
+series, what holds only for some values of the names.
 """
 
 import re
 from collections.abc import Callable
-from enum import IntEnum
-from fractions import Fraction
 
-from answers.calculator import same_equation, same_number
-from answers.solutions import cut, is_union, solutions
-
-MAX_ITEMS = 12  # of solutions whose order doesn't matter
+from answers.calculator import same_number
+from answers.nouns import with_unit
+from answers.same import Same
+from answers.shapes import same_shape
+from answers.solutions import same_solutions
+from answers.statements import stated_value
+from answers.units import Unit, in_base_units
 
 Key = Callable[[str], str | None]
 
 
-class Same(IntEnum):
-    """How far two answers agree."""
-
-    NO = 0
-    FORGIVEN = 1  # one leaves out what the other says: a unit, a noun, am or pm
-    YES = 2
-
-
 def agreement(a: str, b: str, key: Key) -> Same:
     """How far two answers mean the same though `key` tells them apart."""
-    if "=" in a and "=" in b and same_equation(a, b):
-        return Same.YES
-    ours, theirs = solutions(a), solutions(b)
-    if len(ours) != len(theirs) or len(ours) > MAX_ITEMS or is_union(a, ours) != is_union(b, theirs):
+
+    def compare(x: str, y: str) -> Same:
+        return _same_value(x, y, key)
+
+    if (same := same_solutions(a, b, compare)) or (same := _same_letters(a, b)):
+        return same
+    if same := _same_letters(key(a) or a, key(b) or b):
+        return same
+    ours, theirs = (stated_value(text) if "=" in text else None for text in (a, b))
+    if ours and theirs:
+        of_one = _plain_name(ours[0], key) == _plain_name(theirs[0], key)
+        return same_solutions(ours[1], theirs[1], compare) if of_one else Same.NO
+    if not ours and not theirs:
         return Same.NO
-    if len(ours) == 1:
-        return _same_value(ours[0][1], theirs[0][1], key) if ours[0][0] == theirs[0][0] else Same.NO
-    # both ways, so that it is symmetric
-    return max(_each_in(ours, theirs, key), _each_in(theirs, ours, key))
+    value, other = (ours[1], b) if ours else (theirs[1], a) if theirs else (a, b)
+    return min(Same.FORGIVEN, same_solutions(value, other, compare))
 
 
-def _each_in(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], key: Key) -> Same:
-    """The least agreement, where each finds its own."""
-    left, least = list(theirs), Same.YES
-    for name, value in ours:
-        found = [_same_value(value, other, key) if name == its else Same.NO for its, other in left]
-        best = max(found)
-        if not best:
-            return Same.NO
-        least = min(least, best)
-        del left[found.index(best)]
-    return least
+def _plain_name(text: str, key: Key) -> str:
+    return (key(text) or "").replace("\\", "")  # cos A is \\cos A
 
 
 # --- one of them ----------------------------------------------------------------------------------
 
-_APPROXIMATELY = re.compile(r"(?:approximately|about|roughly|approx\.?|\\approx|≈) ?(?=[-0-9.\\])")
 _ARTICLE = re.compile(r"(?:the|an?) (?=[A-Za-z]{2})", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _POINT = re.compile(r"[A-Z](\([^()]*,[^()]*\))|△ ?([A-Z]{3})")
-_TIME = re.compile(r"0?([0-9]{1,2}:[0-5][0-9])(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
-_RATIO = re.compile(r"[0-9]+(?: ?: ?[0-9]+)+")
-_MATRIX = re.compile(r"\\begin\{[pb]?matrix\}(.*)\\end\{[pb]?matrix\}")
-_MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_NOUNS = set(
-    "dozen dozens pair pairs score times and not out plus minus mod percent base squared cubed factorial tens"
-    " hundreds thousands millions billions trillions".split()
-)
-_PARTS = (
-    {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
-    | {
-        word + s: n
-        for s in ("", "s")
-        for n, word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3)
-    }
-    | {"hundredth": 100, "hundredths": 100, "thousandth": 1000, "thousandths": 1000}
-)
-_COUNTED = re.compile(  # two-thirds, but not x-axis
-    rf"(-?[0-9][0-9.]*|[a-z]+)(?: |-(?={'|'.join(_PARTS)}))([a-z]{{3,}}(?: [a-z]{{3,}})?)", re.IGNORECASE
-)
-_FACTORS = _MULTIPLES | {word: Fraction(1, n) for word, n in _PARTS.items()}
 _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"\mathbb R")
+_LETTER_AND_TEXT = re.compile(r"([A-J]) - \S.*")  # B - 12
+_LETTERS = re.compile(r"[A-H](?:(?:, )?[A-H])+")
 
 
 def _same_value(a: str, b: str, key: Key) -> Same:
@@ -100,76 +72,54 @@ def _same_value(a: str, b: str, key: Key) -> Same:
     ours, theirs = key(a), key(b)
     if ours is None or theirs is None:
         return Same.NO
-    if ours == theirs:
+    if ours == theirs or _same_words(a, b):
         return Same.YES
-    if same := _same_notation(a, b, key):
+    if same := same_shape(a, b, lambda x, y: _same_value(x, y, key)):
         return same
-    if a[-1] == "%" or b[-1] == "%":
-        is_percent = a[-1] != "%" and _is_percent(ours, theirs) or b[-1] != "%" and _is_percent(theirs, ours)
-        return Same.YES if is_percent else Same.NO
-    if (a[-1] == "°") != (b[-1] == "°") and "π" in ours + theirs:
-        of_angles = (f"({ours})°", theirs) if a[-1] == "°" else (ours, f"({theirs})°")
-        return Same.YES if same_number(*of_angles) else Same.NO
     if _NUMBER.fullmatch(ours) and _NUMBER.fullmatch(theirs):
         return Same.NO
-    if _NUMBER.fullmatch(ours) or _NUMBER.fullmatch(theirs):
-        number, counted = (ours, b) if _NUMBER.fullmatch(ours) else (theirs, a)
-        match = _COUNTED.fullmatch(counted)
-        if match:
-            return Same.FORGIVEN if number == _count(match[1], match[2], key) else Same.NO
+    (x, of_a), (y, of_b) = with_unit(a), with_unit(b)
+    if of_a or of_b:
+        return _with_units(x, of_a, y, of_b, key)
     return Same.YES if same_number(ours, theirs) else Same.NO
 
 
+def _with_units(x: str, of_x: Unit | None, y: str, of_y: Unit | None, key: Key) -> Same:
+    """Values of one dimension are converted; where one has no unit, none is asked of it."""
+    if of_x and of_y:
+        if of_x.dimension != of_y.dimension:
+            return Same.NO
+        if of_x.scale == of_y.scale:
+            return _same_value(x, y, key)
+        return Same.YES if same_number(in_base_units(x, of_x, key), in_base_units(y, of_y, key)) else Same.NO
+    value, unit, bare = (x, of_x, y) if of_x else (y, of_y, x)
+    assert unit is not None
+    if unit.is_number(bare) and same_number(in_base_units(value, unit, key), key(bare) or ""):
+        return Same.YES  # 50% and 0.5
+    return min(Same.FORGIVEN, _same_value(value, bare, key))
+
+
 def _bare(text: str) -> str:
-    text = _APPROXIMATELY.sub("", text.strip(), count=1) if not text[:1].isdigit() else text.strip()
+    text = text.strip()
     text = _ARTICLE.sub("", text, count=1) if text[:1] in ("a", "A", "t", "T") else text
     point = _POINT.fullmatch(text)
     return point[1] or point[2] if point else "(-∞, ∞)" if text in _REALS else "⦃⦄" if text == "∅" else text
 
 
-def _same_notation(a: str, b: str, key: Key) -> Same:
-    """Words, times, ratios, tuples and matrices, each compared in its own way."""
-    if _WORDS.fullmatch(a) and _WORDS.fullmatch(b):
-        one_letter = len(a) == 1 or len(b) == 1
-        same = a.lower().replace("-", " ") == b.lower().replace("-", " ")
-        return Same.YES if same and (not one_letter or a.lower() < "i") else Same.NO
-    if (ours := _TIME.fullmatch(a)) and (theirs := _TIME.fullmatch(b)):
-        (time, half), (other, other_half) = ours.groups(""), theirs.groups("")
-        if time != other or (half.lower() != other_half.lower() and half and other_half):
-            return Same.NO
-        return Same.YES if half.lower() == other_half.lower() else Same.FORGIVEN
-    if _RATIO.fullmatch(a) and _RATIO.fullmatch(b):
-        p, q = ([int(n) for n in text.split(":")] for text in (a, b))
-        proportional = all(x * q[0] == y * p[0] for x, y in zip(p, q, strict=False))
-        return Same.YES if len(p) == len(q) and any(p) and proportional else Same.NO
-    if a[0] in "([" and a[0] == b[0] and a[-1] == b[-1] and a[-1] in ")]":
-        return _same_rows([cut(a[1:-1])], [cut(b[1:-1])], key)
-    matrices = _MATRIX.fullmatch(a), _MATRIX.fullmatch(b)
-    rows = [[row.split("&") for row in match[1].split(r"\\")] for match in matrices if match]
-    return _same_rows(rows[0], rows[1], key) if len(rows) == 2 else Same.NO
-
-
-def _same_rows(a: list[list[str]], b: list[list[str]], key: Key) -> Same:
-    cells = sum(map(len, a))
-    if [*map(len, a)] != [*map(len, b)] or not 1 < cells <= MAX_ITEMS**2:
-        return Same.NO
-    least = Same.YES
-    for row, other in zip(a, b, strict=True):
-        for x, y in zip(row, other, strict=True):
-            least = min(least, _same_value(x, y, key)) if least else least
-    return least
-
-
-def _is_percent(number: str, percentage: str) -> bool:
-    if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(percentage)):
+def _same_words(a: str, b: str) -> bool:
+    if not (_WORDS.fullmatch(a) and _WORDS.fullmatch(b)):
         return False
-    return Fraction(number) * 100 == Fraction(percentage)
+    one_letter = len(a) == 1 or len(b) == 1
+    same = a.lower().replace("-", " ") == b.lower().replace("-", " ")
+    return same and (not one_letter or a.lower() < "i")
 
 
-def _count(number: str, nouns: str, key: Key) -> str | None:
-    """The key of the number in `5 apples`, `two triangles`, `5 million`, `two thirds`."""
-    words = nouns.lower().split()
-    if words[0] in _FACTORS and len(words) == 1:
-        value = key(number)
-        return str(Fraction(value) * _FACTORS[words[0]]) if value and _NUMBER.fullmatch(value) else None
-    return None if set(words) & (_NO_NOUNS | _FACTORS.keys()) else key(number)
+def _same_letters(a: str, b: str) -> Same:
+    """Of choices: `B - 12` is B, `A, C` is AC."""
+    if lettered := _LETTER_AND_TEXT.fullmatch(a) or _LETTER_AND_TEXT.fullmatch(b):
+        return Same.FORGIVEN if lettered[1] in (a, b) else Same.NO
+    if not (_LETTERS.fullmatch(a) and _LETTERS.fullmatch(b)):
+        return Same.NO
+    ours, theirs = a.replace(", ", ""), b.replace(", ", "")
+    in_order = list(ours) == sorted(set(ours))
+    return Same.YES if in_order and ours == theirs else Same.NO

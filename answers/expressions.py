@@ -1,7 +1,7 @@
 r"""One parser of formulas in the plain notation of answers/keys.py; a subclass says what they come to.
 
-    sum      [+-] product ([+-] product)*
-    product  power ([*/] power)*, some of them without a sign: 2x, 3(x+1)
+    sum      [+-] product ([+-] product)*, where 3+-2 is 3-2, but 3--2 may be a range
+    product  power ([*/] [+-] power)*, some of them without a sign: 2x, 3(x+1)
     power    value [!°]* [^ exponent], where exponent is [+-] value
     value    number, name, (sum), {sum}, |sum|, \frac part part, \binom part part, \sqrt[sum] part
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 RANGE_OR_DATE = re.compile(r"[0-9]+ ?- ?[0-9]+|[0-9]+(?: ?[-/] ?[0-9]+){2,}")  # no differences or quotients
 NUMBER_START = frozenset("0123456789.")
 _ENDS = frozenset(("", *"+-*/^!°)}],"))  # no value starts with these
+_SIGNS = frozenset("+-")
 _CLOSING = {"(": ")", "{": "}", "|": "|"}
 _GROUPS = frozenset((*_CLOSING, r"\frac", r"\binom", r"\dbinom", r"\sqrt", "sqrt"))
 
@@ -62,13 +63,23 @@ class Parser:
         sign = self.tokens[self.at]
         if sign == "-" or sign == "+":
             self.at += 1
+            if sign == "-":  # +-5 may stand for ±5
+                self.take("+")
         total = self.signed(self.product(), sign)
         while True:
             sign = self.tokens[self.at]
             if sign != "-" and sign != "+":
                 return total
             self.at += 1
+            if self.tokens[self.at] in _SIGNS:
+                sign = self.second_sign(sign)
             total = self.plus(total, self.product(), sign)
+
+    def second_sign(self, sign: str) -> str:
+        second = self.take("+", "-")
+        if sign == second == "-":
+            raise Unreadable
+        return "+" if sign == second else "-"
 
     def product(self):
         tokens, start, divided = self.tokens, self.at, False
@@ -77,13 +88,16 @@ class Parser:
             total = self.mixed_number(total, self.power())
         while True:
             sign = tokens[self.at]
+            negative = False
             if sign == "*" or sign == "/":
                 self.at += 1
+                if tokens[self.at] == "-":
+                    self.at, negative = self.at + 1, True
             elif sign in _ENDS or (sign == "|" and self.bars):
                 return total
             elif divided or not self.multiplies_silently(sign):
                 raise Unreadable  # 1/2x, 2 3
-            factor = self.power()
+            factor = self.negative(self.power()) if negative else self.power()
             divided = sign == "/"
             total = self.divide(total, factor) if divided else self.times(total, factor)
 
@@ -103,7 +117,10 @@ class Parser:
             sign = self.tokens[self.at]
         if sign != "^":
             return base
+        letters = self.tokens[self.at - 1]
         self.at += 1
+        if 1 < len(letters) <= 3 and letters.islower() and letters.isalpha():  # xy^2 is x times y^2
+            return self.times(self.name(letters[:-1]), self.raised(self.name(letters[-1]), self.exponent()))
         return self.raised(base, self.exponent())
 
     def exponent(self):
@@ -153,5 +170,5 @@ class Parser:
             self.tokens[self.at : self.at + 1] = [token[0], token[1:]]
         return self.value()
 
-    radicand = part
+    radicand = value  # \sqrt12 is the root of 12
     is_cut: Callable[[str], bool] = staticmethod(str.isdigit)

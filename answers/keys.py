@@ -4,26 +4,26 @@ r"""One key for all ways of writing an answer, which is what a vote counts.
     equivalent(r"2\sqrt3", "sqrt(12)")         ->  True
 
 `canonical` spells LaTeX and Unicode plainly, drops what carries no meaning (dollar signs, spacing,
-units, "x ="), splits lists, tuples, sets and relations, and reads each piece as a sum of terms
-coefficient * sqrt(integer) * symbols with exact rational coefficients. What it can't read stays
-text. Nothing is evaluated as code; number, depth and length are bounded.
+"x ="), splits lists, tuples, sets and relations, and reads each piece as a sum of terms
+coefficient * sqrt(integer) * symbols with exact rational coefficients, with its unit. What it can't
+read stays text. Nothing is evaluated as code; number, depth and length are bounded.
 
 Decisions, where one could want either
-- A unit is dropped, so are percent and degree signs: `5 cm` must vote with `5`, and so it also
-  votes with `5 m`, and `50%` with `50`. One-letter units need a space before them (`5 m`): `5m` may
-  be five times m.
+- A unit is part of the key: `5 cm`, `0.05 m` and `5` have three, of which the vote joins what is one
+  value (answers/vote.py). `5m` and `\frac32mg` are products (answers/units.py says when).
 - `(b)` is the choice B, but a bare `b` may be a variable. `B. 45`, `B: 45` and `(B) 45` are B too.
 - `(1,2)`, `[1,2]`, `{1,2}` and `1,2` differ: point or interval, closed interval, set, list. Only a
   set forgets order.
 - `1,000` is a thousand outside brackets, `(1,000)` is a pair. `100, 200` with a space is a list.
 - `3-5` stays text, since it may be a range; so do `2024-01-05` and `1/2x`, which can mean two things.
-- `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, and `AB=CD` is a claim.
+- `x=5` is `5`, whatever the one name on the left; `x=5, y=3` keeps its names, `AB=CD` is a claim, and
+  so is `x+y=7` (answers/statements.py). Of `x = 180-60 = 120` it is the last member.
 - `0.333...` is 1/3, `0.33` is not. `five` alone is `5`.
 
 A key makes classes, so it must be transitive; what a grader accepts beyond it (the list `2, 1` for
-`1, 2`, `0.5` for `50%`) stands in answers/equivalence.py. Left out of keys: factoring and
-cancelling, symbolic powers, functions, matrices, nouns that are no unit (`5 apples`), conversion
-between units, products of letters without a space (`xy` is one name).
+`1, 2`, `5` for `5 cm`) stands in answers/equivalence.py. Left out of keys: factoring and cancelling,
+symbolic powers, functions, matrices, nouns (`5 apples`), conversion between units, products of letters
+without a space (`xy` is one name).
 """
 
 import re
@@ -31,9 +31,14 @@ from functools import lru_cache
 from hashlib import sha256
 from math import gcd
 
-from answers.equivalence import Same, agreement
+from answers.calculator import same_equation
+from answers.equivalence import agreement
+from answers.same import Same
 from answers.spelling import plain_spelling
-from answers.sums import MAX_DEPTH, read_sum
+from answers.statements import CLOSE, OPEN, RELATIONS, split, stated
+from answers.sums import read_sum
+from answers.units import join_unit, split_unit, without_marks
+from answers.words import TRIGGERS, number_in_words
 
 MAX_CHARS = 400  # a longer answer is compared as text
 MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
@@ -59,8 +64,12 @@ def compare(a: str | None, b: str | None) -> Same:
 
 @lru_cache(maxsize=8192)  # the samples of a question give the same wrong answers again and again
 def _compare(a: str, b: str) -> Same:
-    a, b = (_THOUSANDS.sub(_join_thousands, plain_spelling(text)) for text in (a, b))
-    return agreement(a, b, canonical) if max(len(a), len(b)) <= MAX_CHARS else Same.NO
+    a, b = plain_spelling(a), plain_spelling(b)
+    if max(len(a), len(b)) > MAX_CHARS:
+        return Same.NO
+    if "=" in a and "=" in b and same_equation(a, b):
+        return Same.YES
+    return agreement(stated(a), stated(b), canonical)
 
 
 def canonical(answer: str | None) -> str | None:
@@ -81,20 +90,11 @@ def canonical(answer: str | None) -> str | None:
 
 # The forms that most answers have. The long way, `_rewrite`, must give the same keys: a test
 # compares them.
-_UNIT_WORD = (
-    r"(?:[cmdkμn]m|(?:centi|milli|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|in\.?|inch(?:es)?|ft|foot|feet"
-    r"|yd|yards?|mi|miles?|[km]g|lbs?|pounds?|oz|ounces?|m[lL]|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?|weeks?"
-    r"|months?|years?(?: old)?|mph|dollars?|cents?|euros?|units?|%|per ?cent|°(?: ?[CF])?"
-    r"|deg(?:rees?)?(?: (?:celsius|fahrenheit))?|rad(?:ians?)?|ohms?|Ω)"
-)
-_UNIT_LETTER = r"[mgshlLNJWV]"
-_UNIT_POWER = r"(?: ?\^? ?(?:[23]|\{ ?[23] ?\})| squared| cubed)?"
 _READY = re.compile(r"[A-Z]|0|-?[1-9][0-9]{0,14}|text:[0-9a-f]{64}")
 _SIMPLE = re.compile(
     r"\$?(?:[A-Za-z] ?= ?)?(-?)(?:([0-9]{1,15})(?:\.([0-9]{1,15})|/([1-9][0-9]{0,14}))?"
     r"|\\[dtc]?frac ?\{([0-9]{1,15})\}\{([1-9][0-9]{0,14})\}|\\[dtc]?frac([0-9])([1-9]))"
-    rf"(?:\^\\circ|\^\{{\\circ\}}|°|\\?%| ?{_UNIT_WORD}{_UNIT_POWER}"
-    rf"|(?:\\,|\\ |~| )?\\(?:text|mathrm)\{{ ?(?:{_UNIT_WORD}|{_UNIT_LETTER})\}}{_UNIT_POWER})?\.?\$?"
+    r"((?:\\,|\\ |~| )?[\\A-Za-z%°^][\\A-Za-z%°^{}/ 23]{0,30})?\.?\$?"
 )
 _LETTER = re.compile(
     r"\$?(?:\\(?:text|mathrm|textbf|mathbf)\{\(?([A-Z])[).]?\}|\(([A-Z])\)|([A-Z])[).])\.?\$?"
@@ -102,21 +102,31 @@ _LETTER = re.compile(
 
 
 def _shortcut(text: str) -> str | None:
-    """The key of a plain letter, integer, decimal or fraction: what the long way gives, many times
-    faster."""
+    """The key of a plain letter, integer, decimal or fraction, with a unit or without: what the long
+    way gives, many times faster."""
     if _READY.fullmatch(text):
         return text
     match = _SIMPLE.fullmatch(text)
     if match:
-        sign, whole, decimals, below, numerator, denominator, digit, over = match.groups("")
+        sign, whole, decimals, below, numerator, denominator, digit, over, tail = match.groups("")
+        unit = _tail(r"\frac12" if numerator or digit else "1", tail) if tail else ""
+        if unit is None:
+            return None
         if not decimals:
             n, d = int(whole or numerator or digit), int(below or denominator or over or 1)
         else:
             n, d = int(whole + decimals), 10 ** len(decimals)
         common = gcd(n, d)
-        return (sign if n else "") + str(n // common) + (f"/{d // common}" if d > common else "")
+        return (sign if n else "") + str(n // common) + (f"/{d // common}" if d > common else "") + unit
     match = _LETTER.fullmatch(text)
     return match[1] or match[2] or match[3] if match else None
+
+
+@lru_cache(maxsize=4096)
+def _tail(value: str, tail: str) -> str | None:
+    """What a unit behind a value adds to its key, None where it is none."""
+    found = split_unit(plain_spelling(value + tail))
+    return join_unit("1", found[1])[1:] if found and found[0] == plain_spelling(value) else None
 
 
 @lru_cache(maxsize=8192)  # the samples of a group repeat each other
@@ -127,7 +137,7 @@ def _settle(answer: str) -> str | None:
         before, (text, settled) = text, _rewrite(text)
         if len(text) > MAX_CHARS:
             break
-        if settled or text == before or _WORDS.fullmatch(text) or text == _shortcut(text):
+        if settled or text == before or text == _shortcut(text):
             return text or None
     return _hashed(" ".join(answer.split()))
 
@@ -137,7 +147,7 @@ def _hashed(text: str) -> str:
 
 
 # of a denominator, say: may open in the next round
-_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\(|sqrt\((?![0-9]+\))")
+_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\((?!(?:-?[0-9/∞]+, )+-?[0-9/∞]+[)\]])|sqrt\((?![0-9]+\))")
 _WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
@@ -147,78 +157,61 @@ def _rewrite(text: str) -> tuple[str, bool]:
     text = plain_spelling(text)
     if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
         return text, False
-    choice = _choice_letter(text) or _NUMBER_WORDS.get(text.lower())
+    choice = _choice_letter(text) or number_in_words(text)
     if choice:
         return choice, True
-    named = NAMED.fullmatch(text) if "=" in text else None
-    if named:
-        text = named[1]
-    if "," in text:
-        text = _THOUSANDS.sub(_join_thousands, text)
+    spelled, text = text, stated(text)
     as_text: list[str] = []
     text = _read_structure(text, as_text)
-    text = _NUMBER_WORDS.get(text, text)  # two-0
-    return text, not as_text and not _SUM_IN_BRACKETS.search(text)
+    if as_text:
+        text = number_in_words(text) or text  # two-0
+        only_words = text == spelled and _WORDS.fullmatch(text) is not None
+        return text, only_words and TRIGGERS.isdisjoint(text.split())
+    return text, not _SUM_IN_BRACKETS.search(text)
 
 
 # --- what stands around the answer ----------------------------------------------------------------
 
 _CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
-_CHOICE_WITH_TEXT = re.compile(  # not (A) and (C)
-    r"(?:\(([A-H])\)|([A-H])[.):]) (?!.*(?<![A-Za-z])[A-H](?![A-Za-z])).+"
-)
-_RELATIONS = "=<>≤≥≠∈"
-_NAME = (
-    r"(?:m? ?[∠△] ?\w+|(?:[A-Za-z]+|[α-ωΑ-Ω])(?:_[A-Za-z0-9]+)?'?(?:\([A-Za-z]\))?|\([a-z](?:, ?[a-z])+\)"
-    r"|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+)"
-)
-NAMED = re.compile(rf"{_NAME} ?=(?! ?[A-Za-z]+\Z) ?([^{_RELATIONS}]+)")  # not AB = CD, which is a claim
-_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
-_OPEN, _CLOSE = "([{⦃⟨", ")]}⦄⟩"
-_NUMBER_WORDS = {
-    word: str(n)
-    for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-        " sixteen seventeen eighteen nineteen twenty".split()
-    )
-}
+_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J]) ?[.):]) (?!(?:and|or) |[&,])\S.*")
+_CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?[,;&] ?(?:and )?| and )\(?[A-J]\)?)+")  # (A) and (C)
 
 
 def _choice_letter(text: str) -> str | None:
-    if text[:1] not in ("(", "[") and text[1:2] not in (".", ")", ":"):
+    """A choice with its text or without; several as a list."""
+    if text[:1] not in ("(", "[") and text[1:2] not in (".", ")", ":", " ", ",", "&", ";"):
         return None
     match = _CHOICE.fullmatch(text) or _CHOICE_WITH_TEXT.fullmatch(text)
-    return match[match.lastindex or 0].upper() if match else None
-
-
-def _join_thousands(match: re.Match) -> str:
-    before = match.string[: match.start()]
-    inside_brackets = sum(map(before.count, _OPEN)) > sum(map(before.count, _CLOSE))
-    return match[0] if inside_brackets else match[0].replace(",", "")
+    if match:
+        return match[match.lastindex or 0].upper()
+    return ", ".join(re.findall("[A-J]", text)) if _CHOICES.fullmatch(text) else None
 
 
 # --- structure: lists, relations, tuples and sets of single values --------------------------------
 
-_STRUCTURE = re.compile(r"^ *[({]|[,=<>≤≥≠∈\[\]⦃⦄⟨⟩]")
-_BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈]")
+_STRUCTURE = re.compile(r"^ *[({]|[,=<>≤≥≠∈≈\[\]⦃⦄⟨⟩]")
+_RELATED = re.compile(f"[{RELATIONS}]")
 
 
 def _read_structure(text: str, as_text: list[str]) -> str:
     """The key; pieces that are no sums are also added to `as_text`."""
     text = text.strip()
+    if _READY.fullmatch(text):
+        return text
     if not _STRUCTURE.search(text):
         return _read_value(text, as_text)
-    items, sides = _split(text, ","), _split(text, _RELATIONS)
-    if not items or not sides:
+    items = split(text, ",")
+    if not items:
         return _as_text(text, as_text)
     if len(items) > 1:
         return ", ".join([_read_structure(item, as_text) for item in items[::2]])
+    sides = (_RELATED.search(text) and split(text, RELATIONS)) or items
     if len(sides) > 1:
-        key = "".join([s if s in _RELATIONS and s else _read_structure(s, as_text) for s in sides])
-        if NAMED.fullmatch(key):
+        key = "".join([s if s in RELATIONS and s else _read_structure(s, as_text) for s in sides])
+        if ("=" in key or "≈" in key) and stated(key) != key:
             as_text.append(key)  # 1x = 5 is x=5 after a round, and 5 after two
         return key
-    inside = _split(text[1:-1], ",") if text[:1] in tuple(_OPEN) and text[-1] in _CLOSE else None
+    inside = split(text[1:-1], ",") if text[:1] in tuple(OPEN) and text[-1] in CLOSE else None
     return _read_bracketed(text, inside[::2], as_text) if inside else _read_value(text, as_text)
 
 
@@ -232,47 +225,19 @@ def _read_bracketed(text: str, items: list[str], as_text: list[str]) -> str:
     return opening + ", ".join(keys) + closing  # kinds may differ: [0, 1) is an interval
 
 
-def _split(text: str, separators: str) -> list[str] | None:
-    """[piece, separator, piece, ...], cut outside all brackets; None where the brackets don't match
-    or are too deep."""
-    parts, start, depth = [], 0, 0
-    for match in _BRACKET_OR_CUT.finditer(text):
-        character = match[0]
-        if character in _OPEN:
-            depth += 1
-            if depth > MAX_DEPTH:
-                return None
-        elif character in _CLOSE:
-            depth -= 1
-            if depth < 0:
-                return None
-        elif depth == 0 and character in separators:
-            parts += [text[start : match.start()], character]
-            start = match.end()
-    return None if depth else [*parts, text[start:]]
-
-
 # --- a single value -------------------------------------------------------------------------------
 
-_UNIT = (
-    rf"(?: ?\(?(?:square |sq\.? |cubic |cu\.? )?{_UNIT_WORD}| {_UNIT_LETTER}"
-    rf"| ?\\frac\{{ ?{_UNIT_LETTER} ?\}}\{{ ?{_UNIT_LETTER}{_UNIT_POWER} ?\}})"
-)
-WITH_UNIT = re.compile(
-    rf"((?:[-+*/^(){{}} 0-9.π]|\\frac|\\sqrt)*[0-9)}}π.]){_UNIT}{_UNIT_POWER}"
-    rf"(?: ?(?:/|\*|per ) ?(?:{_UNIT_WORD}|{_UNIT_LETTER}){_UNIT_POWER})?\)?"
-)
-_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")  # keeps the degrees of its argument
 _LOOSE_BRACES = re.compile(r"([\^_])\{(\w)\}(?!\w)")
 _LOOSE_BLANK = re.compile(r"(?<!\w) | (?!\w)")
-_HAS_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z%°Ωμ]")
+_HAS_NAME = re.compile(r"(?<![A-Za-z\\])[A-Za-z%°Ωμ⟦]")
 
 
 def _read_value(text: str, as_text: list[str]) -> str:
     if _HAS_NAME.search(text):
-        with_unit = WITH_UNIT.fullmatch(text)
-        text = with_unit[1] if with_unit else text
-        text = text if _FUNCTION.search(text) else text.rstrip(" °")
+        if found := split_unit(text):
+            value, unit = found
+            return join_unit(read_sum(value) or _as_text(value, as_text), unit)
+        text = without_marks(text)
     return read_sum(text) or _as_text(text, as_text)
 
 

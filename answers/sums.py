@@ -1,7 +1,8 @@
 r"""Exact sums of terms coefficient * sqrt(integer) * symbols, read from a plain notation and shown
-as one key.
+as one key. Roots of other degrees are symbols.
 
     read_sum(r"\frac{6}{\sqrt{3}}")  ->  "2*sqrt(3)"
+    read_sum(r"\sqrt[3]{-16}")       ->  r"-2*\sqrt[3]{2}"
     read_sum("x(x+1)")               ->  "x^2+x"
     read_sum("1/2x")                 ->  None: it can mean two things
 
@@ -20,6 +21,8 @@ MAX_NUMBER = 10**40  # of numerators and denominators
 MAX_RADICAND = 10**6  # square factors are found by trial division
 MAX_TERMS = 16  # of a product, before like terms meet
 
+_FUNCTIONS = frozenset("sin cos tan cot sec csc ln lg log exp".split())
+
 # ({(radicand, ((symbol, exponent), ...)): numerator}, denominator): each entry is a term. Integers,
 # not Fractions: most answers are short, and building Fractions would take most of the time.
 Term = tuple[int, tuple[tuple[str, int], ...]]
@@ -31,6 +34,7 @@ _UNKNOWN = re.compile(
     r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
     r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
 )
+_DEGREE = re.compile(r"(?<=sqrt)\[[^\[\]]*\]")
 _TOKEN = re.compile(
     r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
     r"|(?:[A-Za-z]{1,3}(?![A-Za-z])|[α-ωΑ-Ω∞])(?:_[A-Za-z0-9]+)?"
@@ -40,7 +44,7 @@ _TOKEN = re.compile(
 
 def read_sum(text: str) -> str | None:
     """The key of a sum, None where the text is none."""
-    if _UNKNOWN.search(text) or RANGE_OR_DATE.fullmatch(text):
+    if _UNKNOWN.search(_DEGREE.sub("", text) if "[" in text else text) or RANGE_OR_DATE.fullmatch(text):
         return None
     try:
         return show(_Reader(text).read())
@@ -121,8 +125,8 @@ def _divide(a: Sum, b: Sum) -> Sum:
 
 def _power(base: Sum, exponent: Sum) -> Sum:
     (terms, denominator), n = exponent, exponent[0].get(ONE, 0)
-    if n == 1 and denominator == 2 and len(terms) == 1:
-        return _sqrt(base)
+    if denominator > 1:
+        return _fractional_power(base, exponent)
     if terms.keys() - {ONE} or denominator != 1 or abs(n) > MAX_EXPONENT or (n <= 0 and not base[0]):
         raise Unreadable
     factor = _inverse(base) if n < 0 else base
@@ -133,7 +137,56 @@ def _power(base: Sum, exponent: Sum) -> Sum:
     return result
 
 
-def _sqrt(a: Sum, _degree: int = 2) -> Sum:
+def _fractional_power(base: Sum, exponent: Sum) -> Sum:
+    """b^(n/d) as the d-th root of b^n: of a positive number or, where n is 1, of a sum with names."""
+    (terms, _), (exponents, d) = base, exponent
+    positive = terms.keys() == {ONE} and terms[ONE] > 0
+    has_name = bool(terms.keys() - {ONE})
+    if exponents.keys() != {ONE} or not (positive or (exponents[ONE] == 1 and (has_name or d == 2))):
+        raise Unreadable
+    return _root(_power(base, ({ONE: exponents[ONE]}, 1)), d)
+
+
+def _root(a: Sum, d: int) -> Sum:
+    if d == 2:
+        return _sqrt(a)
+    if not 2 < d <= MAX_EXPONENT:
+        raise Unreadable
+    terms, denominator = a
+    if terms.keys() - {ONE}:
+        return {(1, ((rf"\sqrt[{d}]{{{show(a)}}}", 1),)): 1}, 1
+    n = terms.get(ONE, 0)
+    if n < 0:
+        if d % 2 == 0:
+            raise Unreadable
+        return _negative(_root(_negative(a), d))
+    above, below = _whole_root(n, d), _whole_root(denominator, d)
+    if above is not None and below:
+        return _bounded({ONE: above} if n else {}, below)
+    return _root_of_integer(n * denominator ** (d - 1), d, denominator)
+
+
+def _root_of_integer(radicand: int, d: int, denominator: int) -> Sum:
+    """Free of d-th powers and of the least degree: the 4th root of 36 is that of 6."""
+    if radicand > MAX_RADICAND:
+        raise Unreadable
+    outside, f = 1, 2
+    while f**d <= radicand:
+        while radicand % f**d == 0:
+            radicand, outside = radicand // f**d, outside * f
+        f += 1
+    for g in range(d // 2, 1, -1):
+        if d % g == 0 and (smaller := _whole_root(radicand, g)):
+            return _times(_root(({ONE: smaller}, 1), d // g), _bounded({ONE: outside}, denominator))
+    return _bounded({(1, ((rf"\sqrt[{d}]{{{radicand}}}", 1),)): outside}, denominator)
+
+
+def _whole_root(n: int, d: int) -> int | None:
+    near = round(n ** (1 / d))  # exact, as n is at most MAX_NUMBER and d at least 2
+    return next((k for k in (near - 1, near, near + 1) if k**d == n), None)
+
+
+def _sqrt(a: Sum) -> Sum:
     terms, denominator = a
     if terms.keys() - {ONE}:
         return {(1, ((f"sqrt({show(a)})", 1),)): 1}, 1
@@ -164,7 +217,10 @@ def show(a: Sum) -> str:
         below = [str(d)] if d > 1 else []
         for name, exponent in symbols:
             size = abs(exponent)
-            (above if exponent > 0 else below).append(name if size == 1 else f"{name}^{size}")
+            if size > 1:
+                in_brackets = name.islower() and 1 < len(name) <= 3 and name.isalpha()  # xy^2 is x times y^2
+                name = (f"({name})" if in_brackets else name) + f"^{size}"
+            (above if exponent > 0 else below).append(name)
         if n > 1 or not above:
             above.insert(0, str(n))
         text += ("-" if c < 0 else "+" if text else "") + "*".join(above)
@@ -185,9 +241,8 @@ class _Reader(Parser):
     TOKEN, MAX_DEPTH = _TOKEN, MAX_DEPTH
     plus, negative, times = staticmethod(_plus), staticmethod(_negative), staticmethod(_times)
     divide = fraction = staticmethod(_divide)
-    raised, root = staticmethod(_power), staticmethod(_sqrt)
+    raised = staticmethod(_power)
     signed = staticmethod(lambda a, sign: _negative(a) if sign == "-" else a)
-    radicand = Parser.value  # \sqrt12 is the root of 12
     is_cut = staticmethod(lambda token: token[0] in NUMBER_START)
 
     def number(self, token: str) -> Sum:
@@ -202,7 +257,16 @@ class _Reader(Parser):
         return _bounded({ONE: n * 10 ** max(shift, 0)} if n else {}, 10 ** max(-shift, 0))
 
     def name(self, token: str) -> Sum:
+        if token in _FUNCTIONS:
+            raise Unreadable
         return {(1, ((token, 1),)): 1}, 1
+
+    def root(self, a: Sum, degree: Sum | int) -> Sum:
+        if degree == 2:
+            return _sqrt(a)
+        if not isinstance(degree, tuple) or degree[0].keys() != {ONE} or degree[1] > 1:
+            raise Unreadable
+        return _root(a, degree[0][ONE])
 
     def multiplies_silently(self, token: str) -> bool:
         """Also that it can mean nothing else."""

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, product
 
 from answers.choices import option_key
-from answers.equivalence import Same
 from answers.keys import compare
+from answers.same import Same
+from answers.units import split_unit
 
 MAX_KEYS = 64
 
@@ -67,7 +68,10 @@ def _forgiving(classes: list[list[str]], counts: Counter, found: dict[frozenset,
     """Joins each class that leaves something out to its commonest partner, where that is mutual."""
 
     def agree(ours: list[str], theirs: list[str]) -> bool:
-        return any(found[frozenset(pair)] == Same.FORGIVEN for pair in product(ours, theirs))
+        pairs = list(product(ours, theirs))
+        differ = (pair for pair in pairs if found[frozenset(pair)] == Same.NO)
+        bare_differ = any(split_unit(a) is None and split_unit(b) is None for a, b in differ)
+        return not bare_differ and any(found[frozenset(pair)] == Same.FORGIVEN for pair in pairs)
 
     def chosen(i: int) -> int | None:
         partners = {j: size[j] for j in range(len(classes)) if j != i and agree(classes[i], classes[j])}

@@ -2,7 +2,7 @@
 
     load("tiny", "train")               the built-in drawn questions (data/figures.py); train has no end
     load("questions.jsonl")             rows {"id", "question", "images", "answer"?, "choices"?}; images are
-                                        paths relative to the file
+                                        paths relative to the file. Or a .json file with an array of them
     load("train.parquet")               columns by name (data/columns.py); pictures as the hub stores them
     load("folder", "train")             a folder of parquet files, as the hub lays them out
     load("owner/name", "train")         a data set of the hub, or "owner/name:config"
@@ -123,7 +123,7 @@ def load(
     source, split = with_split(source, split)
     if source == "tiny":
         return Tiny(split or "train", labels)
-    if source.endswith(".jsonl"):
+    if source.endswith((".jsonl", ".json")):
         return Source(JsonlRows(Path(source)), labels, need_question)
     path = Path(source)
     if source.endswith(".parquet"):
@@ -134,7 +134,7 @@ def load(
     if HUB_ID.fullmatch(source):
         return Source(HubRows(source, split), labels, need_question)
     raise DataError(
-        f"{source}: a source is `tiny`, a .jsonl or .parquet file, a folder of parquet files, "
+        f"{source}: a source is `tiny`, a .jsonl, .json or .parquet file, a folder of parquet files, "
         "or a hub id owner/name"
     )
 

@@ -7,38 +7,45 @@ never an answer. With labels every other column of plain values stands verbatim 
 """
 
 import json
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from common.errors import BadRow, DataError
-from data.columns import (
-    CATEGORY,
-    IMAGES,
-    QUESTIONS,
-    check_choice,
-    find_columns,
-    first_of,
+from data.cells import (
+    Chat,
+    as_picture,
     image_file,
     is_plain,
-    join_id,
     names_pictures,
-    place_images,
-    read_answer,
+    own_numbers,
+    place_all,
+    read_chat,
     read_choices,
     read_images,
-    split_options,
+)
+from data.columns import (
+    CATEGORY,
+    CHATS,
+    IMAGES,
+    QUESTIONS,
+    find_columns,
+    first_of,
+    is_picture_column,
+    join_id,
 )
 from data.images import BadImage
+from data.labels import Count, all_alike, counted_from, read_answers, read_label
 
-__all__ = [
-    "Example", "JsonlRows", "Source", "find_columns", "one_by_one", "place_images", "read_answer",
-    "read_choices", "split_options",
-]  # fmt: skip
+NO_CHAT = Chat("", [], None)
 
 
 @dataclass(frozen=True)
@@ -66,31 +73,34 @@ class Source:
         self.store, self.labels, self.need_question = store, labels, need_question
         if not len(store):
             raise DataError(f"{store.source}: no rows")
-        self.columns = find_columns(store.kinds)
-        if need_question and not self.columns.questions:
-            if wrong := [name for name in store.kinds if name.lower() in QUESTIONS]:
-                raise DataError(f"{store.source}: `{wrong[0]}` is not text, so there is no question")
+        self.columns = columns = find_columns(store.kinds)
+        if need_question and not (columns.questions or columns.chats):
+            if wrong := [name for name in store.kinds if name.lower() in (*QUESTIONS, *CHATS)]:
+                kind = "not text" if wrong[0].lower() in QUESTIONS else "no list of turns {role, content}"
+                raise DataError(f"{store.source}: `{wrong[0]}` is {kind}, so there is no question")
             raise DataError(
                 f"{store.source}: no question among the columns {', '.join(store.kinds) or '(none)'}; "
-                f"one must be named {', '.join(QUESTIONS[:-1])} or {QUESTIONS[-1]}"
+                f"one must be named {', '.join(QUESTIONS)} or {CHATS[0]}"
             )
-        unread = [n for n in store.kinds if n.lower() in IMAGES and store.kinds[n] in ("other", "number")]
-        if unread and not self.columns.images:
+        unread = [n for n in store.kinds if is_picture_column(n) and store.kinds[n] in ("other", "number")]
+        if unread and not (columns.images or columns.numbered):
             raise DataError(
                 f"{store.source}: `{unread[0]}` holds no pictures that can be read: {{bytes, path}}, bytes, "
                 "or paths beside the file"
             )
-        if not self.columns.images and (missed := self.unnamed_pictures()):
+        if not (columns.images or columns.numbered) and (missed := self.unnamed_pictures()):
             raise DataError(
                 f"{store.source}: `{missed}` holds pictures; they are read from columns named "
-                f"{', '.join(IMAGES[:-1])} or {IMAGES[-1]}: rename it"
+                f"{', '.join(IMAGES)} or image_1, image_2, ...: rename it"
             )
-        answer = (*self.columns.answers, None)[0]
+        answer = (*columns.answers, None)[0]
         if labels and answer and store.kinds[answer] not in ("text", "number", None):
             raise DataError(f"{store.source}: the labels in `{answer}` are neither text nor numbers")
-        store.keep(list(store.kinds) if labels else self.columns.unlabelled())
+        store.keep(list(store.kinds) if labels else columns.unlabelled())
         self.refuse_urls()
         self.repeats = self.repeated_ids()
+        self.said: set[str] = set()
+        self.count = self.counted() if labels else Count(None)
 
     def unnamed_pictures(self) -> str | None:
         """A column of pictures, or of paths of pictures, that no name says is one."""
@@ -99,14 +109,12 @@ class Source:
         texts = tuple(name for name in kinds if kinds[name] in ("text", None) and name not in known)
         if not found and texts:
             first = list(islice(self.store.cells(texts), 8))
-            found = [
-                name for name, *cells in zip(texts, *first, strict=True) if any(map(names_pictures, cells))
-            ]
+            found = [name for name in texts if any(names_pictures(row.get(name)) for row in first)]
         return found[0] if found else None
 
     def refuse_urls(self) -> None:
         """Says at once what would otherwise be said of every row."""
-        for column in self.columns.images[:1]:
+        for column in (*self.columns.images, *self.columns.numbered.values())[:1]:
             if self.store.kinds[column] == "image":
                 return
             try:
@@ -123,8 +131,8 @@ class Source:
         repeats: dict[int, int] = {}
         if not self.columns.ids:
             return repeats
-        for index, parts in enumerate(self.store.cells(self.columns.ids)):
-            key = join_id(parts) or self.store.default_id(index)
+        for index, row in enumerate(self.store.cells(self.columns.ids)):
+            key = join_id([row.get(name) for name in self.columns.ids]) or self.store.default_id(index)
             if first.setdefault(key, index) != index:
                 repeats[index] = first[key]
         return repeats
@@ -140,7 +148,8 @@ class Source:
     def blocks(self) -> list[tuple[range, int]]:
         """(rows read together, bytes in memory); elsewhere than in parquet files, a row alone.
 
-        Answers are left out of the count, read or not: they decide nothing, not even an order.
+        Answers are left out of the count, read or not: they decide nothing, not even an order. Of a
+        chat the whole counts.
         """
         if hasattr(self.store, "blocks"):
             return self.store.blocks(self.columns.unlabelled())
@@ -148,34 +157,101 @@ class Source:
 
     def __getitem__(self, index: int) -> Example:
         where = self.store.where(index)
-        row, columns = self.store[index], self.columns
-        key = join_id([row.get(name) for name in columns.ids]) or self.store.default_id(index)
+        row = self.store[index]
+        key = join_id([row.get(name) for name in self.columns.ids]) or self.store.default_id(index)
         if index in self.repeats:
             raise BadRow(f"{where}: the id {key} is already taken by {self.store.where(self.repeats[index])}")
-        texts = ((name, row.get(name)) for name in columns.questions)
-        asked, question = next(((n, t) for n, t in texts if isinstance(t, str) and t.strip()), (None, ""))
-        if asked is None and self.need_question:
-            wrong = [n for n in columns.questions if row.get(n) is not None and not isinstance(row[n], str)]
-            raise BadRow(f"{where}: `{wrong[0]}` is not text" if wrong else f"{where}: no question")
-        shown, options = first_of(columns.images, row), first_of(columns.choices, row)
-        # no solution where the answer is blank
-        told = next((name for name in columns.answers if name in row), None)
         try:
-            choices = read_choices(row.get(options), options)
-            answer = read_answer(row.get(told), told) if self.labels else None
-            if answer:
-                check_choice(answer, choices, told)
-            images = read_images(row.get(shown), shown, self.store.folder(index))
+            return self.example(key, row, self.store.folder(index))
         except (BadRow, BadImage) as error:
             raise BadRow(f"{where}: {error}") from None
-        question, images = place_images(question, images)
+
+    def example(self, key: str, row: dict, folder: Path) -> Example:
+        columns = self.columns
+        asked, chat = self.asked(row)
+        options = first_of(columns.choices, row)
+        choices = read_choices(row.get(options), options)
+        told, answer = None, None
+        if self.labels:
+            told, answers = self.told(row, asked, chat)
+            answer = read_label(answers, choices, own_numbers(row.get(options)), self.count, told)
+            if not choices and not all_alike(answers):
+                self.say(f"where `{told}` lists several answers, the first is the label")
+        shown, pictures = self.pictures(row, asked, chat, folder)
+        question, choices, images = place_all(chat.question, choices, pictures)
         meta = {}
         if self.labels:
-            used = (asked, shown, told, options)
+            used = {asked, told, options, *shown, *columns.numbered.values()}
             meta = {name: value for name, value in row.items() if name not in used and is_plain(value)}
         category = row.get(columns.category) if columns.category else None
         meta[CATEGORY] = "" if category is None else str(category)
         return Example(key, images, question, answer, choices, meta)
+
+    def asked(self, row: dict) -> tuple[str | None, Chat]:
+        """The column of the question, and it; a plain one is a chat without pictures and reply."""
+        for name in self.columns.questions:
+            if isinstance(row.get(name), str) and row[name].strip():
+                return name, Chat(row[name], [], None)
+        if (column := first_of(self.columns.chats, row)) is not None:
+            chat = read_chat(row[column], column, self.labels)
+            if chat.question.strip() or not self.need_question:
+                return column, chat
+        if self.need_question:
+            wrong = [name for name in self.columns.questions if row.get(name) is not None]
+            wrong = [name for name in wrong if not isinstance(row[name], str)]
+            raise BadRow(f"`{wrong[0]}` is not text" if wrong else "no question")
+        return None, NO_CHAT
+
+    def pictures(self, row: dict, asked: str | None, chat: Chat, folder: Path) -> tuple[list, dict]:
+        """The columns that bring pictures, and the pictures by number: of one column, of a column each,
+        or of a chat's parts."""
+        shown = first_of(self.columns.images, row)
+        one_each = {n: name for n, name in self.columns.numbered.items() if row.get(name) is not None}
+        found = [shown] * (shown is not None and row[shown] != []) + list(one_each.values())[:1]
+        found += [asked] * bool(chat.pictures)
+        if len(found) > 1:
+            raise BadRow(f"`{found[0]}` and `{found[1]}` both hold pictures: keep them in one")
+        if one_each:
+            return list(one_each.values()), {n: as_picture(row[c], c, folder) for n, c in one_each.items()}
+        column, cell = (asked, chat.pictures) if chat.pictures else (shown, row.get(shown))
+        return [shown], dict(enumerate(read_images(cell, column, folder), 1))
+
+    def told(self, row: dict, asked: str | None, chat: Chat) -> tuple[str | None, list[str]]:
+        """The column of the label, and the answers in it; of a chat its reply."""
+        # no solution where the answer is blank
+        name = next((name for name in self.columns.answers if name in row), asked)
+        return name, read_answers(chat.reply if name == asked else row[name], name)
+
+    def counted(self) -> Count:
+        """How the labels count choices, by all rows."""
+        columns = self.columns
+        names = (
+            *columns.choices,
+            *columns.answers,
+            *columns.chats,
+            *(columns.questions if columns.chats else ()),
+        )
+        if not (columns.choices and (columns.answers or columns.chats)):
+            return Count(None)
+
+        def labels() -> Iterator[tuple]:
+            for row in self.store.cells(names):
+                with suppress(BadRow):
+                    asked, chat = self.asked(row) if columns.chats else (None, NO_CHAT)
+                    options = first_of(columns.choices, row)
+                    cell = row.get(options)
+                    yield self.told(row, asked, chat)[1], read_choices(cell, options), own_numbers(cell)
+
+        count = counted_from(labels())
+        if count.first is not None:
+            self.say(f"labels are numbers of choices, from {count.first}: read as letters")
+        return count
+
+    def say(self, notice: str) -> None:
+        """Once, and by one process of several."""
+        if notice not in self.said and os.environ.get("RANK", "0") == "0":
+            self.said.add(notice)
+            tqdm.write(f"{self.store.source}: {notice}", file=sys.stderr)
 
 
 def one_by_one(count: int) -> list[tuple[range, int]]:
@@ -184,7 +260,7 @@ def one_by_one(count: int) -> list[tuple[range, int]]:
 
 
 class JsonlRows:
-    """The rows of a .jsonl file, kept as text."""
+    """The rows of a .jsonl file, or of a .json file that holds them as an array, kept as text."""
 
     def __init__(self, path: Path):
         self.source, self.path = str(path), path
@@ -194,8 +270,10 @@ class JsonlRows:
             raise DataError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a readable UTF-8 file ({error})") from None
+        self.is_array = path.suffix == ".json" and text.lstrip().startswith("[")
         # on newlines only: str.splitlines also breaks on characters that JSON allows in strings
-        self.lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        lines = self.array(text) if self.is_array else text.split("\n")
+        self.lines = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
         self.kept: set[str] | None = None
         self.kinds: dict[str, str | None] = {}
         problem = None
@@ -207,19 +285,28 @@ class JsonlRows:
         if problem and not self.kinds:
             raise DataError(f"{problem}; and no other row is better")
 
+    def array(self, text: str) -> list[str]:
+        """The rows of an array, as lines."""
+        try:
+            return list(map(json.dumps, json.loads(text)))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self.path}: not JSON ({error})") from None
+
     def keep(self, columns: list[str]) -> None:
         self.kept = set(columns)
 
-    def cells(self, names: tuple[str, ...]) -> Iterable[list]:
+    def cells(self, names: tuple[str, ...]) -> Iterable[dict]:
+        """Of each row the cells of these columns; none of a row that can't be read."""
         for index in range(len(self)):
             try:
                 row = self[index]
             except BadRow:
                 row = {}
-            yield [row.get(name) for name in names]
+            yield {name: row[name] for name in names if name in row}
 
     def where(self, index: int) -> str:
-        return f"{self.path.name}:{self.lines[index][0]}"
+        number = self.lines[index][0]
+        return f"{self.path.name} row {number}" if self.is_array else f"{self.path.name}:{number}"
 
     def default_id(self, index: int) -> str:
         return f"{self.path.stem}-{self.lines[index][0]}"

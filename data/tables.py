@@ -58,18 +58,24 @@ def kind_of(kind) -> str:
 
 
 def narrow(schema) -> dict[str, type]:
-    """The columns whose floats have fewer digits than Python's, and their NumPy types."""
+    """The columns whose floats, alone or in lists, have fewer digits than Python's, and their NumPy
+    types."""
     from pyarrow import types
 
-    found = (f for f in schema if types.is_float32(f.type) or types.is_float16(f.type))
-    return {f.name: f.type.to_pandas_dtype() for f in found}
+    found = {f.name: f.type.value_type if types.is_list(f.type) else f.type for f in schema}
+    few = {name: kind for name, kind in found.items() if types.is_float32(kind) or types.is_float16(kind)}
+    return {name: kind.to_pandas_dtype() for name, kind in few.items()}
 
 
 def as_written(row: dict, narrow: dict[str, type]) -> dict:
     """A float32 0.1 is 0.1, not 0.10000000149011612."""
-    for name, kind in narrow.items():
-        if isinstance(row.get(name), float):
-            row[name] = float(str(kind(row[name])))
+
+    def written(cell, kind: type):
+        if isinstance(cell, list):
+            return [written(one, kind) for one in cell]
+        return float(str(kind(cell))) if isinstance(cell, float) else cell
+
+    row.update({name: written(row[name], kind) for name, kind in narrow.items() if name in row})
     return row
 
 
@@ -144,13 +150,13 @@ class ParquetRows:
     def keep(self, columns: list[str]) -> None:
         self.columns = columns
 
-    def cells(self, names: tuple[str, ...]) -> Iterable[list]:
+    def cells(self, names: tuple[str, ...]) -> Iterable[dict]:
         for g, (start, end) in enumerate(pairwise(self.starts)):
             try:
                 rows = self.read(g, list(names)).to_pylist()
             except (BadRow, UnicodeDecodeError):
-                rows = []
-            yield from ([row[n] for n in names] for row in rows or [dict.fromkeys(names)] * (end - start))
+                rows = [{}] * (end - start)
+            yield from (as_written(row, self.narrow) for row in rows)
 
     def where(self, index: int) -> str:
         return f"{self.name} row {index + 1}"
@@ -255,10 +261,10 @@ class HubRows:
     def keep(self, columns: list[str]) -> None:
         self.data = self.data.select_columns(columns)
 
-    def cells(self, names: tuple[str, ...]) -> Iterable[list]:
+    def cells(self, names: tuple[str, ...]) -> Iterable[dict]:
         rows = self.data.select_columns(list(names))
         return (
-            list(row.values())
+            as_written(row, self.narrow)
             for start in range(0, len(self), 1000)
             for row in rows[start : start + 1000].to_pylist()
         )

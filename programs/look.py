@@ -26,7 +26,7 @@ MOST_LINES = 8  # of text under a picture
 
 @dataclass
 class Look:
-    source: str = flag("tiny", "tiny, a .jsonl or .parquet file, a folder of parquet files, or a hub id")
+    source: str = flag("tiny", "tiny, a .jsonl, .json or .parquet file, a folder of the latter, or a hub id")
     split: str = flag("", "split, where the source has several; tiny's default is test")
     model: str = flag(str(TINY), "checkpoint whose tokenizer measures the prompts")
     min_pixels: int = flag(0, "as in training; 0 is the checkpoint's own", "0 or more")

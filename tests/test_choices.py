@@ -65,7 +65,8 @@ def test_an_ambiguous_value_is_no_letter():
     assert (
         option_key("5 m", ("5 cm", "5 m", "7 m")) == option_key(r"5\text{ m}", ("5 cm", "5 m", "7 m")) == "B"
     )
-    assert option_key("50%", ("50", "0.5", "7")) == "A"  # the key comes before what is merely accepted
+    assert option_key("50%", ("50", "0.5", "7")) == "B"  # what is equal comes before what is forgiven
+    assert option_key("50%", ("50", "0.4", "7")) == "A"
     for square in ("6 cm²", "6 cm^2", r"6\text{ cm}^{2}"):
         assert option_key(square, ("6 cm", "6 cm^2")) == "B"
 

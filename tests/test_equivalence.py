@@ -63,7 +63,8 @@ def test_equivalent_never_raises_and_is_symmetric_on_any_text():
         (r"\frac{x^2-y^2}{x-y}", "x+y", True),
         (r"\sqrt{x^2}", "x", False),  # not where x < 0
         ("3=4", "1=2", False),
-        ("50, 0.5", "50%, 50", False),
+        ("50, 0.5", "50%, 50", True),  # 50% is 0.5
+        ("50, 0.5", "50%, 7", False),
         ("1, 1, 2", "1, 2, 2", False),
         ("|x|y", "y|x|", True),
         (r"\ln(e/(-e))", r"\pi i", True),

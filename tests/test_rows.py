@@ -8,8 +8,10 @@ from PIL import Image
 
 from answers import option_key
 from data import BadRow, DataError, load
+from data.cells import place_images, read_choices, split_options
+from data.columns import find_columns
+from data.labels import read_answers
 from data.prompts import with_choices
-from data.rows import find_columns, place_images, read_answer, read_choices, split_options
 
 # --- rows of a file
 
@@ -31,7 +33,12 @@ def test_an_empty_file_has_no_rows(tmp_path):
         ('{"question": 7}', "`question` is not text"),
         ('{"question": "q", "images": "a.png"}', "list of paths"),
         ('{"question": "q", "images": ["gone.png"]}', "no such image"),
-        ('{"question": "q", "choices": [1]}', "list of strings"),
+        ('{"question": "q", "choices": [true]}', "list of strings"),
+        ('{"question": "q", "choices": ["a", null]}', "list of strings"),
+        ('{"question": "q", "choices": {"A": "3", "C": "4"}}', "has the choices A, C: name them A, B, C"),
+        ('{"question": "q", "choices": "[\'cat\' \'dog\']"}', "list of strings"),
+        ('{"question": "q", "choices": "[\'a\', [\'b\']]"}', "list of strings"),
+        ('{"question": "q", "choices": "[open(0), 1]"}', "list of strings"),
         ('{"question": "q", "answer": {"a": 1}}', "`answer` is"),
         (r'{"question": "\ud83d"}', "surrogate"),
         ("[" * 100_000, "not JSON"),
@@ -174,11 +181,19 @@ def test_pictures_under_another_name_are_not_passed_over(tmp_path, cell):
         load(str(tmp_path / "q.parquet"))
 
 
-def test_numbered_tags_take_their_pictures_along():
-    assert place_images("<image2> or <image1>?", ("a", "b", "c")) == ("<image> or <image>?", ("c", "b", "a"))
-    assert place_images("<image1> <image2> <image1>", ("a",)) == ("<image> <image2> <image1>", ("a",))
-    assert place_images("<image0> <image9>", ("a",)) == ("<image0> <image9>", ("a",))
-    assert place_images("<image> x", ("a",)) == ("<image> x", ("a",))
+@pytest.mark.parametrize(
+    ("texts", "pictures", "placed", "order"),
+    [
+        (["<image2> or <image1>?"], "abc", ["<image> or <image>?"], "cba"),
+        (["<image 2> or <image_1>?"], "abc", ["<image> or <image>?"], "cba"),
+        (["<image1> <image2> <image1>"], "a", ["<image> <image2> <image1>"], "a"),
+        (["<image0> <image9>"], "a", ["<image0> <image9>"], "a"),
+        (["<image> x"], "a", ["<image> x"], "a"),
+        (["Which?", "<image 2>", "<image 1>"], "ab", ["Which?", "<image>", "<image>"], "ba"),
+    ],
+)
+def test_numbered_tags_take_their_pictures_along(texts, pictures, placed, order):
+    assert place_images(texts, dict(enumerate(pictures, 1))) == (placed, tuple(order))
 
 
 # --- choices and answers
@@ -250,28 +265,22 @@ def test_lettered_choices_are_shown_once_and_graded_by_letter_or_value(tmp_path)
         ("<answer> 145° </answer>", "145°"),
         (["5"], "5"),
         ([2.5], "2.5"),
+        (["5", None], "5"),
+        (["<answer>5</answer>", 6], ["5", "6"]),
+        ("['5', 'five']", ["5", "five"]),
+        ('["5"]', "5"),
+        ("[1, 2]", "[1, 2]"),
+        ("f'(x)", "f'(x)"),
         ("<think>no</think><answer>\n7\n</answer>", "7"),
         (r"So it is \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
     ],
 )
 def test_a_label_is_taken_out_of_its_tags(cell, answer):
-    assert read_answer(cell, "answer") == answer
+    expected = answer if isinstance(answer, list) else [answer] * (answer is not None)
+    assert read_answers(cell, "answer") == expected
 
 
-@pytest.mark.parametrize("cell", [["5", "6"], [], [["5"]], [True], {"a": 1}, True])
+@pytest.mark.parametrize("cell", [[], [["5"]], [True], ["5", True], {"a": 1}, True])
 def test_a_label_of_another_type_is_a_bad_row(cell):
-    with pytest.raises(BadRow, match="`answer` is a string, a number or a list of one"):
-        read_answer(cell, "answer")
-
-
-def test_the_number_of_a_choice_is_no_label(tmp_path):
-    rows = [{"question": "?", "choices": ["cat", "dog"], "answer": a} for a in (1, "0", 1.0, "dog", "B", 2)]
-    rows += [{"question": "?", "choices": ["2", "1"], "answer": 1}, {"question": "?", "answer": 1}]
-    source = load(str(write_rows(tmp_path / "q.jsonl", rows)), labels=True)
-    for bad in (0, 1, 2):
-        with pytest.raises(
-            BadRow, match="is none of the choices; the number of a choice is not read: write its letter"
-        ):
-            source[bad]
-    assert [source[i].answer for i in range(3, 8)] == ["dog", "B", "2", "1", "1"]
-    assert load(str(tmp_path / "q.jsonl"))[0].choices == ("cat", "dog")  # unlabelled it can be used
+    with pytest.raises(BadRow, match="`answer` is a string, a number or a list of them"):
+        read_answers(cell, "answer")

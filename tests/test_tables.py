@@ -24,7 +24,7 @@ import mmupt
 from answers import option_key
 from common import run_log
 from data import BadRow, DataError, Example, load, order, tables
-from data.rows import find_columns
+from data.columns import find_columns
 from data.stream import Questions
 from evaluation.answering import labelled
 
@@ -391,6 +391,7 @@ def test_paths_in_a_struct_are_beside_the_file(tmp_path):
         (pyarrow.decimal128(6, 2), Decimal("1.50"), "1.50"),
         (pyarrow.list_(pyarrow.int64()), [7], "7"),
         (pyarrow.list_(TEXT), ["7"], "7"),
+        (pyarrow.list_(pyarrow.float32()), [0.1], "0.1"),
         (pyarrow.large_string(), "7", "7"),
         (pyarrow.int8(), 7, "7"),
     ],

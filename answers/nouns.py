@@ -1,0 +1,55 @@
+"""Numbers with words behind them: a noun counts like a unit, and other words make another answer.
+
+    with_unit("5 apples")       ->  ("5", Unit of apples)
+    with_unit("five volts")     ->  ("5", Unit("V", ...))
+    with_unit("5 below zero")   ->  ("5 below zero", None)
+
+What is taken for a noun is a plural, or stands behind a one; at most one word before it may say which.
+"""
+
+import re
+from functools import lru_cache
+
+from answers.units import Unit, read_unit, split_unit
+from answers.words import leading_number
+
+# plurals that are no things, or make another number of it
+_NO_NOUNS = frozenset(
+    "dozens pairs scores times plus minus less gross tens ones hundreds thousands millions billions"
+    " trillions lakhs crores halves quarters thirds fourths fifths sixths sevenths eighths ninths tenths"
+    " percents has is was does across always perhaps unless versus modulus digits places terms bases"
+    " factors powers roots".split()
+)
+_NOT_BEFORE_NOUNS = _NO_NOUNS | frozenset(
+    "more fewer other over under root square cube and or not out of the power per choose mod modulo below"
+    " above half quarter third dozen hundred thousand million billion trillion lakh crore".split()
+)
+_IRREGULAR = frozenset(
+    "people children men women mice feet fish sheep deer geese dice cattle data vertices matrices".split()
+)
+_NUMBER = r"-?(?:[0-9](?:[-+0-9.,/*^{} ]|[eE](?=[-+]?[0-9]))*(?<=[0-9}])|\\frac\{[0-9]+\}\{[0-9]+\})"
+_COUNTED = re.compile(rf"({_NUMBER})[ -]([A-Za-z]{{3,}}(?:[ -][A-Za-z]{{3,}})?)")
+
+
+@lru_cache(maxsize=8192)
+def with_unit(text: str) -> tuple[str, Unit | None]:
+    """A value and its unit or noun."""
+    if found := split_unit(text):
+        return found
+    match = _COUNTED.fullmatch(text)
+    number, rest = (match[1], match[2]) if match else ("", "")
+    unit = None
+    if text[-1:].isalnum() and (in_words := leading_number(text)):  # fifty volts, 3 million people
+        number, rest = in_words
+        unit = read_unit(rest)
+    unit = unit or (_noun(number, rest) if rest else None)
+    return (number, unit) if unit else (text, None)
+
+
+def _noun(number: str, text: str) -> Unit | None:
+    words = re.split("[ -]", text.lower())
+    noun = words[-1]
+    plural = (noun.endswith("s") and not noun.endswith("ss")) or noun in _IRREGULAR or number == "1"
+    if len(words) > 2 or not plural or noun in _NO_NOUNS or set(words[:-1]) & _NOT_BEFORE_NOUNS:
+        return None
+    return Unit(text, "1", ((" ".join([*words[:-1], noun.removesuffix("s")]), 1),))
