@@ -55,7 +55,6 @@ class RunLog:
     def open(self, done: int, nonfinite_updates: int = 0) -> None:
         """Makes the folder; of an earlier run's logs the first `done` steps stay."""
         self.nonfinite_updates, self.nonfinite_in_a_row = nonfinite_updates, 0
-        self.updates = self.applied = 0  # since then
         if self.world.is_main:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             files.hold(self.checkpoints)
@@ -76,6 +75,7 @@ class RunLog:
                 }
             else:
                 self.collapse.rows.append(row)
+        self.learned = any("grad_norm" in row for row in rows)  # by any update, of the resumed run too
         self.world.wait()
 
     def save(self, step: int, write: Callable, *what) -> None:
@@ -120,7 +120,7 @@ class RunLog:
 
     def count_update(self, step: int, finite: bool) -> None:
         """Updates whose gradient was not finite were skipped; too many in a row end the run."""
-        self.updates, self.applied = self.updates + 1, self.applied + finite
+        self.learned |= finite
         self.nonfinite_updates += not finite
         self.nonfinite_in_a_row = 0 if finite else self.nonfinite_in_a_row + 1
         if self.nonfinite_in_a_row == MAX_NONFINITE:
@@ -179,14 +179,16 @@ class RunLog:
 
     def close(self, table: str = "") -> None:
         """Where the policy is; the table of the base beside it, where both were measured. Diverged where
-        there were updates and all of them were skipped: nothing was learned."""
+        there were updates and all were skipped."""
         if self.world.is_main:
             if self.saved:
                 print(f"the last checkpoint is {self.saved}", flush=True)
             if table:
                 print("\nheld-out questions, base beside trained\n" + table, flush=True)
-        if self.updates and not self.applied:
-            raise Diverged(f"none of {self.updates} updates had a finite gradient: the policy is as it was")
+        if self.nonfinite_updates and not self.learned:
+            raise Diverged(
+                f"none of {self.nonfinite_updates} updates had a finite gradient: nothing was learned"
+            )
 
     def append(self, name: str, row: dict) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:

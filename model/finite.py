@@ -26,8 +26,8 @@ def nonfinite(tensors: Mapping[str, Tensor], together: bool = False) -> str:
         if together and dist.is_initialized():
             dist.all_reduce(bad)
         names = [name for name, found in zip(tensors, bad.tolist(), strict=True) if found]
-    others = f", and so do {len(names) - 1} of the {len(tensors) - 1} others" if names[1:] else ""
-    return f"{names[0]} holds NaN or inf{others}" if names else ""
+    many = f", the first of {len(names)} such" if names[1:] else ""
+    return f"{names[0]} holds NaN or inf{many}" if names else ""
 
 
 def least_and_greatest(x: Tensor) -> tuple[Tensor, Tensor]:

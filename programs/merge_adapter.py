@@ -17,6 +17,7 @@ from common import cli, files
 from common.cli import flag
 from common.errors import ModelError, UsageError, first_line
 from common.machine import SAVED
+from model.checkpoint import say_dtype
 from model.lora import SETTINGS, fill_adapter, need_peft
 from model_utils import load_model, load_processor
 
@@ -88,7 +89,9 @@ def main(argv: list[str]) -> int:
         for file in unfinished.iterdir():
             if (own := Path(config.adapter) / file.name).is_file():
                 shutil.copy(own, file)
-        model.to(getattr(torch, config.save_dtype)).save_pretrained(unfinished)
+        dtype = getattr(torch, config.save_dtype)
+        model.to(dtype).save_pretrained(unfinished)
+        say_dtype(unfinished / "config.json", dtype)
         unfinished.rename(out)
     except (OSError, SafetensorError) as error:  # the latter: a full disk, as safetensors says it
         raise UsageError(f"--out {out}: {first_line(error)}") from None
