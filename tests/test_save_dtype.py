@@ -37,7 +37,7 @@ def masters(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_saved_in_bfloat16_and_resumed_is_the_run_saved_in_float32_and_never_stopped(tmp_path, kind):
+def test_a_run_resumed_from_bfloat16_checkpoints_is_the_run_never_stopped(tmp_path, kind):
     options = KINDS[kind] | {"reward": "random", "minibatch_questions": 2}
     assert run(tmp_path / "whole", steps=4, **options) == 0
     assert run(tmp_path / "parts", steps=2, **options, **NARROW) == 0
