@@ -113,6 +113,11 @@ class Rollout:
         """[B, T] bool. From lengths, never from token values: pad may equal eos."""
         return torch.arange(self.tokens.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
+    @property
+    def nonfinite(self) -> Tensor:
+        """[B] bool: a token was drawn from logits that held NaN or inf, whose log-softmax is NaN."""
+        return ~self.logprobs.isfinite().all(1)
+
     def rows(self, questions: Sequence[int]) -> list[int]:
         """Where the samples of these questions stand."""
         return [q * self.num_samples + g for q in questions for g in range(self.num_samples)]

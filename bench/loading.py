@@ -77,6 +77,7 @@ def resident(name: str) -> int:
 
 
 def probe(folder: str) -> dict:
+    from model.finite import nonfinite
     from model_utils import keep_freed_memory, load_model
 
     keep_freed_memory()  # as training does
@@ -85,7 +86,10 @@ def probe(folder: str) -> dict:
     seconds = time.monotonic() - started
     # whatever was only promised is in memory now
     sum(float(p.detach().sum()) for p in model.parameters())
-    return {"seconds": seconds, "peak": resident("VmHWM") - before, "after": resident("VmRSS") - before}
+    started = time.monotonic()
+    assert not nonfinite(dict(model.named_parameters()))  # which loading has asked too
+    cost = {"seconds": seconds, "finite": time.monotonic() - started}
+    return cost | {"peak": resident("VmHWM") - before, "after": resident("VmRSS") - before}
 
 
 def main(argv: list[str]) -> int:
@@ -105,7 +109,8 @@ def main(argv: list[str]) -> int:
         shutil.rmtree(folder)
     ratio = cost["peak"] / size
     print(
-        f"{size / 1e9:.2f} GB loaded in {cost['seconds']:.1f} s ({size / 1e9 / cost['seconds']:.2f} GB/s); "
+        f"{size / 1e9:.2f} GB loaded in {cost['seconds']:.1f} s ({size / 1e9 / cost['seconds']:.2f} GB/s), "
+        f"of which {cost['finite']:.2f} s looked for NaN and inf; "
         f"peak {cost['peak'] / 1e9:.2f} GB, {ratio:.3f} of its size (allowed {ALLOWED}); "
         f"after it {cost['after'] / size:.3f}"
     )

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 
 from common.cli import check, flag, require
 
-DTYPES, SHARD = ("auto", "float32", "bfloat16"), ("auto", "on", "off")
+SAVED = ("float32", "bfloat16")
+DTYPES, SHARD = ("auto", *SAVED), ("auto", "on", "off")
 
 
 @dataclass
 class Machine:
     dtype: str = flag("auto", "of products, not of trained weights; auto: bfloat16 on a GPU", choices=DTYPES)
+    save_dtype: str = flag(
+        "float32", "of the weights in a checkpoint, from which --resume is exact all the same", choices=SAVED
+    )
     tokens_per_forward: int = flag(
         0, "tokens of one forward of an update; 0: up to 16384, by the plan", "0 or more"
     )

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from common import cli, files, pulse
 from common.distributed import World
-from common.errors import UsageError
+from common.errors import ModelError, UsageError
 
 MAX_NONFINITE = 5  # updates in a row that may be skipped for a gradient that is not finite
 LOGGED_QUESTIONS = 2  # of each step, whose responses go to rollouts.jsonl
@@ -75,20 +75,24 @@ class RunLog:
                 }
             else:
                 self.collapse.rows.append(row)
+        self.learned = any("grad_norm" in row for row in rows)  # by any update, of the resumed run too
         self.world.wait()
 
     def save(self, step: int, write: Callable, *what) -> None:
         """A checkpoint of this step: write(folder, *what), in which rank 0 writes. A full disk is said,
-        and the run goes on with the last good one kept."""
+        and the run goes on with the last good one kept; weights that are not finite end it."""
         failed, folder = 0, self.checkpoints / f"step-{step}"
         pulse.enter(step, "save")
         try:
-            write(folder, *what, main=self.world.is_main)
+            dtype = getattr(torch, self.config["save_dtype"])
+            write(folder, *what, main=self.world.is_main, dtype=dtype)
             pulse.here.saved = str(folder)  # rank 0's is what is told
         except OSError as error:
             message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
             tqdm.write(message, file=sys.stderr)
             failed = 1
+        except ModelError as error:
+            raise Diverged(f"step {step} was not saved: {error}") from None
         ok = not self.world.sum(torch.tensor(failed, device=self.world.device))
         self.saved, self.saved_last = (folder if ok else self.saved), ok
         pulse.here.saved = str(self.saved or "")
@@ -116,13 +120,11 @@ class RunLog:
 
     def count_update(self, step: int, finite: bool) -> None:
         """Updates whose gradient was not finite were skipped; too many in a row end the run."""
+        self.learned |= finite
         self.nonfinite_updates += not finite
         self.nonfinite_in_a_row = 0 if finite else self.nonfinite_in_a_row + 1
         if self.nonfinite_in_a_row == MAX_NONFINITE:
-            raise Diverged(
-                f"{MAX_NONFINITE} updates in a row had no finite gradient, up to step {step}; "
-                f"the last checkpoint is {self.saved}"
-            )
+            raise Diverged(f"{MAX_NONFINITE} updates in a row had no finite gradient, up to step {step}")
 
     def step(
         self, step: int, texts: list[str], groups: Sequence, rewards: Tensor, rollout, stream: dict, lr: float
@@ -141,6 +143,7 @@ class RunLog:
         responses = len(rollout.lengths)
         self.meter.add(responses, response_length=rollout.lengths.float().mean())
         self.meter.add(responses, truncated=(~rollout.finished).float().mean())
+        self.meter.add(responses, nonfinite_responses=rollout.nonfinite.float().mean())
         row: dict[str, Any] = {**self.meter.means(self.world)}
         row["top_answer_share"] = top_answer_share([group.vote for group in groups], self.world)
         tokens = int(self.world.sum(rollout.lengths.sum().clone()))
@@ -151,7 +154,10 @@ class RunLog:
         row["nonfinite_updates"] = self.nonfinite_updates
         if not self.world.is_main:
             return
-        if warning := self.collapse.look(row):
+        warning = self.collapse.look(row)
+        if share := row["nonfinite_responses"]:
+            warning = f"{share:.1%} of responses were drawn from logits that are NaN or inf"
+        if warning:
             row["warning"] = warning
             tqdm.write(f"warning, step {step}: {warning}", file=sys.stderr)
         self.append("metrics.jsonl", {"step": step, **row})
@@ -172,12 +178,17 @@ class RunLog:
             tqdm.write(f"step {step:4}  {figures}  ({result['questions']} questions)")
 
     def close(self, table: str = "") -> None:
-        """Where the policy is; the table of the base beside it, where both were measured."""
+        """Where the policy is; the table of the base beside it, where both were measured. Diverged where
+        there were updates and all were skipped."""
         if self.world.is_main:
             if self.saved:
                 print(f"the last checkpoint is {self.saved}", flush=True)
             if table:
                 print("\nheld-out questions, base beside trained\n" + table, flush=True)
+        if self.nonfinite_updates and not self.learned:
+            raise Diverged(
+                f"none of {self.nonfinite_updates} updates had a finite gradient: nothing was learned"
+            )
 
     def append(self, name: str, row: dict) -> None:
         with open(self.path / name, "a", encoding="utf-8") as file:
@@ -186,7 +197,7 @@ class RunLog:
 
 
 class Diverged(RuntimeError):
-    """Too many updates in a row had no finite gradient."""
+    """No finite gradient, in too many updates in a row or in all; or weights or logits not finite."""
 
 
 def say_why(error: Exception, out: str) -> int:
@@ -194,8 +205,11 @@ def say_why(error: Exception, out: str) -> int:
     if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
         raise error
     pulse.here.ended = str(error)
-    then = "" if isinstance(error, Diverged) else "; continue with --resume once that is mended"
-    print(f"error: --out {out}: {error}{then}", file=sys.stderr)
+    then = "continue with --resume once that is mended"
+    if isinstance(error, Diverged):
+        saved = pulse.here.saved
+        then = f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
+    print(f"error: --out {out}: {error}; {then}", file=sys.stderr)
     return 1
 
 

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from common.errors import BadRow
+from common.errors import BadRow, ModelError
 from common.pulse import tick
 from data import Example
 from data.prompts import INSTRUCTION
 from evaluation.benchmarks import Benchmark, recognise, share_right
 from evaluation.metrics import record
 from model.batch import Model
+from model.families import product_dtype
+from model.finite import nonfinite
 from model_utils import Encoded, Processor, generate
 
 BATCH_BYTES = 2**31  # of encoded images that are answered together
@@ -172,10 +174,17 @@ def evaluate(
 def answers(
     model: Model, processor: Processor, encoded: Sequence[Encoded], decoding: Decoding
 ) -> list[list[str]]:
-    """The responses to each question."""
+    """The responses to each question; ModelError where they were drawn from logits that are not finite: no
+    figure of such means anything."""
     n, most, temperature, top_p, seed = decoding
     prompts = processor.collate(encoded, next(model.parameters()).device)
     rollout = generate(model, processor, prompts, n, most, temperature, top_p, seed, step=STEP)
+    if bad := rollout.nonfinite.nonzero()[:, 0].tolist():
+        why = nonfinite(dict(model.named_parameters())) or f"it overflows in {product_dtype(model)}"
+        raise ModelError(
+            f"the model's logits are NaN or inf in {len(bad)} of {len(rollout.lengths)} responses, the first "
+            f"to question {prompts.keys[bad[0] // n]}: {why}"
+        )
     written = rollout.texts(processor)
     return [written[i : i + n] for i in range(0, len(written), n)]
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from common import pulse
 from common.distributed import World
-from common.errors import DataError
+from common.errors import DataError, ModelError
+from common.run_log import Diverged
 from data import load
 from evaluation.answering import Decoding, evaluate, labelled
 from evaluation.metrics import report, table
@@ -45,7 +46,10 @@ class Probe:
         decoding = Decoding(c.eval_samples, c.max_new_tokens, c.temperature, c.top_p, c.seed)
         with gathered(policy):
             mine = self.world.my_part(questions)
-            records = evaluate(policy, self.processor, mine, decoding, c.instruction)
+            try:
+                records = evaluate(policy, self.processor, mine, decoding, c.instruction)
+            except ModelError as error:
+                raise Diverged(f"the evaluation of step {step}: {error}") from None
         return report(self.world.gather_json(records), c.eval_samples)
 
     def base_beside_trained(self, reports: dict[int, dict]) -> str:

@@ -1,6 +1,7 @@
 """A run's checkpoints: a Hugging Face folder, optimiser and trainer state, all or nothing."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
+from common.errors import ModelError
 from common.files import sync
 from common.pulse import tick
 from model.batch import Model
+from model.finite import nonfinite
 from model.lora import is_adapted
 from model.processor import Processor
 from model.sharding import rows_to_main, share_of
-from model.tensor_files import flattened, in_file_order, in_files, write_tensors, write_weights
+from model.tensor_files import in_file_order, in_files, write_tensors, write_weights
+
+MASTER = "master"  # of optimizer.safetensors: float32 weights that are saved in a narrower dtype
 
 
 def save_checkpoint(
@@ -27,21 +32,30 @@ def save_checkpoint(
     state: dict,
     keep: int = 0,
     main: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes `folder` (…/step-N) whole or not at all: model, processor, optimiser and `state`.
 
     Everything is written beside its place, flushed to disk and renamed. Older checkpoints beyond
     `keep` (0: all stay) go only after that. Raises OSError (a full disk) with the older checkpoints
-    untouched. All processes call it, and the `main` one writes: what lies in shares comes to it share
-    by share, so that not even one whole tensor stands in memory.
+    untouched, and ModelError where what trains is not finite. All processes call it, and the `main` one
+    writes: what lies in shares comes to it share by share, so that not even one whole tensor stands in
+    memory.
+
+    `dtype`: that of the weights. Where it is narrower than theirs, they are themselves saved beside the
+    moments.
     """
+    moments = in_file_order(moments_by_name(model, optimizer, dtype))
+    if broken := nonfinite(trained_by_name(model) | moments, together=True):
+        raise ModelError(broken)
     # an adapter is whole on every process, and peft writes it
-    files = [] if is_adapted(model) else in_files(in_file_order(weights_as_stored(model)))
-    moments = in_file_order(moments_by_name(model, optimizer))
-    values = blocks_of([*flattened(files), *moments.values()])
+    weights = {} if is_adapted(model) else weights_as_stored(model)
+    stand_ins = {name: torch.empty(x.shape, dtype=dtype, device="meta") for name, x in weights.items()}
+    files = in_files(in_file_order(stand_ins)) if weights else []
+    values = blocks_of([*(weights[name] for file in files for name in file), *moments.values()])
     try:
         if main:
-            write_checkpoint(Path(folder), model, processor, files, moments, values, state, keep)
+            write_checkpoint(Path(folder), model, processor, files, moments, values, state, keep, dtype)
     finally:
         for _ in values:  # also where writing failed: the others send all of them
             pass
@@ -62,11 +76,19 @@ def weights_as_stored(model: Model) -> dict[str, Tensor]:
     return {stored: own[name_of[id(x)]] for stored, x in revert_weight_conversion(model, stand_ins).items()}
 
 
-def moments_by_name(model: Model, optimizer) -> dict[str, Tensor]:
+def trained_by_name(model: Model) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def moments_by_name(model: Model, optimizer, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """With MASTER the weights that `dtype`, of the checkpoint's, would round: frozen ones too, but under an
+    adapter, where they are not saved."""
     names = {p: n for n, p in model.named_parameters()}
-    return {
+    moments = {
         f"{names[p]}|{key}": value for p, values in optimizer.state.items() for key, value in values.items()
     }
+    saved = trained_by_name(model) if is_adapted(model) else dict(model.named_parameters())
+    return moments | {f"{n}|{MASTER}": p for n, p in saved.items() if p.dtype.itemsize > dtype.itemsize}
 
 
 def write_checkpoint(
@@ -78,6 +100,7 @@ def write_checkpoint(
     values: Iterator[Tensor],
     state: dict,
     keep: int,
+    dtype: torch.dtype,
 ) -> None:
     """`values`: of `files` and `moments` in order, in blocks of rows."""
     partial = folder.with_name(folder.name + ".partial")
@@ -86,9 +109,10 @@ def write_checkpoint(
         partial.mkdir(parents=True)
         if files:
             model.save_pretrained(partial, state_dict={})  # its configuration
+            say_dtype(partial / "config.json", dtype)
             write_weights(partial, files, values)
         else:
-            model.save_pretrained(partial)
+            model.save_pretrained(partial, dtype=dtype)
         processor.save(partial)
         write_tensors(partial / "optimizer.safetensors", moments, values)
         sizes = {
@@ -113,6 +137,12 @@ def write_checkpoint(
         for old in checkpoints(folder.parent):
             if old not in kept:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def say_dtype(config: Path, dtype: torch.dtype) -> None:
+    """Of the weights beside it, for the model and for its parts."""
+    name = str(dtype).removeprefix("torch.")
+    config.write_text(re.sub(r'("(?:torch_)?dtype": )"\w+"', rf'\1"{name}"', config.read_text()))
 
 
 def checkpoints(parent: Path) -> list[Path]:
@@ -141,13 +171,19 @@ def latest_checkpoint(parent: Path) -> Path | None:
 
 
 def load_checkpoint(folder: Path, model: Model, optimizer) -> dict:
-    """The optimiser's moments into `optimizer` -> the saved `state`. load_model has the weights."""
+    """The optimiser's moments into `optimizer` -> the saved `state`. load_model has the weights, but for what
+    their dtype in the files rounded. All processes call it; ModelError where something is not finite."""
     parameters = dict(model.named_parameters())
     with safe_open(folder / "optimizer.safetensors", "pt") as file:
         for entry in file.keys():
             name, key = entry.rsplit("|", 1)
             p = parameters[name]
-            optimizer.state[p][key] = share_of(p, file, entry)
+            if key == MASTER:
+                p.data.copy_(share_of(p, file, entry))
+            else:
+                optimizer.state[p][key] = share_of(p, file, entry)
+    if broken := nonfinite(trained_by_name(model) | moments_by_name(model, optimizer), together=True):
+        raise ModelError(f"{folder}: {broken}; without this folder --resume takes the one before")
     state = json.loads((Path(folder) / "trainer.json").read_text())
     del state["files"]
     return state

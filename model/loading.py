@@ -24,6 +24,7 @@ from common.errors import ModelError, first_line
 from model import sharding
 from model.batch import Model
 from model.families import VISION, product_dtype, refusal, vision_parameters
+from model.finite import nonfinite
 from model.fused_check import fused_matches_reference
 from model.layers import COLOCATED, colocate_qkv_gate_up
 from model.packed_attention import ATTENTION
@@ -83,6 +84,8 @@ def load_model(
     else:
         model.to(device)
         colocate_qkv_gate_up(model)
+    if broken := nonfinite(dict(model.named_parameters()), together=shard):
+        raise ModelError(f"--model {path}: {broken}; take a whole copy, or a checkpoint before it diverged")
     # in inference mode autocast keeps no copies of weights; what FSDP gathers in it could not be trained with
     with torch.no_grad() if shard else torch.inference_mode(), autocast(model):
         model.standard_decoder = sharding.through(model, fused_matches_reference)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from common.errors import ModelError, first_line
 from model.batch import Model
 from model.families import text_model
+from model.finite import nonfinite
 
 PREFIX = "base_model.model."  # of every name in an adapter file, as peft writes it
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -76,11 +77,11 @@ def targets_pattern(model: Model) -> str:
     return rf"{re.escape(prefix)}\..+\.({'|'.join(TARGETS)})"
 
 
-def save_adapter(model: Model, settings, folder: Path) -> None:
+def save_adapter(model: Model, settings, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """As peft writes it, which by itself would ask the hub about the base's vocabulary."""
     own = need_peft("--lora_rank").get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file(
-        {PREFIX + name: x.contiguous() for name, x in own.items()},
+        {PREFIX + name: x.to(dtype).contiguous() for name, x in own.items()},
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )
@@ -98,6 +99,8 @@ def fill_adapter(model: Model, folder: Path) -> None:
         saved = {name.removeprefix(PREFIX): x for name, x in load_file(Path(folder) / WEIGHTS).items()}
         if differing := sorted(saved.keys() ^ own.keys()):
             raise ValueError(f"not of this model and its targets: {differing[0]}")
+        if broken := nonfinite(saved):
+            raise ValueError(broken)
         peft.set_peft_model_state_dict(model, {own[name]: x for name, x in saved.items()})
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:  # the last: tensors of other shapes
         raise ModelError(f"{folder}: its adapter can't be used ({first_line(error)})") from None

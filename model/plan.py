@@ -288,7 +288,8 @@ class Plan:
         how += " but the vision tower" if config.freeze_vision and not config.lora_rank else ""
         kind = "GPU" if self.gpu else "process"
         many = f"{self.processes} {kind}{'' if self.processes == 1 else 's' if self.gpu else 'es'}"
-        disk = 12 * self.adapters or 4 * s.parameters + 8 * self.trained * self.shares
+        saved = 6 if config.save_dtype == "bfloat16" else 4  # with the float32 ones beside them
+        disk = (8 + saved) * self.adapters or saved * s.parameters + 8 * self.trained * self.shares
         token = size(2 * self.c * s.decoder.count * s.decoder.k)
         again = "recomputed" if self.checkpointing else "kept"
         host = size((self.c if self.adapters else 4) * s.parameters / self.shares)

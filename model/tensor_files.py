@@ -23,7 +23,7 @@ def in_file_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterator[Tensor]) -> None:
     """Tensors of `shapes`' names, dtypes and shapes, in its order, taken from `values`, each in one block of
-    rows or several. OSError where they find no room."""
+    rows or several, of any dtype. OSError where they find no room."""
     header: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, x in shapes.items():
@@ -36,7 +36,7 @@ def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterator[Ten
         for x in shapes.values():
             missing = x.numel()
             while missing:
-                rows = next(values).detach().cpu().contiguous().flatten()
+                rows = next(values).detach().to(x.dtype).cpu().contiguous().flatten()
                 file.write(rows.view(torch.uint8).numpy().data)
                 missing -= len(rows)
 

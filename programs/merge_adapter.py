@@ -1,4 +1,4 @@
-"""A LoRA adapter and its base as one plain checkpoint, in float32.
+"""A LoRA adapter and its base as one plain checkpoint, added in float32.
 
     python -m programs.merge_adapter --adapter RUN/checkpoints/step-60 --out FOLDER
 
@@ -10,11 +10,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
 from common import cli, files
 from common.cli import flag
 from common.errors import ModelError, UsageError, first_line
+from common.machine import SAVED
+from model.checkpoint import say_dtype
 from model.lora import SETTINGS, fill_adapter, need_peft
 from model_utils import load_model, load_processor
 
@@ -30,7 +33,8 @@ STARTS = (True, False, "gaussian", "eva")
 class MergeConfig:
     adapter: str = flag("", "adapter folder: RUN/checkpoints/step-N, or any that peft wrote", "given")
     base: str = flag("", "the base checkpoint; empty is the one that the adapter names")
-    out: str = flag("", "folder to write, in float32", "given")
+    out: str = flag("", "folder to write", "given")
+    save_dtype: str = flag("float32", "of the weights that are written", choices=SAVED)
 
     def __post_init__(self):
         cli.check(self)
@@ -85,7 +89,9 @@ def main(argv: list[str]) -> int:
         for file in unfinished.iterdir():
             if (own := Path(config.adapter) / file.name).is_file():
                 shutil.copy(own, file)
-        model.save_pretrained(unfinished)
+        dtype = getattr(torch, config.save_dtype)
+        model.to(dtype).save_pretrained(unfinished)
+        say_dtype(unfinished / "config.json", dtype)
         unfinished.rename(out)
     except (OSError, SafetensorError) as error:  # the latter: a full disk, as safetensors says it
         raise UsageError(f"--out {out}: {first_line(error)}") from None

@@ -10,12 +10,14 @@ from common import distributed
 from data import TINY, Example, load
 from model.checkpoint import weights_as_stored
 from model_utils import (
+    ModelError,
     forwards,
     gathered,
     generate,
     load_model,
     load_processor,
     recompute_activations,
+    save_checkpoint,
     token_logprobs,
     whole,
 )
@@ -95,3 +97,31 @@ def held(out: str) -> None:
         Path(f"{out}.json").write_text(json.dumps(found))
     world.wait()
     distributed.stop()
+
+
+def refused(folder: str, out: str) -> None:
+    """What each process says of a model that it should not load, and of one that it should not save."""
+    world = distributed.start()
+    said = [said_of(load_model, folder, shard=True)]
+    model = load_model(str(TINY), shard=True)
+    norm = dict(model.named_parameters())["model.language_model.norm.weight"]
+    if world.rank == 1:
+        norm.data.to_local()[-1] = float("nan")
+    optimizer = torch.optim.AdamW(model.parameters())
+    where = Path(out).with_name("step-1")
+    said.append(
+        said_of(save_checkpoint, where, model, load_processor(folder), optimizer, {}, main=world.is_main)
+    )
+    everywhere = world.gather_json([said])
+    if world.is_main:
+        Path(out).write_text(json.dumps(list(zip(*everywhere, strict=True))))
+    world.wait()
+    distributed.stop()
+
+
+def said_of(call, *args, **options) -> str:
+    try:
+        call(*args, **options)
+    except ModelError as error:
+        return str(error)
+    return ""
