@@ -38,7 +38,7 @@ from answers.spelling import plain_spelling
 from answers.statements import CLOSE, OPEN, RELATIONS, split, stated
 from answers.sums import read_sum
 from answers.units import join_unit, split_unit, without_marks
-from answers.words import TRIGGERS, number_in_words
+from answers.words import TRIGGERS, leading_number, number_in_words
 
 MAX_CHARS = 400  # a longer answer is compared as text
 MAX_WORDS = 100_000  # characters; a longer one is compared with its blanks
@@ -69,7 +69,14 @@ def _compare(a: str, b: str) -> Same:
         return Same.NO
     if "=" in a and "=" in b and same_equation(a, b):
         return Same.YES
-    return agreement(stated(a), stated(b), canonical)
+    return agreement(_in_digits(stated(a)), _in_digits(stated(b)), canonical)
+
+
+def _in_digits(text: str) -> str:
+    """Eighteen and a half liters is no list of two."""
+    if " and " not in text:
+        return text
+    return number_in_words(text) or " ".join(leading_number(text) or [text])
 
 
 def canonical(answer: str | None) -> str | None:
