@@ -18,7 +18,7 @@ from model.batch import Model
 from model.finite import nonfinite
 from model.lora import is_adapted
 from model.processor import Processor
-from model.sharding import rows_to_main, share_of
+from model.sharding import is_sharded, rows_to_main, share_of
 from model.tensor_files import in_file_order, in_files, write_tensors, write_weights
 
 MASTER = "master"  # of optimizer.safetensors: float32 weights that are saved in a narrower dtype
@@ -46,7 +46,7 @@ def save_checkpoint(
     moments.
     """
     moments = in_file_order(moments_by_name(model, optimizer, dtype))
-    if broken := nonfinite(trained_by_name(model) | moments, together=True):
+    if broken := nonfinite(trained_by_name(model) | moments, together=is_sharded(model)):
         raise ModelError(broken)
     # an adapter is whole on every process, and peft writes it
     weights = {} if is_adapted(model) else weights_as_stored(model)
@@ -182,7 +182,8 @@ def load_checkpoint(folder: Path, model: Model, optimizer) -> dict:
                 p.data.copy_(share_of(p, file, entry))
             else:
                 optimizer.state[p][key] = share_of(p, file, entry)
-    if broken := nonfinite(trained_by_name(model) | moments_by_name(model, optimizer), together=True):
+    resumed = trained_by_name(model) | moments_by_name(model, optimizer)
+    if broken := nonfinite(resumed, together=is_sharded(model)):
         raise ModelError(f"{folder}: {broken}; without this folder --resume takes the one before")
     state = json.loads((Path(folder) / "trainer.json").read_text())
     del state["files"]

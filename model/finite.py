@@ -12,8 +12,8 @@ from common.pulse import waiting
 
 
 def nonfinite(tensors: Mapping[str, Tensor], together: bool = False) -> str:
-    """Which tensor holds NaN or inf, in words; "" where none does. With `together` of all processes' shares:
-    all call it with the same names and are told the same.
+    """Which tensor holds NaN or inf, in words; "" where none does. With `together`, where they lie in shares,
+    of all processes': all call it with the same names and are told the same.
 
     A tensor is finite where its least and its greatest number are, which NaN spreads to: one pass, no copy,
     and one wait for the device at the end.
@@ -23,7 +23,7 @@ def nonfinite(tensors: Mapping[str, Tensor], together: bool = False) -> str:
     bounds = [bound for x in tensors.values() for bound in least_and_greatest(x.detach())]
     bad = (~torch.stack(bounds).isfinite()).view(-1, 2).any(1).int()
     with waiting() if together else nullcontext():
-        if together and dist.is_initialized():
+        if together:
             dist.all_reduce(bad)
         names = [name for name, found in zip(tensors, bad.tolist(), strict=True) if found]
     many = f", the first of {len(names)} such" if names[1:] else ""
