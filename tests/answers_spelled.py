@@ -119,7 +119,7 @@ def other_unit(value: Value, rng: Random) -> Value | None:
     return value._replace(unit=rng.choice(rng.choice((near, list(UNITS), NOUNS)) or list(UNITS)))
 
 
-LIKE_UNITS = {"m g": "mg", "m": "m", "g": "g", "L": "L", "A": "A", "V": "V", "h": "h", "m2": "m^2"}
+LIKE_UNITS = {"m g": "mg", "m": "m", "g": "g", "L": "L", "A": "A", "V": "V", "h": "h"}
 
 
 def unit_for_symbol(value: Value, rng: Random) -> Value | None:
@@ -216,7 +216,7 @@ def lost_mark(rng: Random) -> tuple[str, str]:
 
 def other_words(rng: Random) -> tuple[str, str]:
     """Words that make another number of it."""
-    n = rng.randint(3, 99)
+    n = rng.randint(4, 99)  # 3 choose two is 3
     noun, other = rng.sample(NOUNS, 2)
     more = (
         "below zero", "less than", "choose two", "over six", "lakh", "dozen", "million", "thousand",
