@@ -67,7 +67,7 @@ def in_box(text: str) -> str | None:
 def _with_parts_before(text: str, start: int, last: str) -> str | None:
     """The content of the box that opens at `start`, behind those of the boxes it is one answer with."""
     parts = [_peeled(last)]
-    for _ in range(MAX_PARTS):
+    while len(parts) < MAX_PARTS:
         before = text.rfind("\\boxed", 0, start)
         box = _BOX.match(text, before, start) if before >= 0 else None
         close = closing_brace(text, box.end(), start) if box else -1
@@ -216,8 +216,8 @@ def count_parsed(texts: Sequence[str], formats: Sequence[str] = tuple(FORMATS)) 
     return {name: sum(readers[name](text) is not None for text in texts) for name in formats}
 
 
-def best_format(parsed: dict[str, int], total: int) -> str:
-    """The format that most of `total` texts are in, ties in the order of FORMATS; the last resort only where
-    no other has half of them."""
-    enough = [name for name in FORMATS if name != LAST_RESORT and 2 * parsed[name] >= total]
-    return max(enough or FORMATS, key=lambda name: parsed[name])
+def best_format(shares: dict[str, float]) -> str:
+    """The format that reads the largest share of the texts, ties in the order of FORMATS; where another reads
+    half of them the last resort doesn't count."""
+    enough = [name for name in FORMATS if name != LAST_RESORT and shares[name] >= 0.5]
+    return max(enough or FORMATS, key=lambda name: shares[name])

@@ -34,6 +34,7 @@ from data.columns import (
     split_options,
 )
 from data.images import BadImage
+from data.prompts import listed_choices
 
 __all__ = [
     "Example", "JsonlRows", "Source", "find_columns", "one_by_one", "place_images", "read_answer",
@@ -161,7 +162,7 @@ class Source:
         # no solution where the answer is blank
         told = next((name for name in columns.answers if name in row), None)
         try:
-            choices = read_choices(row.get(options), options)
+            choices = read_choices(row.get(options), options) or listed_choices(question)
             answer = read_answer(row.get(told), told) if self.labels else None
             if answer:
                 check_choice(answer, choices, told)
