@@ -88,7 +88,7 @@ _MARKER = re.compile(  # (A), A., A) or A:, in bold of LaTeX too
     r"(?:(?<=\s)|^|(?<=[)}\]$?:。？：])|(?<=quad))(?:\\(?:text(?:bf)?|math(?:bf|rm))\{)?"
     r"(?:\(([A-Z])\)|([A-Z])([.):．：、]))\}?(?:\\[ ,;!]|~|\s)*+"
 )
-_ASKS = re.compile(r"(?:[?:.!？：。)）_=…}]|\b(?:is|are|equals|be))\Z")
+_ASKS, _BEGINS = re.compile(r"[?:.!？：。)）_=…}]\Z"), re.compile(r"\b(?:is|are|equals|be)\Z")
 _CHOOSE = re.compile(r"\b(?:answer|choose|select|pick|letter|option|choice)", re.IGNORECASE)
 _TASK = re.compile(
     r"(?:and|or|find|calculate|compute|determine|evaluate|prove|show that|draw|explain|what|how|why)\b",
@@ -116,7 +116,7 @@ def listed_choices(question: str) -> tuple[str, ...]:
     before, tail = question[: run[0].start()].rstrip(" \t\n$*"), question[starts[-1] :]
     lines = all(not question[: m.start()].rpartition("\n")[2].strip(" \t$*") for m in run)
     last, _, behind = tail.partition("\n")
-    asks = _ASKS.search(before[-20:]) or (lines and notations != {":"})
+    asks = _ASKS.search(before[-9:]) or (notations != {":"} and (lines or _BEGINS.search(before[-9:])))
     ends = not behind.strip() or ("?" not in behind and _CHOOSE.search(behind))
     texts = [question[a : m.start()] for a, m in zip(starts, run[1:], strict=False)] + [last]
     return _as_choices(texts) if asks and ends else ()
