@@ -4,9 +4,9 @@ r"""A second opinion on two answers, asked for where ours tells them apart and c
     answer_classes([r"\sum_{k=1}^n k", r"\frac{n(n+1)}{2}"], compare=compare)
 
 Ours comes first, and what it can read is settled by it: two numbers, two formulas, a point and a list.
-Answers whose words differ (5 apples and 5 oranges, cat and act, which a reader of formulas takes for products)
-are never asked about, nor are answers that were too slow MAX_LATE times. The opinion must hold both ways; a
-time-out is a no.
+Answers whose words differ (5 apples and 5 oranges; cat and act, which a reader of formulas takes for
+products) are never asked about, nor are answers that were too slow MAX_LATE times. The opinion must hold
+both ways; a time-out is a no.
 """
 
 import re

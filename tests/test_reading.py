@@ -351,13 +351,13 @@ SUMS = [r"\boxed{\sum_{k=1}^n k}", r"\boxed{n(n+1)/2}", r"\boxed{seven}", r"\box
 def test_a_runs_grader_reaches_vote_and_evaluation_and_is_closed(tmp_path, fake, script, monkeypatch):
     source = write_rows(tmp_path / "q.jsonl", [{"question": "?", "answer": "n(n+1)/2"}] + QUESTIONS[:3])
     script(SUMS)
-    shares = {}
+    found = {}
     for grader in ("ours", "math-verify"):
         options = dict(grader=grader, grader_seconds=2.5, eval_data=source, eval_samples=4, steps=1)
         assert run(tmp_path / grader, **options) == 0
         base, step, _ = rows(tmp_path / grader)
-        shares[grader] = step["majority_share"], base["eval/maj@4"]
-    assert shares == {"ours": (0.5, 0), "math-verify": (0.5, 0.0625)}
+        found[grader] = step["abstained"], base["eval/maj@4"]
+    assert found == {"ours": (0, 0), "math-verify": (1, 0.0625)}  # two against two
     (one,) = fake
     assert one.seconds == 2.5 and one.started and not one.open
     monkeypatch.setattr(mmupt, "train", lambda *a: 1 / 0)
