@@ -23,6 +23,8 @@ from typing import ClassVar
 
 import torch
 
+from answers import compare as equal
+from answers import second_opinion
 from common import cli, files
 from common.cli import flag
 from common.errors import BadRow, UsageError
@@ -31,13 +33,12 @@ from evaluation.answering import Decoding, answered, usable
 from evaluation.benchmarks import BENCHMARKS, PLAIN, Benchmark, recognise
 from evaluation.grader import MathVerify
 from evaluation.metrics import compare, comparison_lines, report, score_lines, table
+from evaluation.reading import FirstLook, Reading
 from model_utils import compute_dtype, load_model, load_processor
-
-GRADERS = ("ours", "math-verify")
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(Reading):
     model: str = flag(str(TINY), "checkpoint folder or hub id")
     preset: str = flag("", "named settings: paper-eval is the paper's decoding")
     data: str = flag("tiny", "labelled questions: any source of data.load")
@@ -50,18 +51,17 @@ class EvalConfig:
     top_p: float = flag(1.0, "nucleus sampling; 1 is off", "above 0 and at most 1")
     max_new_tokens: int = flag(64, "longest response", "at least 1")
     max_prompt_tokens: int = flag(2048, "longer questions are skipped and counted", "at least 1")
-    min_pixels: int = flag(0, "smaller images are enlarged to this; 0 is the checkpoint's own", "0 or more")
-    max_pixels: int = flag(0, "larger images are shrunk to this; 0 is the checkpoint's own", "0 or more")
     seed: int = flag(0, "seed of the sampling")
 
     benchmark: str = flag(
         "auto", "how answers are graded; auto: by the columns", choices=("auto", *BENCHMARKS)
     )
-    grader: str = flag("ours", "who judges free-form answers", choices=GRADERS)
-    grader_seconds: float = flag(5.0, "a comparison by math-verify that takes longer is wrong", "above 0")
     compare: list[str] = flag([], "two JSON files: the paired difference B - A")
 
-    GROUPS: ClassVar = {"model": "model and data", "num_samples": "sampling", "benchmark": "grading"}
+    GROUPS: ClassVar = {
+        "model": "model and data", "instruction": "asking and reading", "num_samples": "sampling",
+        "benchmark": "grading",
+    }  # fmt: skip
     PRESETS: ClassVar = {
         # how the paper measures (arXiv 2505.22453 and its code)
         "paper-eval": dict(
@@ -76,7 +76,6 @@ class EvalConfig:
 
     def __post_init__(self):
         cli.check(self)
-        cli.check_pixels(self)
         if self.compare and len(self.compare) != 2:
             raise UsageError(f"--compare takes two files (got {len(self.compare)})")
         if self.out:
@@ -100,7 +99,7 @@ class Partial:
         self.out, self.path = out, Path(f"{out}.partial.jsonl")
         self.records: list[dict] = []
         self.skipped: list[str] = []
-        self.row = 0
+        self.row, self.answer_format = 0, ""  # the latter, of those records
         if out:
             try:
                 self.open(json.loads(json.dumps(settings)))
@@ -121,7 +120,7 @@ class Partial:
             if whole:
                 self.records += value["records"]
                 self.skipped += value["skipped"]
-                self.row = value["row"]
+                self.row, self.answer_format = value["row"], value["answer_format"]
             elif value != settings:
                 names = sorted(n for n in {*value, *settings} if value.get(n) != settings.get(n))
                 raise UsageError(
@@ -142,11 +141,14 @@ class Partial:
                 f"{self.path}: {error.strerror}; the same command continues once there is room"
             ) from None
 
-    def add(self, row: int, records: Sequence[dict], skipped: dict[int, str]) -> None:
+    def add(
+        self, row: int, records: Sequence[dict], skipped: dict[int, str], answer_format: str = ""
+    ) -> None:
         """`row` is the next one to read; what was found about rows from there on is found again."""
         if self.out:
             before = [why for r, why in skipped.items() if self.row <= r < row]
-            self.append({"row": row, "records": records, "skipped": before})
+            line = {"row": row, "records": records, "skipped": before}
+            self.append(line | {"answer_format": answer_format})
         self.row = row
 
     def replace(self, result: dict | None) -> None:
@@ -201,7 +203,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
         ) from None
     benchmark = find_benchmark(config.benchmark, source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    processor = load_processor(config.model, config.min_pixels, config.max_pixels)
+    processor = load_processor(config.model, config.min_pixels, config.max_pixels, config.system)
     dtype = compute_dtype("auto", device)
     model = load_model(config.model, dtype, dtype, device)
     graded_by = {"benchmark": benchmark.name, "grader": grader.name if grader else "ours"}
@@ -217,7 +219,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
         print(f"continuing {partial.path} after {len(records)} questions", file=sys.stderr)
     questions = usable(
         source,
-        processor.encode,
+        lambda example: processor.encode(example, config.instruction),
         config.max_prompt_tokens,
         problems,
         benchmark,
@@ -227,9 +229,13 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     questions = islice(questions, config.limit - len(records) if config.limit else None)
     names = ("num_samples", "max_new_tokens", "temperature", "top_p", "seed")
     decoding = Decoding(*(getattr(config, name) for name in names))
-    equal = grader.equal if grader else None
-    for row, new in answered(model, processor, questions, decoding, total, benchmark, equal, before=records):
-        partial.add(row, new, problems)
+    format_of = FirstLook(partial.answer_format or config.answer_format, settled=bool(records))
+    parts = answered(
+        model, processor, questions, decoding, total, benchmark, grader.equal if grader else None,
+        before=records, format_of=format_of, compare=second_opinion(grader.equal) if grader else equal,
+    )  # fmt: skip
+    for row, new in parts:
+        partial.add(row, new, problems, format_of.format)
         records += new
     if skipped := [*partial.skipped, *problems.values()]:
         print(f"skipped {len(skipped)} rows, the first: {skipped[0]}", file=sys.stderr)
@@ -238,7 +244,8 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
         raise UsageError(f"--data {config.data}: no usable labelled question")
     result = report(records, config.num_samples, benchmark) | graded_by
     result |= {"timed_out": sum(r.get("timed_out", 0) for r in records)}
-    result |= {"skipped": skipped, "config": vars(config), "records": records}
+    result |= {"skipped": skipped, "config": vars(config) | {"answer_format": format_of.format}}
+    result |= {"records": records}
     partial.replace(result)
     return result
 

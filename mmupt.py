@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import model_utils
-from answers import answer_classes, equivalent, extract_answer, option_key
+from answers import Compare, answer_classes, compare, equivalent, extract_answer, option_key
 from common import cli, distributed, files, pulse
 from common.cli import flag
 from common.distributed import World
@@ -31,9 +31,9 @@ from common.errors import UsageError
 from common.machine import Machine
 from common.run_log import Diverged, Meter, RunLog, StopSignal, parse_run, say_why
 from data import TINY
-from data.prompts import INSTRUCTION
 from data.stream import Questions
-from evaluation.probe import Probe
+from evaluation import reading
+from evaluation.probe import Probe, Probing
 from model import plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 
@@ -225,7 +225,7 @@ class Group(NamedTuple):
     """The G responses to one question, read."""
 
     question: Encoded
-    raw: list[str | None]  # what stands in each box
+    raw: list[str | None]  # what each says in --answer_format
     keys: list[str | None]  # the names of their classes; None where nothing parsed
     vote: Vote
 
@@ -262,13 +262,14 @@ REWARDS = dict(majority=majority_reward, gold=gold_reward, random=random_reward,
 
 
 def compute_rewards(
-    texts: list[str], questions: Sequence[Encoded], config: "Config", gold: dict[str, str], step: int
-) -> tuple[list[Group], Tensor]:
+    texts: list[str], questions: Sequence[Encoded], config: "Config", gold: dict[str, str], step: int,
+    compare: Compare = compare,
+) -> tuple[list[Group], Tensor]:  # fmt: skip
     """P x G responses -> answers with their votes, rewards [P, G]. `gold` is empty but for --reward gold."""
     G, groups = config.group_size, []
     for p, question in enumerate(questions):
-        raw = [extract_answer(text) for text in texts[p * G : (p + 1) * G]]
-        keys = answer_classes(raw, question.choices)
+        raw = [extract_answer(text, config.answer_format) for text in texts[p * G : (p + 1) * G]]
+        keys = answer_classes(raw, question.choices, compare)
         vote = majority_vote(keys, config.min_share) if config.vote == "sound" else published_vote(raw)
         groups.append(Group(question, raw, keys, vote))
         pulse.tick()
@@ -281,11 +282,10 @@ def compute_rewards(
 
 
 @dataclass
-class Config(Machine):
+class Config(Probing, reading.Reading, Machine):
     preset: str = flag("", "named settings: mm-upt is the paper's code; flags given beside it win")
     model: str = flag(str(TINY), "checkpoint folder or hub id")
     train_data: list[str] = flag(["tiny"], "tiny, .jsonl or .parquet files, folders of the latter, hub ids")
-    eval_data: str = flag("tiny", "labelled questions to measure on, SOURCE or SOURCE:SPLIT; empty: none")
     out: str = flag("", "run folder; empty is runs/ and the time")
     resume: bool = flag(False, "continue from the latest whole checkpoint in --out")
     seed: int = flag(0, "seed of the order of questions and of the sampling")
@@ -320,22 +320,18 @@ class Config(Machine):
     top_p: float = flag(1.0, "nucleus sampling; 1 is off", "above 0 and at most 1")
     max_new_tokens: int = flag(48, "longest response", "at least 1")
     max_prompt_tokens: int = flag(1024, "longer questions are skipped and counted, never cut", "at least 1")
-    min_pixels: int = flag(0, "smaller images are enlarged to this; 0 is the checkpoint's own", "0 or more")
-    max_pixels: int = flag(0, "larger images are shrunk to this; 0 is the checkpoint's own", "0 or more")
-    instruction: str = flag(INSTRUCTION, "appended to every question as it stands, so it begins with a space")
 
-    eval_every: int = flag(20, "steps between evaluations; 0: only the base and the end", "0 or more")
-    eval_questions: int = flag(256, "questions of one; 0 is all; the base and the end use all", "0 or more")
-    eval_samples: int = flag(8, "samples per question in evaluations", "at least 1")
     save_every: int = flag(20, "steps between checkpoints; 0: only at the end", "0 or more")
     keep: int = flag(2, "checkpoints kept; 0 is all", "0 or more")
 
     GROUPS: ClassVar = dict(  # by the first flag of each
-        preset="model and data", steps="length of the run", lr="optimiser", reward="reward", beta="objective",
-        temperature="sampling", eval_every="evaluation and checkpoints", dtype="machine",
+        preset="model and data", instruction="asking and reading", steps="length of the run", lr="optimiser",
+        reward="reward", beta="objective", temperature="sampling", eval_data="evaluation",
+        save_every="checkpoints", dtype="machine",
     )  # fmt: skip
     # --resume can't change which question and draw come next, nor what the weights mean
     FIXED: ClassVar = ("model", "train_data", "seed", "questions", "lora_rank")
+    SETTLED: ClassVar = ("answer_format",)  # by the first responses, where it was auto
     PRESETS: ClassVar = {
         # the paper's code to the letter, with what it gets wrong: github.com/waltonfuture/MM-UPT
         "mm-upt": dict(
@@ -349,7 +345,6 @@ class Config(Machine):
 
     def __post_init__(self):
         super().__post_init__()
-        cli.check_pixels(self)
         abstains = self.vote == "sound" or not self.min_share
         cli.require(self, "min_share", abstains, "0 with --vote published, which never abstains")
         cli.require(self, "resume", not self.resume or self.out != "", "given together with --out")
@@ -378,12 +373,12 @@ class LossInputs:
         return LossInputs(self.rollout.select(questions), self.old_logprobs[rows], ref, self.advantages[rows])
 
 
-def train(config: Config, world: World) -> int:
+def train(config: Config, world: World, compare: Compare = compare) -> int:
     """Runs the whole training; returns the process's exit status."""
     resumed = model_utils.latest_checkpoint(Path(config.out) / "checkpoints") if config.resume else None
     run, stop = RunLog(asdict(config), world, resumed), StopSignal()
     config = plan.resolve(config, world)  # after the line above: a resumed run plans anew
-    processor = model_utils.load_processor(config.model, config.min_pixels, config.max_pixels)
+    processor = model_utils.load_processor(config.model, config.min_pixels, config.max_pixels, config.system)
     policy, reference = model_utils.load_models(config, resumed, world)  # the latter is frozen
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, config.lr, (0.9, 0.999), 1e-8, config.weight_decay, fused=True)
@@ -396,7 +391,8 @@ def train(config: Config, world: World) -> int:
         config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction,
         labels=config.reward == "gold", world=world, state=state["stream"],
     )  # fmt: skip
-    probe = Probe(config, processor, world)  # on labelled questions, which are part of no reward
+    probe = Probe(config, processor, world, compare)  # on labelled questions, which are part of no reward
+    reading.settle(config, run.config, world, policy, processor, stream)
     run.open(state["step"], state["nonfinite_updates"])
     gc.freeze()  # what is here stays: the garbage collector needn't look through it again and again
 
@@ -413,7 +409,8 @@ def train(config: Config, world: World) -> int:
             )  # fmt: skip
         with run.stage("reward"):
             texts = rollout.texts(processor)
-            groups, rewards = compute_rewards(texts, my_questions, config, stream.gold, step)
+            groups, rewards = compute_rewards(texts, my_questions, config, stream.gold, step, compare)
+            reading.warn(config.answer_format, texts, world, step)
             advantages = group_advantages(rewards, config.scale).flatten().to(world.device)  # [B]
         with run.stage("score"):
             inputs = LossInputs(rollout, *logprobs_before(config, policy, reference, rollout), advantages)
@@ -509,7 +506,8 @@ def main(argv: list[str]) -> int:
         if n % (processes := config.plan_gpus or world.size):
             raise UsageError(f"questions per update ({n}) must be a multiple of the {processes} processes")
         config.out = world.gather_json([config.out])[0]  # its default holds the time of day
-        return plan.show(config, world) if config.plan else train(config, world)
+        with reading.comparing(config) as compare:
+            return plan.show(config, world) if config.plan else train(config, world, compare)
     except (Diverged, OSError) as error:
         return say_why(error, config.out)
     finally:

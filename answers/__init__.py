@@ -3,7 +3,11 @@ folders."""
 
 from answers.choices import option_key
 from answers.extract import extract_answer
-from answers.keys import canonical, equivalent
-from answers.vote import answer_classes
+from answers.keys import canonical, compare, equivalent
+from answers.opinion import second_opinion
+from answers.vote import Compare, answer_classes
 
-__all__ = ["answer_classes", "canonical", "equivalent", "extract_answer", "option_key"]
+__all__ = [
+    "Compare", "answer_classes", "canonical", "compare", "equivalent", "extract_answer", "option_key",
+    "second_opinion",
+]  # fmt: skip

@@ -63,7 +63,8 @@ def require(settings, name: str, ok: bool, what: str) -> None:
 
 
 def check(settings) -> None:
-    """Every flag's rule, and that every number is finite where its rule doesn't allow otherwise."""
+    """Every flag's rule, that every number is finite where its rule doesn't allow otherwise, and that bounds
+    on pixels are the right way round."""
     for f in fields(settings):
         value, rule = getattr(settings, f.name), f.metadata.get("rule")
         if rule:
@@ -72,11 +73,8 @@ def check(settings) -> None:
             require(settings, f.name, value in choices, f"one of {', '.join(choices)}")
         if isinstance(value, float):
             require(settings, f.name, math.isfinite(value) or "inf included" in (rule or ""), "finite")
-
-
-def check_pixels(settings) -> None:
-    ok = not settings.max_pixels or settings.min_pixels <= settings.max_pixels
-    require(settings, "min_pixels", ok, "at most --max_pixels")
+    if most := getattr(settings, "max_pixels", 0):
+        require(settings, "min_pixels", settings.min_pixels <= most, "at most --max_pixels")
 
 
 class _Help(ArgumentDefaultsHelpFormatter):

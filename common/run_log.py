@@ -215,7 +215,7 @@ def say_why(error: Exception, out: str) -> int:
 
 def parse_run(cls, argv: list[str]):
     """Flags over a preset's values over the defaults; with --resume, over the run's own saved values, of
-    which cls.FIXED can't change."""
+    which cls.FIXED can't change and cls.SETTLED are what an `auto` had become."""
     out = cli.value_of(argv, "--out")
     resume = any(word.split("=")[0] == "--resume" for word in argv)
     saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own
@@ -223,6 +223,9 @@ def parse_run(cls, argv: list[str]):
     if not config.resume:
         config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
         return config
+    for name in cls.SETTLED:  # the same command again
+        if getattr(config, name) == "auto":
+            setattr(config, name, saved.get(name, "auto"))
     for name in cls.FIXED:
         if getattr(config, name) != saved.get(name, getattr(config, name)):
             raise UsageError(f"--{name} was {saved[name]!r} in {config.out} and can't change on --resume")

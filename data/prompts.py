@@ -52,7 +52,7 @@ def content(example, instruction: str = "") -> list[dict[str, str]]:
 
 def with_choices(question: str, choices: tuple[str, ...]) -> str:
     """The question followed by its lettered choices, a line each, unless it lists them itself."""
-    if lists_choices(question, choices):
+    if lists_choices(question, choices) or choices == listed_choices(question):
         return question
     return question + "".join(f"\n{chr(65 + i)}. {choice}" for i, choice in enumerate(choices))
 
@@ -82,3 +82,53 @@ def lists_choices(question: str, choices: tuple[str, ...]) -> bool:
         re.search(rf"(?<!\w)\(?{chr(65 + i)}\s?[.:)]\s*{re.escape(choice.strip())}(?!\w)", question)
         for i, choice in enumerate(choices)
     )
+
+
+_MARKER = re.compile(  # (A), A., A) or A:, in bold of LaTeX too
+    r"(?:(?<=\s)|^|(?<=[)}\]$?:。？：])|(?<=quad))(?:\\(?:text(?:bf)?|math(?:bf|rm))\{)?"
+    r"(?:\(([A-Z])\)|([A-Z])([.):．：、]))\}?(?:\\[ ,;!]|~|\s)*+"
+)
+_ASKS, _BEGINS = re.compile(r"[?:.!？：。)）_=…}]\Z"), re.compile(r"\b(?:is|are|equals|be)\Z")
+_CHOOSE = re.compile(r"\b(?:answer|choose|select|pick|letter|option|choice)", re.IGNORECASE)
+_TASK = re.compile(
+    r"(?:and|or|find|calculate|compute|determine|evaluate|prove|show that|draw|explain|what|how|why)\b",
+    re.IGNORECASE,
+)
+MOST_OF_A_CHOICE = 200  # characters
+
+
+def listed_choices(question: str) -> tuple[str, ...]:
+    """The options that a question's own text lists, none where it is unclear: two or more in one notation,
+    lettered from A without a gap, each once, behind what asks; a line each, or all at the end.
+
+        listed_choices("How long is x?\nA. 3 cm\nB. 4 cm")         ->  ("3 cm", "4 cm")
+        listed_choices("What is x? (A) 3 (B) 4 (C) 5")             ->  ("3", "4", "5")
+        listed_choices("Given the sets A: {1} and B: {2}, ...")    ->  ()
+    """
+    markers = list(_MARKER.finditer(question))
+    letters = [match[1] or match[2] for match in markers]
+    first = len(letters) - 1 - letters[::-1].index("A") if "A" in letters else len(letters)
+    run = markers[first:]
+    notations = {match[3] for match in run}
+    if len(run) < 2 or letters[first:] != [chr(65 + i) for i in range(len(run))] or len(notations) > 1:
+        return ()
+    starts = [match.end() for match in run]
+    before, tail = question[: run[0].start()].rstrip(" \t\n$*"), question[starts[-1] :]
+    lines = all(not question[: m.start()].rpartition("\n")[2].strip(" \t$*") for m in run)
+    last, _, behind = tail.partition("\n")
+    asks = _ASKS.search(before[-9:]) or (notations != {":"} and (lines or _BEGINS.search(before[-9:])))
+    ends = not behind.strip() or ("?" not in behind and _CHOOSE.search(behind))
+    texts = [question[a : m.start()] for a, m in zip(starts, run[1:], strict=False)] + [last]
+    return _as_choices(texts) if asks and ends else ()
+
+
+def _as_choices(texts: list[str]) -> tuple[str, ...]:
+    if max(map(len, texts := [text.strip() for text in texts])) > MOST_OF_A_CHOICE:
+        return ()
+    texts = [re.sub(r"(?:[\s;,]|\\q?quad)+\Z", "", text) for text in texts]
+    choices = tuple(text.rstrip("$ ") if text.count("$") % 2 else text for text in texts)
+    fit = all(
+        c and not re.search(r"[?？\n]|[.!]\s|<image|\b(?:and|or)\Z", c) and not _TASK.match(c)
+        for c in choices
+    )
+    return choices if fit and len(set(choices)) == len(choices) else ()

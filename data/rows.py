@@ -44,6 +44,7 @@ from data.columns import (
 )
 from data.images import BadImage
 from data.labels import Count, all_alike, counted_from, read_answers, read_label
+from data.prompts import listed_choices
 
 NO_CHAT = Chat("", [], None)
 
@@ -170,7 +171,8 @@ class Source:
         columns = self.columns
         asked, chat = self.asked(row)
         options = first_of(columns.choices, row)
-        choices = read_choices(row.get(options), options)
+        own = read_choices(row.get(options), options)
+        choices = own or listed_choices(chat.question)
         told, answer = None, None
         if self.labels:
             told, answers = self.told(row, asked, chat)
@@ -178,14 +180,14 @@ class Source:
             if not choices and not all_alike(answers):
                 self.say(f"where `{told}` lists several answers, the first is the label")
         shown, pictures = self.pictures(row, asked, chat, folder)
-        question, choices, images = place_all(chat.question, choices, pictures)
+        question, own, images = place_all(chat.question, own, pictures)
         meta = {}
         if self.labels:
             used = {asked, told, options, *shown, *columns.numbered.values()}
             meta = {name: value for name, value in row.items() if name not in used and is_plain(value)}
         category = row.get(columns.category) if columns.category else None
         meta[CATEGORY] = "" if category is None else str(category)
-        return Example(key, images, question, answer, choices, meta)
+        return Example(key, images, question, answer, own or choices, meta)
 
     def asked(self, row: dict) -> tuple[str | None, Chat]:
         """The column of the question, and it; a plain one is a chat without pictures and reply."""

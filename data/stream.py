@@ -93,6 +93,14 @@ class Questions:
             "files": self.files,
         }
 
+    def rewind(self, state: dict) -> None:
+        """To where `state` was taken, for rows that were only looked at."""
+        self.position, self.bad_rows, self.too_long = (
+            state[name] for name in ("position", "bad_rows", "too_long")
+        )
+        self.order = order(self.examples, self.seed, self.position)
+        self.ahead.clear()
+
     def next(self, count: int) -> list:
         taken: dict[str, int] = {}  # rows, by their ids
         tried: set[int] = set()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from answers import Compare, compare
 from common.errors import BadRow, ModelError
 from common.pulse import tick
 from data import Example
@@ -130,11 +131,13 @@ def answered(
     before: Sequence[dict] = (),
     batch: int = 128,
     texts: list | None = None,
+    format_of: Callable[[list[str]], str] = lambda texts: "boxed",
+    compare: Compare = compare,
 ) -> Iterator[tuple[int, list[dict]]]:
     """Answers and grades, batch by batch -> (the row behind the batch, its records).
 
     `total` questions are in the progress bar, those of `before` are done; `texts`, where given,
-    collects the responses.
+    collects the responses. `format_of` a batch's responses is the format that they are read in.
     """
     shown = list(before)
     with tqdm(total=total, initial=len(shown), desc="evaluation", unit="q", leave=False, disable=None) as bar:
@@ -142,12 +145,14 @@ def answered(
             ((row, without_images(example), encoded) for row, example, encoded in questions), batch
         ):
             written = answers(model, processor, [encoded for *_, encoded in part], decoding)
+            flat = [text for mine in written for text in mine]
+            answer_format = format_of(flat)
             records = [
-                record(example, mine, benchmark, grader)
+                record(example, mine, benchmark, grader, answer_format, compare)
                 for (_, example, _), mine in zip(part, written, strict=True)
             ]
             if texts is not None:
-                texts.extend(text for mine in written for text in mine)
+                texts.extend(flat)
             shown += records
             bar.update(len(records))
             bar.set_postfix({"pass@1": f"{sum(map(share_right, shown)) / len(shown):.3f}"})
@@ -162,12 +167,17 @@ def evaluate(
     instruction: str = INSTRUCTION,
     batch: int = 512,
     texts: list | None = None,
+    answer_format: str = "boxed",
+    compare: Compare = compare,
 ) -> list[dict]:
     """One record per labelled question. `texts`, where given, collects the responses."""
     questions = (
         (row, example, processor.encode(example, instruction)) for row, example in enumerate(examples)
     )
-    parts = answered(model, processor, questions, decoding, len(examples), batch=batch, texts=texts)
+    parts = answered(
+        model, processor, questions, decoding, len(examples), batch=batch, texts=texts,
+        format_of=lambda _: answer_format, compare=compare,
+    )  # fmt: skip
     return [one for _, records in parts for one in records]
 
 

@@ -2,9 +2,9 @@
 
     recognise({"level": 3, "subject": "algebra"}).name  ->  "mathvision"
 
-A benchmark says three things: the key of an answer (what votes group by and what is compared with
-the gold key), the categories of a question, and its own scores over graded records. Everything else
-is `plain`.
+A benchmark says three things: the key of an answer (what is compared with the gold key; votes group by
+the classes of a training vote where it is the plain one, else by key), the categories of a question,
+and its own scores over graded records. Everything else is `plain`.
 
     mathvista   multi_choice by option; integer compares int(float(x)); float rounds to `precision`;
                 list item by item
@@ -36,6 +36,10 @@ from data import Example
 Cell = tuple[str, str, float]
 
 
+def plain_key(example: Example, answer: str | None) -> str | None:
+    return option_key(answer, example.choices)
+
+
 @dataclass(frozen=True)
 class Benchmark:
     name: str
@@ -44,9 +48,7 @@ class Benchmark:
     by: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # for grading: finds choices that stand in the question
     prepare: Callable[[Example], Example] = lambda example: example
-    key: Callable[[Example, str | None], str | None] = lambda example, answer: option_key(
-        answer, example.choices
-    )
+    key: Callable[[Example, str | None], str | None] = plain_key
     right: Callable[[str, str], bool] = operator.eq  # (an answer's key, the gold key)
     # the rule above is the benchmark's: no grader replaces it
     own_rule: Callable[[Example], bool] = lambda example: False

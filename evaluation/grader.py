@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import GraderError
+from common.pulse import tick
 
 START_SECONDS = 120  # importing sympy from a cold disk
 WORKER = Path(__file__).with_name("math_verify_worker.py").resolve()
@@ -42,6 +43,7 @@ class MathVerify:
 
     def equal(self, gold: str, answer: str) -> bool | None:
         """Whether the two mean the same; None where that took too long. Unreadable is no match."""
+        tick()
         if self.worker is None:
             self.start()
         try:

@@ -3,7 +3,7 @@
     pass@k = 1 - C(n-c, k) / C(n, k)       n samples, c right: unbiased (Chen et al. 2021,
              arXiv 2107.03374); pass@1 = c/n
     maj@n  = 1 if the commonest parsed answer is right; a tie for first counts the right one's share of it.
-             Votes group by canonical key, whoever grades.
+             Votes group as in training (answers/vote.py); by a benchmark's own keys where it has some.
 
 What is right, and what else a benchmark scores, is said in evaluation/benchmarks.py.
 """
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from answers import extract_answer
+from answers import Compare, answer_classes, extract_answer
+from answers import compare as ours
 from common import cli
 from data import Example
 from evaluation.benchmarks import (
@@ -27,6 +28,7 @@ from evaluation.benchmarks import (
     Cell,
     is_right,
     mean_of,
+    plain_key,
     recognise,
     share_right,
 )
@@ -41,30 +43,37 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def majority_at_n(keys: Sequence[str | None], right: Sequence[bool]) -> float:
-    """How right the commonest key is: 1 or 0, a mean where keys tie. None never votes.
+def majority_at_n(classes: Sequence[str | None], right: Sequence[bool]) -> float:
+    """How right the commonest class is: 1 or 0, a mean where classes tie. None never votes.
 
-    Votes group by key, whatever grades: two spellings that a grader holds equal but our canonical
-    form does not are two candidates, and one key whose spellings it judges differently counts by
-    the share that is right.
+    Answers of one name are one candidate, whatever grades: two that a grader holds equal to the label but the
+    vote tells apart are two candidates, and a class whose answers it judges differently counts by the share
+    that is right.
     """
     verdicts = defaultdict(list)
-    for key, verdict in zip(keys, right, strict=True):
-        if key is not None:
-            verdicts[key].append(verdict)
+    for name, verdict in zip(classes, right, strict=True):
+        if name is not None:
+            verdicts[name].append(verdict)
     most = max(map(len, verdicts.values()), default=0)
     first = [sum(v) / len(v) for v in verdicts.values() if len(v) == most]
     return sum(first) / len(first) if first else 0.0
 
 
 def record(
-    example: Example, texts: Sequence[str], benchmark: Benchmark | None = None, grader: Callable | None = None
+    example: Example,
+    texts: Sequence[str],
+    benchmark: Benchmark | None = None,
+    grader: Callable | None = None,
+    answer_format: str = "boxed",
+    compare: Compare = ours,
 ) -> dict:
-    """One question's row of the JSON."""
+    """One question's row of the JSON. `answers` holds the names of their classes, so that those which vote
+    together have one; `compare` makes the classes, `grader` judges."""
     benchmark = benchmark or recognise(example.meta)
     example = benchmark.prepare(example)
-    answers = [extract_answer(text) for text in texts]
+    answers = [extract_answer(text, answer_format) for text in texts]
     keys = [benchmark.key(example, answer) for answer in answers]
+    classes = answer_classes(answers, example.choices, compare) if benchmark.key is plain_key else keys
     gold = benchmark.key(example, example.answer)
     verdicts = [
         is_right(benchmark, example, answer, key, gold, grader)
@@ -78,11 +87,11 @@ def record(
         "category": ", ".join(next(iter(by.values()), [])),
         "by": by,
         "gold": gold,
-        "answers": keys,
+        "answers": classes,
         "right": right,
         "correct": sum(right),
         "parsed": sum(key is not None for key in keys),
-        "majority": majority_at_n(keys, right),
+        "majority": majority_at_n(classes, right),
     }
     if timed_out := verdicts.count(None):
         row["timed_out"] = timed_out

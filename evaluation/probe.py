@@ -2,8 +2,11 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from answers import Compare, compare
 from common import pulse
+from common.cli import flag
 from common.distributed import World
 from common.errors import DataError, ModelError
 from common.run_log import Diverged
@@ -13,12 +16,21 @@ from evaluation.metrics import report, table
 from model_utils import Processor, gathered
 
 
+@dataclass
+class Probing:
+    eval_data: str = flag("tiny", "labelled questions to measure on, SOURCE or SOURCE:SPLIT; empty: none")
+    eval_every: int = flag(20, "steps between evaluations; 0: only the base and the end", "0 or more")
+    eval_questions: int = flag(256, "questions of one; 0 is all; the base and the end use all", "0 or more")
+    eval_samples: int = flag(8, "samples per question in evaluations", "at least 1")
+
+
 class Probe:
     """Measures at the base, at the end, where all questions are used, and every so often between."""
 
-    def __init__(self, config, processor: Processor, world: World):
-        """`config`: that of a run. Of its --eval_data the split `test` is read where it names no other."""
-        self.config, self.processor, self.world = config, processor, world
+    def __init__(self, config, processor: Processor, world: World, compare: Compare = compare):
+        """`config`: that of a run. Of its --eval_data the split `test` is read where it names no other.
+        Majorities are those of the run's votes: by its format and `compare`."""
+        self.config, self.processor, self.world, self.compare = config, processor, world, compare
         self.questions: Sequence = ()
         if config.eval_data:
             source = load(config.eval_data, "test", labels=True)
@@ -47,7 +59,10 @@ class Probe:
         with gathered(policy):
             mine = self.world.my_part(questions)
             try:
-                records = evaluate(policy, self.processor, mine, decoding, c.instruction)
+                records = evaluate(
+                    policy, self.processor, mine, decoding, c.instruction,
+                    answer_format=c.answer_format, compare=self.compare,
+                )  # fmt: skip
             except ModelError as error:
                 raise Diverged(f"the evaluation of step {step}: {error}") from None
         return report(self.world.gather_json(records), c.eval_samples)

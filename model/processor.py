@@ -6,7 +6,7 @@ Left out: videos; image processors that need torchvision.
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from threading import current_thread, local, main_thread
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
-from common.errors import ModelError, first_line
+from common.errors import ModelError, UsageError, first_line
 from data import Example
 from data.prompts import INSTRUCTION, content
 from model.batch import Encoded, Prompts
@@ -46,6 +46,7 @@ class Processor:
     vocabulary: int  # width of the head; an id without a token is padding
     # of the checkpoint, to be saved again as they are
     files: dict[str, str] = field(default_factory=dict)
+    system: str = ""  # a message before every question's; empty: none
     # of each thread: a tokenizer serves one at a time
     copies: object = field(default_factory=local)
     # by the example's identity: (example, instruction, Encoded)
@@ -121,9 +122,11 @@ class Processor:
         return [i for one in ids for i in ([one] * next(counts) if one == self.image_token_id else [one])]
 
     def chat(self, content) -> str:
-        return self.own("tokenizer").apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        messages = [{"role": "user", "content": content}]
+        if self.system:  # in the form of the user's: a template may know one alone
+            said = self.system if isinstance(content, str) else [{"type": "text", "text": self.system}]
+            messages.insert(0, {"role": "system", "content": said})
+        return self.own("tokenizer").apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def own(self, name: str):
         """The tokenizer or the whole processor, a copy in any thread but the main one."""
@@ -169,8 +172,11 @@ class Processor:
             (Path(folder) / name).write_text(text)
 
 
-def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Processor:
-    """A checkpoint's tokenizer and image processor. Raises ModelError, naming what is missing."""
+def load_processor(
+    path: str, min_pixels: int | None = None, max_pixels: int | None = None, system: str = ""
+) -> Processor:
+    """A checkpoint's tokenizer and image processor. Raises ModelError, naming what is missing. `system`: what
+    its chat template puts before every question; UsageError where it doesn't."""
     config = load_config(path)
     sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
     if Path(path).is_dir() and not any(
@@ -211,6 +217,20 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
         files={"processor_config.json": json.dumps(own, indent=2)} if own else {},
     )
     try_out(path, processor)
+    return with_system(path, processor, system) if system else processor
+
+
+def with_system(path: str, processor: Processor, system: str) -> Processor:
+    """The same that says `system` first: templates may refuse the role, or leave it out in silence."""
+    processor, asked = replace(processor, system=system), Example("", (), "?")
+    refused = f"--system: the chat template of --model {path} takes no system message"
+    try:
+        text = processor.chat(content(asked) if processor.whole else "?")
+        processor.encode(asked)
+    except Exception as error:  # noqa: BLE001  templates raise many kinds
+        raise UsageError(f"{refused} or not this one ({first_line(error)}); leave the flag out") from None
+    if system.strip() not in text:
+        raise UsageError(f"{refused}: it leaves it out; put it in --instruction, or leave the flag out")
     return processor
 
 

@@ -69,6 +69,7 @@ class Synthesis:
         "brief: as the built-in base was taught; full: for real models; auto: by the vocabulary",
         choices=("auto", "brief", "full"),
     )
+    system: str = flag("", "system message put before every prompt; empty: the template's own, if any")
     per_image: int = flag(1, "questions written per row of the source", "at least 1")
 
     batch: int = flag(64, "rows of the source at a time", "at least 1")
@@ -93,7 +94,6 @@ class Synthesis:
 
     def __post_init__(self):
         cli.check(self)
-        cli.check_pixels(self)
         cli.require(self, "out", self.out.endswith(".jsonl"), "the name of a .jsonl file")
         files.check_out(Path(self.out).parent)
         ok = not (self.show_answer and self.mode == "direct")
@@ -150,7 +150,7 @@ class Log:
         return whole
 
     def check(self, config: Synthesis, flags: dict, header: dict) -> None:
-        before = header.get("flags", {})
+        before = {"system": ""} | header.get("flags", {})
         for name, value in flags.items():
             if before.get(name) != value and not (config.refilter and name in AFTERWARDS):
                 hint = ", or add --refilter" if name in AFTERWARDS else ""
@@ -198,7 +198,7 @@ class Writer:
 
     def __init__(self, config: Synthesis):
         self.config, self.device = config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = load_processor(config.model, config.min_pixels, config.max_pixels)
+        self.processor = load_processor(config.model, config.min_pixels, config.max_pixels, config.system)
         dtype = compute_dtype("auto", self.device)
         self.model = load_model(config.model, dtype, dtype, self.device)
         brief = (

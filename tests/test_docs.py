@@ -49,6 +49,7 @@ def known_flags() -> set[str]:
         ROOT / "mmupt.py",
         ROOT / "eval.py",
         ROOT / "common" / "machine.py",
+        *(ROOT / "evaluation").glob("*.py"),
         *(ROOT / "programs").glob("*.py"),
         *(ROOT / "bench").glob("*.py"),
     ]

@@ -29,7 +29,7 @@ def test_the_majority_is_right_wrong_or_shares_a_tie():
     assert majority([None, None], "1") == 0
 
 
-def test_votes_group_by_canonical_key_whatever_the_grader_holds_equal():
+def test_votes_group_by_class_whatever_the_grader_holds_equal():
     # the grader takes both "a" and "b" for right, but they are two candidates beside three votes
     # for "c"
     assert majority_at_n(["a", "a", "b", "b", "c", "c", "c"], [True] * 4 + [False] * 3) == 0

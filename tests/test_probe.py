@@ -20,11 +20,12 @@ class Second(World):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Calls of the evaluation, [examples, decoding, instruction], in the place of answers."""
+    """Calls of the evaluation, [examples, decoding, (instruction, format, compare)], in the place of
+    answers."""
     calls = []
 
-    def evaluate(policy, processor, examples, decoding, instruction):
-        calls.append((examples, decoding, instruction))
+    def evaluate(policy, processor, examples, decoding, instruction, *, answer_format, compare):
+        calls.append((examples, decoding, (instruction, answer_format, compare)))
         return []
 
     monkeypatch.setattr(evaluation.probe, "evaluate", evaluate)
@@ -34,15 +35,16 @@ def asked(monkeypatch):
 
 SETTINGS = dict(
     eval_data="tiny:validation", steps=9, eval_every=4, eval_questions=6, eval_samples=3, max_new_tokens=7,
-    temperature=0.6, top_p=0.9, seed=5, instruction=" Answer.",
+    temperature=0.6, top_p=0.9, seed=5, instruction=" Answer.", answer_format="tag",
 )  # fmt: skip
 
 
 def test_a_runs_settings_reach_the_evaluation(processor, asked):
-    probe = Probe(Config(**SETTINGS), processor, World(0, 1, torch.device("cpu")))
+    compare = object()
+    probe = Probe(Config(**SETTINGS), processor, World(0, 1, torch.device("cpu")), compare)
     assert probe.measure(None, 4) == {"k": 3}
-    ((examples, decoding, instruction),) = asked
-    assert decoding == (3, 7, 0.6, 0.9, 5) and instruction == " Answer."
+    ((examples, decoding, reading),) = asked
+    assert decoding == (3, 7, 0.6, 0.9, 5) and reading == (" Answer.", "tag", compare)
     assert len(examples) == 6
 
 

@@ -133,7 +133,7 @@ def test_questions_of_the_data_sets_worked_out_by_hand(made):
     assert (
         verse[3].question.startswith("As shown, find angle C.")
         and verse[3].answer == "A"
-        and not verse[3].choices
+        and verse[3].choices == ("145°", "140°", "135°", "130°")  # which its question lists
     )
     assert verse[4].question == (
         "According to the question shown in the image, please first conduct reasoning, "
