@@ -32,27 +32,29 @@ POINTS = 3
 def same_number(a: str, b: str) -> bool:
     if _is_normal(a) and _is_normal(b):
         return a == b
-    ours, theirs = at_points(a), at_points(b)
-    if not ours or not theirs:
-        return residue(a) is not None and residue(a) == residue(b)
-    if any(_is_decimal(x) and isinstance(y[0], complex) for x, y in ((ours, theirs), (theirs, ours))):
-        return False
-    return all(_close(x, y) for x, y in zip(ours, theirs, strict=True))
+    for point in range(POINTS):  # most that differ do so at the first
+        x, y = at_point(a, point), at_point(b, point)
+        if x is None or y is None:
+            return residue(a) is not None and residue(a) == residue(b)
+        if not _close(x, y):
+            return False
+    return not any(_is_decimal(x) and isinstance(at_point(y, 0), complex) for x, y in ((a, b), (b, a)))
 
 
 _ROOT_TERM = r"(?:[0-9]+|sqrt\([0-9]+\))(?:\*sqrt\([0-9]+\))?(?:/[0-9]+)?"
 _ROOT_SUM = re.compile(rf"-?{_ROOT_TERM}(?:[-+]{_ROOT_TERM})*")
 
 
+@lru_cache(maxsize=4096)
 def _is_normal(text: str) -> bool:
     """A sum of square roots as its key has it: roots of numbers without square factors are independent."""
     return bool(_ROOT_SUM.fullmatch(text)) and read_sum(text.replace("sqrt", r"\sqrt")) == text
 
 
-def _is_decimal(values: tuple[Number, ...]) -> bool:
+def _is_decimal(text: str) -> bool:
     """A number of so many digits that it may be a rounded one."""
-    x = values[0]
-    if isinstance(x, complex) or any(x != y for y in values):
+    x, *others = at_points(text) or (0j,)
+    if isinstance(x, complex) or any(x != y for y in others):
         return False
     return x.denominator > 1 and x.numerator.bit_length() + x.denominator.bit_length() > MAX_ROUND_BITS
 
@@ -88,15 +90,24 @@ def _close(x: Number, y: Number) -> bool:
     return abs(x - y) <= TOLERANCE * max(abs(x), abs(y))
 
 
-@lru_cache(maxsize=1024)
 def at_points(text: str) -> tuple[Number, ...] | None:
     """The value with three choices of the names in it; None where it can't be computed."""
-    if not _is_formula(text):
-        return None
+    values = [at_point(text, point) for point in range(POINTS)]
+    found = tuple(x for x in values if x is not None)
+    return found if len(found) == POINTS else None
+
+
+@lru_cache(maxsize=4096)
+def at_point(text: str, point: int) -> Number | None:
+    if point and _NAMELESS.fullmatch(text):
+        return at_point(text, 0)
     try:
-        return tuple(_Calculator(text, point).read() for point in range(POINTS))
+        return _Calculator(text, point).read() if _is_formula(text) else None
     except (ArithmeticError, ValueError):
         return None
+
+
+_NAMELESS = re.compile(r"(?:[-+*/^(){}0-9. π]|\\?sqrt|\\frac)*")
 
 
 @lru_cache(maxsize=1024)

@@ -31,7 +31,7 @@ from functools import lru_cache
 from hashlib import sha256
 from math import gcd
 
-from answers.calculator import same_equation
+from answers.calculator import same_equation, same_number
 from answers.equivalence import agreement
 from answers.same import Same
 from answers.spelling import plain_spelling
@@ -59,24 +59,32 @@ def compare(a: str | None, b: str | None) -> Same:
     key, other = canonical(a), canonical(b)
     if a is None or b is None or key is None or other is None or key == other:
         return Same.YES if key is not None and key == other else Same.NO
+    if _NUMBER.fullmatch(key) and _NUMBER.fullmatch(other):
+        return Same.YES if same_number(key, other) else Same.NO
     return _compare(a, b) if max(len(a), len(b)) <= MAX_CHARS else Same.NO
+
+
+_NUMBER = re.compile(r"(?:[-+*/^()0-9.π]|sqrt)+")  # without name and unit
 
 
 @lru_cache(maxsize=8192)  # the samples of a question give the same wrong answers again and again
 def _compare(a: str, b: str) -> Same:
-    a, b = plain_spelling(a), plain_spelling(b)
-    if max(len(a), len(b)) > MAX_CHARS:
+    (spelled, value), (other, its_value) = _read(a), _read(b)
+    if max(len(spelled), len(other)) > MAX_CHARS:
         return Same.NO
-    if "=" in a and "=" in b and same_equation(a, b):
+    if "=" in spelled and "=" in other and same_equation(spelled, other):
         return Same.YES
-    return agreement(_in_digits(stated(a)), _in_digits(stated(b)), canonical)
+    return agreement(value, its_value, _remembered)
 
 
-def _in_digits(text: str) -> str:
-    """Eighteen and a half liters is no list of two."""
-    if " and " not in text:
-        return text
-    return number_in_words(text) or " ".join(leading_number(text) or [text])
+@lru_cache(maxsize=8192)  # each is compared with all the others
+def _read(answer: str) -> tuple[str, str]:
+    """An answer in plain spelling, and what it states."""
+    text = plain_spelling(answer)
+    value = stated(text)
+    if " and " in value:  # eighteen and a half liters are no list of two
+        value = number_in_words(value) or " ".join(leading_number(value) or [value])
+    return text, value
 
 
 def canonical(answer: str | None) -> str | None:
@@ -93,6 +101,9 @@ def canonical(answer: str | None) -> str | None:
     if len(answer) > MAX_CHARS:
         return _hashed(answer)
     return _shortcut(answer) or _settle(answer)
+
+
+_remembered = lru_cache(maxsize=8192)(canonical)
 
 
 # The forms that most answers have. The long way, `_rewrite`, must give the same keys: a test

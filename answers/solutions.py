@@ -9,6 +9,8 @@ r"""Solutions of a question, however they are joined: `1, 2`, `{1, 2}`, `x = 1 o
 """
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 
 from answers.calculator import at_points, same_equation
 from answers.same import Compare, Same
@@ -51,7 +53,7 @@ def same_solutions(a: str, b: str, same: Compare) -> Same:
     return max(_each_in(ours, theirs, same), _each_in(theirs, ours, same))
 
 
-def _same_tuple(ours: list[Item], theirs: list[Item], same: Compare) -> Same:
+def _same_tuple(ours: tuple[Item, ...], theirs: tuple[Item, ...], same: Compare) -> Same:
     """x=5, y=3 and (5, 3)."""
     named, alone = (ours, theirs) if len(theirs) == 1 else (theirs, ours)
     names = [name for name, _ in named]
@@ -62,7 +64,7 @@ def _same_tuple(ours: list[Item], theirs: list[Item], same: Compare) -> Same:
     )
 
 
-def _each_in(ours: list[Item], theirs: list[Item], same: Compare) -> Same:
+def _each_in(ours: tuple[Item, ...], theirs: tuple[Item, ...], same: Compare) -> Same:
     """The least agreement, where each finds its own."""
     left, least = list(theirs), Same.YES
     for name, value in ours:
@@ -78,7 +80,8 @@ def _each_in(ours: list[Item], theirs: list[Item], same: Compare) -> Same:
 # --- what stands in an answer -----------------------------------------------------------------------
 
 
-def solutions(text: str) -> list[Item]:
+@lru_cache(maxsize=8192)  # each answer is compared with all the others
+def solutions(text: str) -> tuple[Item, ...]:
     """The solutions in the order they stand."""
     text = text.strip()
     if match := _SUCH_THAT.fullmatch(text):
@@ -92,7 +95,7 @@ def solutions(text: str) -> list[Item]:
     items = _tuples(items)
     if len({name[:1] for name, _ in items if name and name != EXCLUDED}) <= 1:
         items = [(name if name == EXCLUDED else "", value) for name, value in items]  # x_1 = 1, x_2 = 2
-    return [(EXCLUDED, value) for value in _gaps(items)] or items
+    return tuple([(EXCLUDED, value) for value in _gaps(items)] or items)
 
 
 def _tuples(items: list[Item]) -> list[Item]:
@@ -108,7 +111,7 @@ def _tuples(items: list[Item]) -> list[Item]:
     return [("", "({})".format(", ".join(group[name] for name in names))) for group in groups]
 
 
-def is_union(text: str, items: list[Item]) -> bool:
+def is_union(text: str, items: Sequence[Item]) -> bool:
     """Of intervals, which a list of points is not."""
     relations = "∪" in text or bool(_INEQUALITY.search(text))
     return relations and len(items) > 1 and any(value[:1] in ("(", "[") for _, value in items)

@@ -261,7 +261,7 @@ def seconds(function, *arguments) -> float:
     best = float("inf")
     for _ in range(3):
         keys._settle.cache_clear()
-        calculator.at_points.cache_clear()
+        calculator.at_point.cache_clear()
         calculator.residue.cache_clear()
         start = time.perf_counter()
         function(*arguments)

@@ -127,7 +127,14 @@ def test_what_is_left_out_is_compared(a, b, same):
 
 
 def test_solutions_can_be_read():
-    assert solutions("x = 4 or x = ±3") == [("", "4"), ("", "+3"), ("", "-3")]
-    assert solutions("(x, y) = (8, 6)") == [("x", "8"), ("y", "6")]
-    assert solutions("x ≠ 4") == [("≠", "4")]
-    assert solutions("⦃1}+{2⦄") == [("", "⦃1}+{2⦄")]
+    assert solutions("x = 4 or x = ±3") == (
+        ("", "4"),
+        ("", "+3"),
+        ("", "-3"),
+    )
+    assert solutions("(x, y) = (8, 6)") == (
+        ("x", "8"),
+        ("y", "6"),
+    )
+    assert solutions("x ≠ 4") == (("≠", "4"),)
+    assert solutions("⦃1}+{2⦄") == (("", "⦃1}+{2⦄"),)
