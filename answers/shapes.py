@@ -30,10 +30,15 @@ _TRANSPOSED = re.compile(r" ?\^ ?\{? ?(?:T|\\top|\\intercal) ?\}?\Z")
 _ROW_END = re.compile(r"\\\\ ?(?:\[[0-9a-z. ]*\])?")
 
 
+_SHAPED = re.compile(r"^[(\[]|⟨|[∠△⌒→∥∦⊥∼≅]|\\(?:begin|parallel|perp|sim|cong)")
+
+
 def same_shape(a: str, b: str, same: Compare) -> Same:
     """How far two texts agree, where `same` says it of two of their parts."""
     if ":" in a or ":" in b:
         return Same.YES if _same_ratio(a, b) else _same_time(a, b)
+    if not (_SHAPED.search(a) and _SHAPED.search(b)):
+        return Same.NO
     if (ours := _ANGLE.fullmatch(a)) and (theirs := _ANGLE.fullmatch(b)):
         return Same.YES if ours.groups() == theirs.groups()[::-1] else Same.NO
     if (placed := _placed(a)) and (other := _placed(b)):
