@@ -36,8 +36,10 @@ def option_key(answer: str | None, choices: tuple[str, ...] = ()) -> str | None:
     if not any(agree):
         if key.upper() in letters:
             return key.upper()
-        if _LETTERS.fullmatch(key) and set(several := re.findall("[A-Z]", key)) <= set(letters):
-            return ", ".join(sorted(set(several)))
+        several = re.findall("[A-Z]", key) if _LETTERS.fullmatch(key) else []
+        in_order = sorted(set(several))
+        if several and set(several) <= set(letters) and (several == in_order or ", " in key):
+            return ", ".join(in_order)
     return key if key == answer else option_key(key, choices)
 
 

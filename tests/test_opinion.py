@@ -62,7 +62,7 @@ def opinion(verdicts: dict):
     return second_opinion(equal), asked
 
 
-A, B, C = (rf"\vec{{{name}}}" for name in "abc")  # which ours can't read
+A, B, C = (rf"\int {{{name}}}" for name in "abc")  # which ours can't read
 
 
 def test_ours_comes_first_and_the_opinion_must_hold_both_ways():
