@@ -106,8 +106,7 @@ def canonical(answer: str | None) -> str | None:
 _remembered = lru_cache(maxsize=8192)(canonical)
 
 
-# The forms that most answers have. The long way, `_rewrite`, must give the same keys: a test
-# compares them.
+# The forms that most answers have. The long way must give the same keys: a test compares them.
 _READY = re.compile(r"[A-Z]|0|-?[1-9][0-9]{0,14}|text:[0-9a-f]{64}")
 _SIMPLE = re.compile(
     r"\$?(?:[A-Za-z] ?= ?)?(-?)(?:([0-9]{1,15})(?:\.([0-9]{1,15})|/([1-9][0-9]{0,14}))?"
@@ -175,6 +174,12 @@ def _rewrite(text: str) -> tuple[str, bool]:
     text = plain_spelling(text)
     if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
         return text, False
+    shortcut = _shortcut(text)
+    return (shortcut, True) if shortcut else _long_way(text)
+
+
+@lru_cache(maxsize=8192)  # $(3, 4)$ and (3, 4) are spelled alike
+def _long_way(text: str) -> tuple[str, bool]:
     choice = _choice_letter(text) or number_in_words(text)
     if choice:
         return choice, True

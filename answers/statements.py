@@ -36,6 +36,7 @@ _ABOUT_BEHIND = re.compile(r" ?\(?(?<![A-Za-z])approx(?:\.|imately)?\)?")
 _OR_ABOUT = re.compile(r",? ?(?:or|which is|i\.e\.) (?:approximately|about|roughly|approx\.?|≈) ?[-0-9.]+.*")
 _SEVERAL = re.compile(r"(?<![A-Za-z])(?:or|and)(?![A-Za-z])|[;∨]|\\(?:lor|vee)(?![A-Za-z])")
 _READ_AS_SIGNS = re.compile(r"\\?(?:frac|sqrt)|⟦[^⟦⟧]*⟧|(?<=[0-9])[eE](?=[-+]?[0-9])")
+_DIGIT = re.compile("[0-9π∞]")
 _LETTERS = re.compile(r"[A-Za-zα-ορ-ωΑ-Ω\\]")
 
 
@@ -114,11 +115,13 @@ def _sides(text: str) -> list[str]:
 
 def is_value(text: str) -> bool:
     """Whether it is a number or a ratio, with or without unit: no name is in it."""
-    value = with_unit(text)[0]
-    if number_in_words(value):
-        return True
-    value = _READ_AS_SIGNS.sub("", value)
-    return any(c in "0123456789π∞" for c in value) and not _LETTERS.search(value)
+    signs = _READ_AS_SIGNS.sub("", text)
+    if _LETTERS.search(signs):
+        value = with_unit(text)[0]
+        if number_in_words(value):
+            return True
+        signs = _READ_AS_SIGNS.sub("", value)
+    return _DIGIT.search(signs) is not None and not _LETTERS.search(signs)
 
 
 def _all_equal(sides: list[str]) -> bool:

@@ -163,8 +163,8 @@ FAULTS = [
     Fault("no second opinion in evaluations", "evaluation/probe.py", " compare=self.compare,", "",
           ("probe", "reading")),
     Fault("a second opinion one way", "answers/opinion.py", "((a, b), (b, a))", "((a, b),)", ("opinion",)),
-    Fault("options in a question are not its choices", "data/rows.py", " or listed_choices(chat.question)", "",
-          ("prompts",)),
+    Fault("options in a question are not its choices", "data/rows.py", " or listed_choices(chat.question)",
+          "", ("prompts",)),
     # --- masks and scoring
     Fault("the mask is a token longer", "model_utils.py", "device=self.lengths.device) < self.lengths",
           "device=self.lengths.device) <= self.lengths", MODEL),
