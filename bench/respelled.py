@@ -92,7 +92,7 @@ def is_right(text: str, question: figures.Figure) -> bool:
 def respelling(compute_rewards: Callable, respelled: bool, log: Path) -> Callable:
     """compute_rewards of mmupt.py over rewritten responses; appends to `log` what became of them."""
 
-    def wrapped(texts, questions, config, gold, step):
+    def wrapped(texts, questions, config, gold, step, compare):
         G, asked = config.group_size, [drawn(question.id) for question in questions]
         gold = {key: f"{label} {UNITS.get(drawn(key).question, '')}".strip() for key, label in gold.items()}
         seen = list(texts)
@@ -101,7 +101,7 @@ def respelling(compute_rewards: Callable, respelled: bool, log: Path) -> Callabl
                 rewritten(text, asked[i // G], Random(f"{config.seed} {step} {questions[i // G].id} {i % G}"))
                 for i, text in enumerate(texts)
             ]
-        groups, rewards = compute_rewards(seen, questions, config, gold, step)
+        groups, rewards = compute_rewards(seen, questions, config, gold, step, compare)
         counts: Counter = Counter(groups=len(groups), undecided=sum(g.vote.winner is None for g in groups))
         for i, reward in enumerate(rewards.flatten().tolist()):
             right = is_right(texts[i], asked[i // G])
@@ -137,7 +137,7 @@ def train_one(settings: Respelled) -> int:
     log.unlink(missing_ok=True)
     if settings.arm == "old":
         key = keys_of(settings.old_keys)
-        mmupt.answer_classes = lambda raw, choices=(): [key(answer, choices) for answer in raw]
+        mmupt.answer_classes = lambda raw, choices, compare: [key(answer, choices) for answer in raw]
     mmupt.compute_rewards = respelling(mmupt.compute_rewards, settings.arm != "plain", log)
     _, flags = ARMS[settings.arm]
     return mmupt.main(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from inspect import signature
 from random import Random
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import answers
-from answers import canonical, extract_answer
+from answers import canonical, compare, extract_answer
 from bench.respelled import ARMS, UNITS, is_right, keys_of, respelling, rewritten
 from bench.spellings import meaning, read, respell
 from common.errors import UsageError
@@ -60,13 +61,14 @@ def test_the_reward_reads_respelled_answers_and_is_counted(tmp_path, monkeypatch
     texts, question = [r"\boxed{15}"] * 4 + [r"\boxed{16}"] * 4, SimpleNamespace(id="q", choices=())
     seen = []
 
-    def spy(texts, questions, config, gold, step):
+    def spy(texts, questions, config, gold, step, compare):
         seen.append((texts, gold))
-        return compute_rewards(texts, questions, config, {"q": "15"}, step)
+        return compute_rewards(texts, questions, config, {"q": "15"}, step, compare)
 
     wrapped = respelling(spy, True, tmp_path / "log")
+    assert list(signature(wrapped).parameters) == list(signature(compute_rewards).parameters)
     for step in (3, 3, 4):
-        _, rewards = wrapped(texts, [question], config, {"q": "15"}, step)
+        _, rewards = wrapped(texts, [question], config, {"q": "15"}, step, compare)
     assert seen[0] == seen[1] != seen[2] and seen[0][1] == {"q": "15 " + UNITS[AREA.question]}
     assert seen[0][0] != texts and isinstance(rewards, torch.Tensor)
     counts = json.loads((tmp_path / "log").read_text().splitlines()[0])
