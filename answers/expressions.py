@@ -131,7 +131,7 @@ class Parser:
     def value(self):
         token = self.tokens[self.at]
         self.at += 1
-        if token[:1].isdigit() or token[:1] == ".":
+        if token[:1] in NUMBER_START:
             return self.number(token)
         if token in _GROUPS:
             return self.group(token)

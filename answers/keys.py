@@ -171,10 +171,10 @@ _WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  
 def _rewrite(text: str) -> tuple[str, bool]:
     """One round, and whether its result is known to be its own key: where all of it was read as
     sums."""
-    text = plain_spelling(text)
+    before, text = text, plain_spelling(text)
     if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
         return text, False
-    shortcut = _shortcut(text)
+    shortcut = _shortcut(text) if text != before else None
     return (shortcut, True) if shortcut else _long_way(text)
 
 

@@ -44,7 +44,9 @@ _TOKEN = re.compile(
 
 def read_sum(text: str) -> str | None:
     """The key of a sum, None where the text is none."""
-    if _UNKNOWN.search(_DEGREE.sub("", text) if "[" in text else text) or RANGE_OR_DATE.fullmatch(text):
+    if _UNKNOWN.search(_DEGREE.sub("", text) if "[" in text else text):
+        return None
+    if text[:1].isdigit() and RANGE_OR_DATE.fullmatch(text):
         return None
     try:
         return show(_Reader(text).read())
@@ -86,6 +88,11 @@ def _negative(a: Sum) -> Sum:
 
 def _times(a: Sum, b: Sum) -> Sum:
     (terms, p), (more, q) = a, b
+    if len(terms) == len(more) == 1:  # most products
+        [((r, symbols), c)], [((s, others), d)] = terms.items(), more.items()
+        if r == 1 or s == 1:
+            key = (r * s, _merge(symbols, others) if symbols and others else symbols or others)
+            return _bounded({key: c * d}, p * q)
     if len(terms) * len(more) > MAX_TERMS:
         raise Unreadable
     product: dict = {}
@@ -130,6 +137,10 @@ def _power(base: Sum, exponent: Sum) -> Sum:
     if terms.keys() - {ONE} or denominator != 1 or abs(n) > MAX_EXPONENT or (n <= 0 and not base[0]):
         raise Unreadable
     factor = _inverse(base) if n < 0 else base
+    if factor[1] == 1 and len(factor[0]) == 1 and n:
+        [((radicand, symbols), c)] = factor[0].items()
+        if radicand == 1 and c == 1:  # x^2
+            return {(1, tuple((name, k * abs(n)) for name, k in symbols)): 1}, 1
     result: Sum = ({ONE: 1}, 1)
     for bit in f"{abs(n):b}":
         result = _times(result, result)
