@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import cli, files, pulse
+from common import cli, files, pulse, say
 from common.distributed import World
 from common.errors import ModelError, UsageError
 
@@ -102,10 +102,11 @@ class RunLog:
         return step in self.reports
 
     def steps(self, done: int, total: int):
-        """The step numbers still to do, with a progress bar on a terminal."""
+        """The step numbers still to do, with a progress bar on a terminal; elsewhere there are lines."""
         self.bar = tqdm(
             range(done, total), desc="training", unit="step", disable=None if self.world.is_main else True
         )
+        self.lines = say.Lines(done, total)
         for step in self.bar:
             self.meter, self.seconds, self.began = Meter(), defaultdict(float), time.perf_counter()
             self.under_way = step + 1
@@ -147,7 +148,8 @@ class RunLog:
         row: dict[str, Any] = {**self.meter.means(self.world)}
         row["top_answer_share"] = top_answer_share([group.vote for group in groups], self.world)
         tokens = int(self.world.sum(rollout.lengths.sum().clone()))
-        row["tokens_per_second"] = tokens / (time.perf_counter() - self.began)
+        seconds = time.perf_counter() - self.began
+        row["tokens_per_second"] = tokens / seconds
         row |= {f"seconds/{name}": value for name, value in self.seconds.items()}
         row |= {"peak_memory_mb": peak_memory_mb(self.world.device), "lr": lr}
         row |= {name: stream[name] for name in ("bad_rows", "too_long")}
@@ -162,6 +164,9 @@ class RunLog:
             tqdm.write(f"warning, step {step}: {warning}", file=sys.stderr)
         self.append("metrics.jsonl", {"step": step, **row})
         self.bar.set_postfix({k: f"{row[k]:.3f}" for k in ("reward", "majority_share")})
+        line = self.lines.of_step(step, row, seconds) if self.bar.disable else None
+        for said in filter(None, (line, say.first_look(row) if step == 1 else None)):
+            tqdm.write(said, file=sys.stderr)
         G = self.config["group_size"]
         for p, (question, _, keys, vote) in enumerate(groups[:LOGGED_QUESTIONS]):
             logged = {"step": step, "id": question.id, "responses": texts[p * G : (p + 1) * G]}
@@ -176,11 +181,14 @@ class RunLog:
             names = dict.fromkeys(("pass@1", f"maj@{k}", f"pass@{k}"))
             figures = "  ".join(f"{n} {result[n]:.3f}" for n in names)
             tqdm.write(f"step {step:4}  {figures}  ({result['questions']} questions)")
+            sys.stdout.flush()  # a file would show it at the end
 
     def close(self, table: str = "") -> None:
-        """Where the policy is; the table of the base beside it, where both were measured. Diverged where
-        there were updates and all were skipped."""
+        """What the run did by label-free measures; where the policy is; the table of the base beside it,
+        where both were measured. Diverged where there were updates and all were skipped."""
         if self.world.is_main:
+            if unlabelled := say.closing(self.collapse.rows, self.config["beta"]):
+                print("\ntraining, measured without labels\n" + unlabelled + "\n", flush=True)
             if self.saved:
                 print(f"the last checkpoint is {self.saved}", flush=True)
             if table:

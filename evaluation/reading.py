@@ -17,6 +17,7 @@ from answers.extract import FORMATS, best_format, count_parsed
 from common import pulse
 from common.cli import flag
 from common.distributed import World
+from common.say import HARDLY
 from data.prompts import INSTRUCTION
 from data.stream import ALONE, Questions
 from evaluation.grader import MathVerify
@@ -24,7 +25,6 @@ from model_utils import Processor, gathered, generate
 
 AUTO, GRADERS = "auto", ("ours", "math-verify")
 PREVIEW = 32  # questions, over all processes
-HARDLY = 0.1  # of the responses
 
 
 @dataclass
