@@ -29,7 +29,7 @@ CLOSING = (  # of the closing table: the metric, its format, what it does in a s
     ("parsed", ".3f", "near 1"),
     ("entropy", ".3f", "falls, slowly; near 0 nothing new is tried"),
     ("kl", ".4f", "grows from 0; above 0.25 the base is left behind"),
-    ("response_length", ".1f", "stable, or with reason longer"),
+    ("response_length", ".1f", "stable, or longer by more reasoning"),
     ("truncated", ".3f", "near 0"),
     ("zero_spread", ".3f", "up as answers agree; at 1 no group teaches"),
 )
