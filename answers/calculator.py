@@ -120,11 +120,12 @@ def residue(text: str) -> int | None:
 
 
 _LETTERS = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
+_LITTLE_WORDS = re.compile(r" (?:mod|to|if|per|or|and|not|nor|but|for|is|of|on|at|as|by) ")  # no factors
 
 
 def _is_formula(text: str) -> bool:
     is_word = text.isalpha() and text.isascii() and not _LETTERS.fullmatch(text)
-    return not is_word and not RANGE_OR_DATE.fullmatch(text)
+    return not is_word and not RANGE_OR_DATE.fullmatch(text) and not _LITTLE_WORDS.search(text)
 
 
 _FUNCTIONS = {
@@ -135,6 +136,9 @@ _FUNCTIONS = {
     "sinh": cmath.sinh, "cosh": cmath.cosh, "tanh": cmath.tanh,
 }  # fmt: skip
 _CONSTANTS = {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}
+# are never a factor before a bracket; and these aren't, where x is in it
+_CALLED = frozenset("f det var Var cov Cov arg sgn max min gcd lcm mod erf".split())
+_CALLED_OF_X = frozenset("g h F G u y".split())
 _TOKEN = re.compile(
     r"[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?|\.[0-9]+|\\[A-Za-z]+"
     rf"|(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{2,}}"
@@ -148,6 +152,28 @@ class _Formula(Parser):
     TOKEN, MAX_DEPTH = _TOKEN, MAX_DEPTH
     letter: Callable  # (name, with its subscript)
     function: Callable  # (its name), of what follows
+    shown: Callable  # (a), the same text for the same value
+
+    def value(self):
+        token = self.tokens[self.at]
+        if not token[:1].isalpha() or self.tokens[self.at + 1] != "(" or not self._is_called(token):
+            return super().value()
+        self.at += 1
+        argument = super().value()
+        return self.size(argument) if token == "abs" else self.letter(f"{token}({self.shown(argument)})")
+
+    def _is_called(self, name: str) -> bool:
+        """f(2x), P(A), f(x+1); a(b+c) is a product."""
+        if name in _CONSTANTS or name == "sqrt":
+            return False
+        inside, depth, start = [], 0, self.at + 2
+        for token in self.tokens[start:]:
+            depth += (token == "(") - (token == ")")
+            if depth < 0:
+                break
+            inside.append(token)
+        is_sum = any(sign in ("+", "-") for sign in inside[1:])
+        return not is_sum or name in _CALLED or (name in _CALLED_OF_X and "x" in inside)
 
     def power(self):
         token = self.tokens[self.at]
@@ -222,6 +248,7 @@ class _Calculator(_Formula):
     plus = staticmethod(lambda x, y, sign: _checked(x - y if sign == "-" else x + y))
     times = staticmethod(lambda x, y: _checked(x * y))
     size = staticmethod(lambda x: complex(abs(x)) if isinstance(x, complex) else abs(x))
+    shown = staticmethod(lambda x: f"{x:.9g}" if isinstance(x, complex) else str(x))
 
     def fraction(self, x: Number, y: Number) -> Number:
         return x / y if isinstance(x, complex) or isinstance(y, complex) else Fraction(x) / y
@@ -272,6 +299,7 @@ class _Residues(_Formula):
     times = staticmethod(lambda x, y: x * y % PRIME)
     divide = fraction = staticmethod(lambda x, y: x * pow(y, -1, PRIME) % PRIME)  # 1/0 is a ValueError
     negative = staticmethod(lambda x: -x % PRIME)
+    shown = str
 
     def raised(self, x: int, n: int) -> int:
         n = n if n < MAX_POWER else n - PRIME

@@ -63,11 +63,16 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _POINT = re.compile(r"[A-Z](\([^()]*,[^()]*\))|△ ?([A-Z]{3})")
 _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"\mathbb R")
-_LETTER_AND_TEXT = re.compile(r"([A-J]) - \S.*")  # B - 12
+_SYMBOL = r"[0-9]*(?:[A-Z]{1,2}|[a-z])(?![A-Za-z])"
+_LETTER_AND_TEXT = re.compile(
+    rf"([A-J]) - (?!{_SYMBOL}(?:[-+*/^0-9() ]+{_SYMBOL})*[-+*/^0-9() ]*\Z)\S.*"
+)  # B - 12
 _LETTERS = re.compile(r"[A-H](?:(?:, )?[A-H])+")
 
 
 def _same_value(a: str, b: str, key: Key) -> Same:
+    if a[-1:] == b[-1:] == ")" and (point := _POINT.fullmatch(a)) and (other := _POINT.fullmatch(b)):
+        return _same_value(point[1], other[1], key) if a[0] == b[0] else Same.NO
     a, b = _bare(a), _bare(b)
     ours, theirs = key(a), key(b)
     if ours is None or theirs is None:
@@ -111,6 +116,8 @@ def _same_words(a: str, b: str) -> bool:
         return False
     one_letter = len(a) == 1 or len(b) == 1
     same = a.lower().replace("-", " ") == b.lower().replace("-", " ")
+    if len(a) == len(b) == 2 and {a, b} == {a.upper(), a.title()}:
+        return False  # CO is no Co
     return same and (not one_letter or a.lower() < "i")
 
 

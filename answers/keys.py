@@ -196,7 +196,10 @@ def _long_way(text: str) -> tuple[str, bool]:
 # --- what stands around the answer ----------------------------------------------------------------
 
 _CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
-_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J]) ?[.):]) (?!(?:and|or) |[&,])\S.*")
+_CHOICE_WITH_TEXT = re.compile(
+    r"(?:\(([A-J])\)|([A-J]) ?[.):]) (?!(?:and|or) |[&,])"
+    r"(?!.*[0-9}%°,;] ?(?:and )?(?:\([A-J]\)|[A-J][.):]) ?\S)\S.*"  # (A) 5, (B) 6 are two answers
+)
 _CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?[,;&] ?(?:and )?| and )\(?[A-J]\)?)+")  # (A) and (C)
 
 

@@ -24,11 +24,19 @@ _NAME = r"[A-Za-zα-ω](?:_[A-Za-z0-9])?"
 _REALS = r"(?:\\mathbb ?\{? ?R ?\}?|\(-∞, ?\+?∞\)|R(?![A-Za-z]))"
 _JOINT = r"[,;] ?(?:(?:and|or) )?|∪| (?:and|or) | ?(?:∨|∧|\\lor|\\vee|\\land|\\wedge)(?![A-Za-z]) ?"
 _EITHER = re.compile(r"∪|∨|or|vee")
+_BOTH = re.compile(r"∧|and|wedge")
+_CLAIM = re.compile(r"¬? ?[A-Za-z]")
+_UNKNOWN = "txyz"  # x_1 = 1, x_2 = 2 are solutions of x; a_1 = 1, a_2 = 2 keep their names
 _CUT = re.compile(rf"([(\[{{⦃⟨])|([)\]}}⦄⟩])|(?:{_JOINT})")
 _MEMBER = re.compile(rf"({_NAME}|\([^()]*\)) ?∈ ?(.+)")
 _SUCH_THAT = re.compile(rf"[⦃{{] ?{_NAME} ?(?:∈ ?{_REALS} ?)?[|:] ?(.+)[⦄}}]")
 _EXCEPT = re.compile(rf"{_REALS} ?(?:\\setminus|\\backslash|∖|\\|-) ?[⦃{{](.+)[⦄}}]")
 _ASSIGNED = re.compile(rf"({_NAME}) ?= ?([^=<>≤≥≠]+)")
+_ASSIGNED_IN_LIST = re.compile(  # AB = 5; ∠A = 30°; mean: 5; (A) 5
+    r"((?:m? ?[∠△⌒] ?)?[A-Z]{1,4}|m? ?[∠△⌒] ?[0-9]|(?:the )?[a-z]{3,}(?: [a-z]+){0,3}?)"
+    r"(?: ?[=:] ?| is | are )(?![A-Z]{2,4}\Z)([^=<>≤≥≠:]+(?::[^=<>≤≥≠:]+)?)"
+)
+_LABELLED = re.compile(r"(?:\(([A-J])\)|([A-J])[.):]) ?(\S.*)")
 _TUPLE_ASSIGNED = re.compile(r"\(([^()=]+)\) ?= ?\((.+)\)")
 _UNEQUAL = re.compile(rf"(?:{_NAME}) ?≠ ?([^=<>≤≥≠]+)")
 _COMPARED = re.compile(r"([^<>≤≥]+)([<>≤≥])([^<>≤≥]+)(?:([<>≤≥])([^<>≤≥]+))?")
@@ -47,10 +55,21 @@ def same_solutions(a: str, b: str, same: Compare) -> Same:
         return _same_tuple(ours, theirs, same)
     if len(ours) > MAX_ITEMS or is_union(a, ours) != is_union(b, theirs):
         return Same.NO
+    if len(ours) > 1 and {_joint(a, ours), _joint(b, theirs)} == {"and", "or"}:
+        return Same.NO
     if len(ours) == 1:
         return same(ours[0][1], theirs[0][1]) if ours[0][0] == theirs[0][0] else Same.NO
     # both ways, so that it is symmetric
     return max(_each_in(ours, theirs, same), _each_in(theirs, ours, same))
+
+
+def _joint(text: str, items: Sequence[Item]) -> str:
+    """How names are joined, which makes a difference of choices and claims: A and C, p or q."""
+    if "=" in text or not all(_CLAIM.fullmatch(value) for _, value in items):
+        return ""
+    joints = " ".join(_pieces(text)[1])
+    choices = all("A" <= value <= "J" for _, value in items)
+    return "or" if _EITHER.search(joints) else "and" if _BOTH.search(joints) or choices else ""
 
 
 def _same_tuple(ours: tuple[Item, ...], theirs: tuple[Item, ...], same: Compare) -> Same:
@@ -89,13 +108,27 @@ def solutions(text: str) -> tuple[Item, ...]:
     pieces, joints = _pieces(text)
     items: list[Item] = []
     for piece in pieces:
+        if len(pieces) > 1 and (named := _named(piece)):
+            items.append(named)
+            continue
         items += _items(piece, len(pieces) == 1 or "∪" in joints, bool(items) and items[-1][0] == EXCLUDED)
     if len(items) == 2 == len(pieces) and not _EITHER.search(joints[0]):
         items = _in_common(*items) or items
     items = _tuples(items)
-    if len({name[:1] for name, _ in items if name and name != EXCLUDED}) <= 1:
+    names = {name for name, _ in items if name and name != EXCLUDED}
+    bases = {name.partition("_")[0] for name in names}
+    if len(names) <= 1 or (len(bases) == 1 and bases < set(_UNKNOWN)):
         items = [(name if name == EXCLUDED else "", value) for name, value in items]  # x_1 = 1, x_2 = 2
     return tuple([(EXCLUDED, value) for value in _gaps(items)] or items)
+
+
+def _named(piece: str) -> Item | None:
+    """What a list says of a figure, of a word or of a part of the question."""
+    if match := _ASSIGNED_IN_LIST.fullmatch(piece):
+        return match[1].removeprefix("the ").replace(" ", ""), match[2].strip()
+    if match := _LABELLED.fullmatch(piece):
+        return match[1] or match[2], match[3]
+    return None
 
 
 def _tuples(items: list[Item]) -> list[Item]:

@@ -26,6 +26,10 @@ _NAME = re.compile(  # but xy is a product
     r"|(?:(?![a-z]{2}(?![A-Za-z]))[A-Za-z]+|[α-ορ-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?(?:\([A-Za-z]\))?)"
 )
 _BARE_LETTERS = re.compile(r"[A-Za-z]+")
+_FIGURE = re.compile(r"m? ?[∠△⌒]|(?<![A-Za-z])[A-Z]{2}(?![A-Za-z])")
+_NAMED_TOO = re.compile(
+    r"[,;] ?(?:and )?(?:the )?[a-z]{3,}(?: [a-z]+){0,3}(?: ?[:=]| is | are )"
+)  # mean: 5, mode: 6
 _OF_WORDS = re.compile(
     r"(?:the |its |their )?(?!(?:approximately|about)\b)[a-z]{3,}(?: [a-z]+){0,5}?"
     r" ?(?: is| are| equals|:)(?: equal to)?"
@@ -69,7 +73,7 @@ def stated(text: str) -> str:
         text = text[1:].strip()
     if ":" in text or " is " in text or " are " in text or " equals " in text:
         match = _OF_WORDS.fullmatch(text)
-        text = match["value"] if match else text
+        text = match["value"] if match and not _NAMED_TOO.search(text) else text
     if "=" not in text and "≈" not in text:
         return text
     sides = _sides(text)
@@ -77,7 +81,8 @@ def stated(text: str) -> str:
         return sides[0] if sides else text
     first, last = sides[0], sides[-1]
     if _NAME.fullmatch(first) and last and (first[0] != "(" or _in_order(first)):
-        return text if _BARE_LETTERS.fullmatch(last) else last  # AB = CD is a claim
+        is_claim = _BARE_LETTERS.fullmatch(last) or (_FIGURE.match(first) and _FIGURE.search(last))
+        return text if is_claim else last  # AB = CD, ∠A = 2∠B
     if len(sides) == 2 and _NAME.fullmatch(last) and is_value(first):
         return first
     return last if all(map(is_value, sides)) and _all_equal(sides) else text

@@ -55,6 +55,37 @@ def test_numbers_of_thousands_of_digits_are_told_apart(a, b):
     assert not equivalent(a, b) and not equivalent(b, a)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("f(-t)", "-f(t)", False),
+        ("h(3t)", "3h(t)", False),
+        ("f(t+1)", "f(1+t)", True),
+        ("f(x+1)", "f(x)+f(1)", False),
+        ("g(2x-1)", "2g(x)-g(1)", False),
+        (r"\Phi(-2)", r"-\Phi(2)", False),
+        ("Var(3X)", "3Var(X)", False),
+        ("det(3A)", "3det(A)", False),
+        ("f(g(t))", "g(f(t))", False),
+        ("f(0.5)+1", r"1+f(\frac{1}{2})", True),
+        (r"f(\sqrt{8})", r"f(2\sqrt{2})", True),
+        ("abs(-t)", "|t|", True),
+        ("abs(-t)", "-abs(t)", False),
+        ("k(a+b)", "ka+kb", True),
+        (r"\pi(3)^2", r"9\pi", True),
+        ("2^{4000}f(3)", "2^{4000}f(6/2)", True),
+        ("2^{4000}f(3)", "3*2^{4000}f(1)", False),
+    ],
+)
+def test_a_function_is_no_factor(a, b, same):
+    assert equivalent(a, b) == equivalent(b, a) == same
+
+
+@pytest.mark.parametrize("word", ["mod", "if", "per", "to", "not"])
+def test_a_little_word_is_no_product_of_letters(word):
+    assert not equivalent(f"k {word} n", f"n {word} k")
+
+
 def test_a_residue_is_the_numbers_own():
     for text in ("2^{70}", "12!", "-5", r"\frac{3}{7}", r"\binom{9}{4}", "2^{-3}", "(1+2)(3-5)^3"):
         exact = at_points(text)[0]

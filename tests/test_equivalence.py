@@ -70,6 +70,12 @@ def test_equivalent_never_raises_and_is_symmetric_on_any_text():
         (r"\ln(e/(-e))", r"\pi i", True),
         ("(1, 2)", r"1 < x < 2", True),
         ("1/0", "2/0", False),
+        ("CO", "Co", False),  # carbon monoxide and cobalt
+        ("up", "UP", True),
+        ("A - B", "A", False),
+        ("A - 2B", "A", False),
+        ("B - 12 cm", "B", True),
+        ("B - a square", "B", True),
     ],
 )
 def test_values_are_compared_exactly_where_they_can_be(a, b, same):

@@ -39,6 +39,49 @@ def test_solutions_have_no_order_and_any_joint(a, b, same):
 
 
 @pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("PQ = 8, RS = 6", "PQ = 6, RS = 8"),
+        ("PQ = 8 cm and RS = 6 cm", "PQ = 6 cm and RS = 8 cm"),
+        ("∠P = 30°, ∠Q = 50°", "∠P = 50°, ∠Q = 30°"),
+        ("mean = 8, mode = 6", "mean = 6, mode = 8"),
+        ("mean: 8, mode: 6", "mean: 6, mode: 8"),
+        ("the base is 8, the height is 6", "the base is 6, the height is 8"),
+        ("a_1 = 8, a_2 = 6", "a_1 = 6, a_2 = 8"),
+        ("v_1 = 8 m/s, v_2 = 6 m/s", "v_1 = 6 m/s, v_2 = 8 m/s"),
+        ("P(1,2), Q(3,4)", "P(3,4), Q(1,2)"),
+        ("(A) 8, (B) 6", "(A) 6, (B) 8"),
+        ("A. Oslo, B. Rome", "A. Rome, B. Oslo"),
+    ],
+)
+def test_what_has_a_name_keeps_it_in_a_list(a, b):
+    assert compare(a, b) == compare(b, a) == Same.NO
+
+
+@pytest.mark.parametrize("a", ["PQ = 8, RS = 6", "∠P = 30°, ∠Q = 50°", "mean: 8, mode: 6", "(A) 8, (B) 6"])
+def test_names_in_a_list_have_no_order(a):
+    first, second = a.split(", ")
+    assert compare(a, f"{second}, {first}") == compare(a, f"{first} and {second}") == Same.YES
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (r"p \land q", r"p \lor q", False),
+        (r"\neg p \land q", r"\neg p \lor q", False),
+        (r"p \land q", r"q \wedge p", True),
+        ("B and D", "B or D", False),
+        ("B, D", "B or D", False),
+        ("B, D", "(B) and (D)", True),
+        ("x=1 and x=2", "x=1 or x=2", True),
+        ("1 and 2", "1 or 2", True),
+    ],
+)
+def test_both_is_not_either(a, b, same):
+    assert equivalent(a, b) == equivalent(b, a) == same
+
+
+@pytest.mark.parametrize(
     ("a", "b", "agreement"),
     [
         ("x=8, y=6", "y=6, x=8", Same.YES),

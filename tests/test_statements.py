@@ -40,6 +40,10 @@ def test_the_value_is_what_is_stated(text, value):
     "text",
     [
         "AB = CD",
+        "AB = 2CD",
+        "∠A = ∠B",
+        "∠A = 180°-∠B",
+        "mean: 5, median: 6",
         "x+y = 7",
         "f(2) = 5",
         "3 = 4",
