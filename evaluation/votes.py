@@ -20,7 +20,7 @@ from data.prompts import listed_choices
 
 
 def vote(classes: Sequence[str | None]) -> tuple[str | None, float]:
-    """(the commonest class, its share of all samples); a tie has no winner: as `majority_vote` in mmupt.py."""
+    """(the commonest class, its share of all samples), as `majority_vote` in mmupt.py; a tie has none."""
     counts = Counter(name for name in classes if name is not None)
     if not counts:
         return None, 0.0
