@@ -1,23 +1,26 @@
-"""How often a checkpoint is right: pass@1, maj@k and pass@k on any labelled data.
+"""How often a checkpoint is right: pass@1, maj@k and pass@k on any labelled data; or what it answers.
 
     python eval.py --model data/tiny --data tiny --split test --out base.json
     python eval.py --model Qwen/Qwen2.5-VL-7B-Instruct --data AI4Math/MathVista::testmini --preset paper-eval
     python eval.py --compare base.json trained.json
+    python eval.py --model data/tiny --ask picture.png "How many bars are taller than B?"
 
 What a right answer is, which categories there are and what else is scored depends on the benchmark
 (evaluation/benchmarks.py), which is recognised from the data's columns. answers/ grades, or
 math-verify (evaluation/grader.py); the JSON says which, and a comparison wants the same. With
---out, a killed evaluation goes on where it was when the same command is given again.
+--out, a killed evaluation goes on where it was when the same command is given again. Where no row has a
+label, and with --ask, answers and their votes are shown and nothing is graded (evaluation/votes.py).
 
 Left out: a language model as the judge.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,12 +31,13 @@ from answers import second_opinion
 from common import cli, files
 from common.cli import flag
 from common.errors import BadRow, UsageError
-from data import TINY, load, with_split
-from evaluation.answering import Decoding, answered, usable
-from evaluation.benchmarks import BENCHMARKS, PLAIN, Benchmark, recognise
+from data import TINY, Example, load, with_split
+from evaluation.answering import NO_ANSWER, Decoding, Question, answered, usable
+from evaluation.benchmarks import BENCHMARKS, PLAIN, Benchmark, recognise, share_right
 from evaluation.grader import MathVerify
-from evaluation.metrics import compare, comparison_lines, report, score_lines, table
+from evaluation.metrics import compare, comparison_lines, record, report, score_lines, table
 from evaluation.reading import FirstLook, Reading
+from evaluation.votes import one_question, vote_lines, vote_record, vote_report, vote_table
 from model_utils import compute_dtype, load_model, load_processor
 
 
@@ -41,7 +45,7 @@ from model_utils import compute_dtype, load_model, load_processor
 class EvalConfig(Reading):
     model: str = flag(str(TINY), "checkpoint folder or hub id")
     preset: str = flag("", "named settings: paper-eval is the paper's decoding")
-    data: str = flag("tiny", "labelled questions: any source of data.load")
+    data: str = flag("tiny", "questions: any source of data.load; graded where rows have labels")
     split: str = flag("test", "split of the data, where it has several")
     limit: int = flag(0, "only the first so many questions; 0 is all", "0 or more")
     out: str = flag("", "JSON file to write; FILE.partial.jsonl grows beside it meanwhile")
@@ -57,6 +61,7 @@ class EvalConfig(Reading):
         "auto", "how answers are graded; auto: by the columns", choices=("auto", *BENCHMARKS)
     )
     compare: list[str] = flag([], "two JSON files: the paired difference B - A")
+    ask: list[str] = flag([], "pictures, if any, then a question: what the model answers, and the votes")
 
     GROUPS: ClassVar = {
         "model": "model and data", "instruction": "asking and reading", "num_samples": "sampling",
@@ -172,9 +177,13 @@ def write_json(path: str, value: dict) -> None:
 def read_json(path: str) -> dict:
     try:
         value = json.loads(Path(path).read_text())
-        return value | {"records": value["records"]}
+        value |= {"records": value["records"]}
+        graded = all("correct" in r for r in value["records"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"--compare {path}: not a result of eval.py --out") from None
+    if not graded:
+        raise UsageError(f"--compare {path}: its questions have no labels, so nothing in it is graded")
+    return value
 
 
 # --- Measuring ------------------------------------------------------------------------------------
@@ -192,8 +201,9 @@ def find_benchmark(name: str, source) -> Benchmark:
     return PLAIN
 
 
-def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
-    """The whole JSON: --model's answers to --data, graded. Goes on from a partial file."""
+def opened(config: EvalConfig):
+    """(--data, how many rows of it count, its benchmark). Where no row has a label the benchmark is None, and
+    what is returned was read without labels."""
     source = load(config.data, config.split, labels=True)
     try:
         total = min(len(source), config.limit or len(source))
@@ -201,14 +211,64 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
         raise UsageError(
             f"--data {config.data} --split {config.split} has no end; another split has"
         ) from None
-    benchmark = find_benchmark(config.benchmark, source)
+    if source.has_labels():
+        return source, total, find_benchmark(config.benchmark, source)
+    if config.benchmark != "auto":
+        raise UsageError(
+            f"--benchmark {config.benchmark} grades, but no row of --data {config.data} has a label: "
+            "leave it out for answers and vote shares"
+        )
+    print(f"--data {config.data}: no row has a label, so answers are counted, not graded", file=sys.stderr)
+    return load(config.data, config.split), total, None
+
+
+def loaded(config: EvalConfig):
+    """(model, processor)"""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     processor = load_processor(config.model, config.min_pixels, config.max_pixels, config.system)
     dtype = compute_dtype("auto", device)
-    model = load_model(config.model, dtype, dtype, device)
-    graded_by = {"benchmark": benchmark.name, "grader": grader.name if grader else "ours"}
-    settings = {k: v for k, v in vars(config).items() if k not in ("out", "preset", "compare")} | graded_by
-    settings |= {
+    return load_model(config.model, dtype, dtype, device), processor
+
+
+def sampled(
+    config: EvalConfig,
+    model,
+    processor,
+    questions: Iterable[Question],
+    total: int,
+    benchmark: Benchmark | None,
+    grader: MathVerify | None,
+    format_of: FirstLook,
+    before: Sequence[dict] = (),
+) -> Iterator[tuple[int, list[dict]]]:
+    """`answered` as the flags say: graded by a benchmark, without one votes alone."""
+    compare = second_opinion(grader.equal) if grader else equal
+    judge = grader.equal if grader else None
+
+    def to_record(example: Example, texts: list[str], answer_format: str) -> dict:
+        if benchmark is None:
+            return vote_record(example, texts, answer_format, compare)
+        return record(example, texts, benchmark, judge, answer_format, compare) | {"responses": texts}
+
+    names = ("num_samples", "max_new_tokens", "temperature", "top_p", "seed")
+    decoding = Decoding(*(getattr(config, name) for name in names))
+    figure = ("pass@1", share_right) if benchmark else ("share", itemgetter("share"))
+    return answered(
+        model, processor, questions, decoding, total, to_record,
+        before=before, format_of=format_of, figure=figure,
+    )  # fmt: skip
+
+
+def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
+    """The whole JSON: --model's answers to --data, graded where there are labels. Goes on from a partial
+    file."""
+    source, total, benchmark = opened(config)
+    model, processor = loaded(config)
+    graded_by = {"benchmark": benchmark.name} if benchmark else {}
+    graded_by |= {"grader": grader.name if grader else "ours"}
+    settings = {k: v for k, v in vars(config).items() if k not in ("out", "preset", "compare", "ask")}
+    settings |= graded_by | {
+        "form of records": "with responses",
         "model files": files.files_of(config.model),
         "data files": files.files_of(with_split(config.data, None)[0]),
     }
@@ -225,34 +285,74 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
         benchmark,
         partial.row,
         [r["id"] for r in records],
+        labels=benchmark is not None,
     )
     questions = islice(questions, config.limit - len(records) if config.limit else None)
-    names = ("num_samples", "max_new_tokens", "temperature", "top_p", "seed")
-    decoding = Decoding(*(getattr(config, name) for name in names))
     format_of = FirstLook(partial.answer_format or config.answer_format, settled=bool(records))
-    parts = answered(
-        model, processor, questions, decoding, total, benchmark, grader.equal if grader else None,
-        before=records, format_of=format_of, compare=second_opinion(grader.equal) if grader else equal,
-    )  # fmt: skip
-    for row, new in parts:
+    for row, new in sampled(
+        config, model, processor, questions, total, benchmark, grader, format_of, list(records)
+    ):
         partial.add(row, new, problems, format_of.format)
         records += new
     if skipped := [*partial.skipped, *problems.values()]:
-        print(f"skipped {len(skipped)} rows, the first: {skipped[0]}", file=sys.stderr)
+        print(skipped_line(skipped), file=sys.stderr)
     if not records:
         partial.replace(None)
-        raise UsageError(f"--data {config.data}: no usable labelled question")
-    result = report(records, config.num_samples, benchmark) | graded_by
-    result |= {"timed_out": sum(r.get("timed_out", 0) for r in records)}
+        raise UsageError(f"--data {config.data}: no usable {'labelled ' * bool(benchmark)}question")
+    if benchmark:
+        result = report(records, config.num_samples, benchmark) | graded_by
+        result |= {"timed_out": sum(r.get("timed_out", 0) for r in records)}
+    else:
+        result = vote_report(records) | graded_by
     result |= {"skipped": skipped, "config": vars(config) | {"answer_format": format_of.format}}
     result |= {"records": records}
     partial.replace(result)
     return result
 
 
+def skipped_line(skipped: Sequence[str]) -> str:
+    bare = sum(why.endswith(f": {NO_ANSWER}") for why in skipped)
+    which = f" ({bare} without a label)" if bare else ""
+    return f"skipped {len(skipped)} rows{which}, the first: {skipped[0]}"
+
+
+def ask(config: EvalConfig, grader: MathVerify | None) -> dict:
+    """The JSON of one question, that of --ask."""
+    example = one_question(config.ask)
+    model, processor = loaded(config)
+    try:
+        encoded = processor.encode(example, config.instruction)
+    except ValueError as error:
+        raise UsageError(f"--ask: {error}") from None
+    if (tokens := len(encoded.ids)) > config.max_prompt_tokens:
+        raise UsageError(f"--ask: {tokens} prompt tokens, more than --max_prompt_tokens allows")
+    format_of = FirstLook(config.answer_format)
+    asked = [(0, example, encoded)]
+    ((_, records),) = sampled(config, model, processor, asked, 1, None, grader, format_of)
+    result = vote_report(records) | {"grader": grader.name if grader else "ours"}
+    result |= {"config": vars(config) | {"answer_format": format_of.format}, "records": records}
+    if config.out:
+        write_json(config.out, result)
+    return result
+
+
+def shown(config: EvalConfig, result: dict) -> str:
+    """What is printed of a result."""
+    if config.ask:
+        return vote_lines(result["records"][0], result["config"]["answer_format"])
+    name = Path(config.model).name
+    if "benchmark" not in result:
+        return vote_table(name, result)
+    tables = [table({name: result}, config.num_samples, by) for by in result.get("by", {"": None})]
+    return "\n\n".join([*tables, score_lines(result)])
+
+
 def main(argv: list[str]) -> int:
     config = cli.parse(EvalConfig, argv)
     cli.one_process("eval.py")
+    for name in ("data", "split", "limit", "benchmark", "compare") if config.ask else ():
+        if cli.value_of(argv, f"--{name}") is not None:
+            raise UsageError(f"--ask is one question without a label: leave --{name} out, or --ask")
     if config.compare:
         before, after = map(read_json, config.compare)
         result = compare(before, after)
@@ -262,16 +362,14 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         with MathVerify(config.grader_seconds) if config.grader == "math-verify" else nullcontext() as grader:
-            result = measure(config, grader)
+            result = (ask if config.ask else measure)(config, grader)
     except KeyboardInterrupt:
-        print("stopped" + "; the same command continues" * bool(config.out), file=sys.stderr)
+        goes_on = config.out and not config.ask
+        print("stopped" + "; the same command continues" * bool(goes_on), file=sys.stderr)
         return 130
     finally:
         files.release()
-    name = Path(config.model).name
-    for by in result.get("by", {"": None}):
-        print(table({name: result}, config.num_samples, by) + "\n")
-    print(score_lines(result))
+    print(shown(config, result))
     return 0
 
 

@@ -51,6 +51,9 @@ class Tiny:
     def where(self, index: int) -> str:
         return f"tiny-{self.split}-{index}"
 
+    def has_labels(self) -> bool:
+        return True
+
     @property
     def blocks(self) -> list[tuple[range, int]]:
         return one_by_one(len(self))
@@ -93,6 +96,9 @@ class Several:
     def where(self, index: int) -> str:
         n, row = self.part(index)
         return self.sources[n].where(row)
+
+    def has_labels(self) -> bool:
+        return any(source.has_labels() for source in self.sources)
 
     @property
     def blocks(self) -> list[tuple[range, int]]:

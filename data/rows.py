@@ -224,6 +224,22 @@ class Source:
         name = next((name for name in self.columns.answers if name in row), asked)
         return name, read_answers(chat.reply if name == asked else row[name], name)
 
+    def has_labels(self) -> bool:
+        """Whether any row has one, if only one that can't be read. No picture is opened."""
+        columns = self.columns
+        names = (*columns.answers, *columns.chats, *(columns.questions if columns.chats else ()))
+        for row in self.store.cells(names) if names else ():
+            try:
+                asked, chat = self.asked(row) if columns.chats else (None, NO_CHAT)
+            except BadRow:
+                continue
+            try:
+                if any(answer.strip() for answer in self.told(row, asked, chat)[1]):
+                    return True
+            except BadRow:
+                return True
+        return False
+
     def counted(self) -> Count:
         """How the labels count choices, by all rows."""
         columns = self.columns

@@ -1,4 +1,4 @@
-"""A model answers labelled questions and each answer is graded, for eval.py and the training loop.
+"""A model answers questions, graded where they have labels, for eval.py and the training loop.
 
     held_out, skipped = labelled(load("tiny:test", labels=True), processor, max_prompt_tokens=1024)
     records = evaluate(model, processor, held_out, Decoding(num_samples=8, max_new_tokens=48))
@@ -28,6 +28,7 @@ from model_utils import Encoded, Processor, generate
 
 BATCH_BYTES = 2**31  # of encoded images that are answered together
 STEP = -1  # of the keys of randomness: training has 0 and above
+NO_ANSWER = "no answer"  # why a row without a label is skipped
 
 Question = tuple[int, Example, Encoded]  # its row in the source
 
@@ -53,8 +54,10 @@ def usable(
     benchmark: Benchmark | None = None,
     start: int = 0,
     seen: Iterable[str] = (),
+    labels: bool = True,
 ) -> Iterator[Question]:
-    """The labelled questions from row `start` on; `skipped` gets what was wrong with other rows."""
+    """The questions from row `start` on, with `labels` those that have one; `skipped` gets what was wrong
+    with other rows."""
     taken = set(seen)
     for row in range(start, len(examples)):
         try:
@@ -67,8 +70,8 @@ def usable(
             skipped[row] = f"{examples.where(row)}: {error}"
             continue
         tokens = len(encoded.ids)
-        if (benchmark or recognise(example.meta)).key(example, example.answer) is None:
-            skipped[row] = f"{example.id}: no answer"
+        if labels and (benchmark or recognise(example.meta)).key(example, example.answer) is None:
+            skipped[row] = f"{example.id}: {NO_ANSWER}"
         elif tokens > max_prompt_tokens:
             skipped[row] = (
                 f"{example.id}: {tokens} prompt tokens, more than --max_prompt_tokens {max_prompt_tokens}"
@@ -126,19 +129,20 @@ def answered(
     questions: Iterable[Question],
     decoding: Decoding,
     total: int,
-    benchmark: Benchmark | None = None,
-    grader: Callable | None = None,
+    to_record: Callable[[Example, list[str], str], dict],
     before: Sequence[dict] = (),
     batch: int = 128,
     texts: list | None = None,
     format_of: Callable[[list[str]], str] = lambda texts: "boxed",
-    compare: Compare = compare,
+    figure: tuple[str, Callable[[dict], float]] = ("pass@1", share_right),
 ) -> Iterator[tuple[int, list[dict]]]:
-    """Answers and grades, batch by batch -> (the row behind the batch, its records).
+    """Answers, batch by batch -> (the row behind the batch, its records: of a question, its responses and
+    the format that they are read in).
 
-    `total` questions are in the progress bar, those of `before` are done; `texts`, where given,
-    collects the responses. `format_of` a batch's responses is the format that they are read in.
+    `total` questions are in the progress bar, beside the mean of a `figure` of records; those of `before`
+    are done. `texts`, where given, collects the responses. `format_of` a batch's responses is their format.
     """
+    name, of_record = figure
     shown = list(before)
     with tqdm(total=total, initial=len(shown), desc="evaluation", unit="q", leave=False, disable=None) as bar:
         for part in batches(
@@ -148,14 +152,14 @@ def answered(
             flat = [text for mine in written for text in mine]
             answer_format = format_of(flat)
             records = [
-                record(example, mine, benchmark, grader, answer_format, compare)
+                to_record(example, mine, answer_format)
                 for (_, example, _), mine in zip(part, written, strict=True)
             ]
             if texts is not None:
                 texts.extend(flat)
             shown += records
             bar.update(len(records))
-            bar.set_postfix({"pass@1": f"{sum(map(share_right, shown)) / len(shown):.3f}"})
+            bar.set_postfix({name: f"{sum(map(of_record, shown)) / len(shown):.3f}"})
             yield part[-1][0] + 1, records
 
 
@@ -176,7 +180,10 @@ def evaluate(
     )
     parts = answered(
         model, processor, questions, decoding, len(examples), batch=batch, texts=texts,
-        format_of=lambda _: answer_format, compare=compare,
+        format_of=lambda _: answer_format,
+        to_record=lambda example, mine, read_as: record(
+            example, mine, answer_format=read_as, compare=compare
+        ),
     )  # fmt: skip
     return [one for _, records in parts for one in records]
 

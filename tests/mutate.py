@@ -143,7 +143,7 @@ FAULTS = [
     Fault("the answer format not handed to evaluations", "evaluation/probe.py",
           "answer_format=c.answer_format, ", "", ("probe", "reading")),
     Fault("the answer format lost between evaluation and record", "evaluation/answering.py",
-          "grader, answer_format, compare)", "grader, compare=compare)", ("answering", "reading")),
+          "answer_format=read_as, compare=compare", "compare=compare", ("answering", "reading")),
     Fault("eval.py forgets its answer format", "eval.py", "partial.answer_format or config.answer_format",
           '"boxed"', ("eval", "reading")),
     Fault("--resume settles the answer format anew", "common/run_log.py",

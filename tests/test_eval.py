@@ -123,6 +123,7 @@ def test_a_killed_evaluation_continues_to_the_same_result(
     whole, resumed = (json.loads((tmp_path / name).read_text()) for name in ("whole.json", "r.json"))
     whole["config"].pop("out"), resumed["config"].pop("out")
     assert whole == resumed and whole["questions"] == 24 and len(whole["skipped"]) == 2
+    assert all(len(r["responses"]) == 2 for r in resumed["records"])
     assert not list(tmp_path.glob("*.partial*"))
 
 
