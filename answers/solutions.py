@@ -24,6 +24,7 @@ _NAME = r"[A-Za-zα-ω](?:_[A-Za-z0-9])?"
 _REALS = r"(?:\\mathbb ?\{? ?R ?\}?|\(-∞, ?\+?∞\)|R(?![A-Za-z]))"
 _JOINT = r"[,;] ?(?:(?:and|or) )?|∪| (?:and|or) | ?(?:∨|∧|\\lor|\\vee|\\land|\\wedge)(?![A-Za-z]) ?"
 _EITHER = re.compile(r"∪|∨|or|vee")
+_BEHIND_VALUE = re.compile(r"(?<=[\w)}]) ?±")  # 5-2 would be a range
 _BOTH = re.compile(r"∧|and|wedge")
 _CLAIM = re.compile(r"¬? ?[A-Za-z]")
 _UNKNOWN = "txyz"  # x_1 = 1, x_2 = 2 are solutions of x; a_1 = 1, a_2 = 2 keep their names
@@ -194,7 +195,9 @@ def _items(piece: str, open_set: bool, excludes: bool) -> list[Item]:
 
 
 def _both_signs(value: str) -> list[str]:
-    return [value.replace("±", "+"), value.replace("±", "-")] if value.count("±") == 1 else [value]
+    if value.count("±") != 1:
+        return [value]
+    return [value.replace("±", "+"), _BEHIND_VALUE.sub("+-", value, count=1).replace("±", "-")]
 
 
 def _is_closed(text: str) -> bool:

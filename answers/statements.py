@@ -27,9 +27,9 @@ _NAME = re.compile(  # but xy is a product
 )
 _BARE_LETTERS = re.compile(r"[A-Za-z]+")
 _FIGURE = re.compile(r"m? ?[∠△⌒]|(?<![A-Za-z])[A-Z]{2}(?![A-Za-z])")
-_NAMED_TOO = re.compile(
-    r"[,;] ?(?:and )?(?:the )?[a-z]{3,}(?: [a-z]+){0,3}(?: ?[:=]| is | are )"
-)  # mean: 5, mode: 6
+_NAMED_TOO = re.compile(  # mean: 5, mode: 6
+    r"(?:[,;]| and) ?(?:and )?(?:the )?[a-z]{3,}(?: [a-z]+){0,3}(?: ?[:=]| is | are )"
+)
 _OF_WORDS = re.compile(
     r"(?:the |its |their )?(?!(?:approximately|about)\b)[a-z]{3,}(?: [a-z]+){0,5}?"
     r" ?(?: is| are| equals|:)(?: equal to)?"

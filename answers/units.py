@@ -242,6 +242,8 @@ _WITH_TAIL = re.compile(rf"({_VALUE})( ?)(\(?[A-Za-zμΩ%°⟦\\].*)", re.DOTALL
 _FIRST = re.compile(r"\(?(?:⟦|[A-Za-zμΩ]+|°(?: ?[CF])?|%|\\frac)")
 _ANY_VALUE = re.compile(r"(.*\S) ?(⟦[^⟦⟧]+⟧.*)", re.DOTALL)
 _MARKS = str.maketrans("⟦⟧", "  ")
+_LETTERS = re.compile(r"[A-Za-z](?:\^[23])?(?:(?: ?\* ?| )[A-Za-z](?:\^\{?[23]\}?)?)+")  # m g h is a product
+_OF_LETTERS = frozenset("Nm Am Cm Tm Vm Ws Vs As Js Ns Ah Wh VA mK gm".split())  # but N m is a unit
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")  # keeps the degrees of its argument
 
 
@@ -271,7 +273,8 @@ def split_unit(text: str) -> tuple[str, Unit] | None:
             or (plain is not None and first in ("mL", "ml", "cL", "cl", "dL", "dl"))
         )
         squared = first == "m" and unit.shown in ("m^2", "m^3") and space  # 9π m^2
-        if clear or squared or (plain and space):
+        symbols = _LETTERS.fullmatch(tail) and "".join(filter(str.isalpha, tail)) not in _OF_LETTERS
+        if clear or squared or (plain and space and not symbols):
             return value.rstrip(), unit
     match = _ANY_VALUE.fullmatch(text) if "⟦" in text else None
     if match and (unit := read_unit(match[2].translate(_MARKS))):

@@ -26,6 +26,10 @@ from answers.solutions import solutions
         (r"\pm 6", "6, -6", True),
         (r"x = \pm 6", r"x \in \{-6, 6\}", True),
         (r"\pm 6", "6", False),
+        (r"7\pm 2", "9, 5", True),  # not the range 7-2
+        (r"\frac{3\pm 5}{2}", "4, -1", True),
+        (r"(\pm 3, 2)", "(3,2), (-3,2)", True),
+        (r"7\pm 2", "9, 6", False),
         (r"4\pm\sqrt{7}", r"4+\sqrt{7}, 4-\sqrt{7}", True),
         (r"\{4\pm\sqrt{7}\}", r"x=4-\sqrt{7} or x=4+\sqrt{7}", True),
         (r"\{1\} \cup \{2, 3\}", r"\{1, 2, 3\}", True),
