@@ -37,7 +37,7 @@ _ASSIGNED_IN_LIST = re.compile(  # AB = 5; ∠A = 30°; mean: 5; (A) 5
     r"((?:m? ?[∠△⌒] ?)?[A-Z]{1,4}|m? ?[∠△⌒] ?[0-9]|(?:the )?[a-z]{3,}(?: [a-z]+){0,3}?)"
     r"(?: ?[=:] ?| is | are )(?![A-Z]{2,4}\Z)([^=<>≤≥≠:]+(?::[^=<>≤≥≠:]+)?)"
 )
-_LABELLED = re.compile(r"(?:\(([A-J])\)|([A-J])[.):]) ?(\S.*)")
+_LABELLED = re.compile(r"(?:\(([A-Ja-j]|[1-9](?=\) )|i{1,3}|i?v)\)|([A-J])[.):]) ?(\S.*)")
 _TUPLE_ASSIGNED = re.compile(r"\(([^()=]+)\) ?= ?\((.+)\)")
 _UNEQUAL = re.compile(rf"(?:{_NAME}) ?≠ ?([^=<>≤≥≠]+)")
 _COMPARED = re.compile(r"([^<>≤≥]+)([<>≤≥])([^<>≤≥]+)(?:([<>≤≥])([^<>≤≥]+))?")

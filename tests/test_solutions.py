@@ -56,6 +56,9 @@ def test_solutions_have_no_order_and_any_joint(a, b, same):
         ("P(1,2), Q(3,4)", "P(3,4), Q(1,2)"),
         ("(A) 8, (B) 6", "(A) 6, (B) 8"),
         ("A. Oslo, B. Rome", "A. Rome, B. Oslo"),
+        ("(a) 8, (b) 6", "(a) 6, (b) 8"),
+        ("(1) 8; (2) 6", "(1) 6; (2) 8"),
+        ("(i) 8, (ii) 6", "(i) 6, (ii) 8"),
     ],
 )
 def test_what_has_a_name_keeps_it_in_a_list(a, b):
