@@ -67,6 +67,8 @@ _SYMBOL = r"[0-9]*(?:[A-Z]{1,2}|[a-z])(?![A-Za-z])"
 _LETTER_AND_TEXT = re.compile(
     rf"([A-J]) - (?!{_SYMBOL}(?:[-+*/^0-9() ]+{_SYMBOL})*[-+*/^0-9() ]*\Z)\S.*"
 )  # B - 12
+_SUBSTANCE = re.compile(r"[0-9]*(?:\(?[A-Z][a-z]?[0-9_{} ^+)-]*)+")
+_NO_SUBSCRIPTS = str.maketrans("", "", "_{} ")
 _LETTERS = re.compile(r"[A-H](?:(?:, )?[A-H])+")
 
 
@@ -77,7 +79,7 @@ def _same_value(a: str, b: str, key: Key) -> Same:
     ours, theirs = key(a), key(b)
     if ours is None or theirs is None:
         return Same.NO
-    if ours == theirs or _same_words(a, b):
+    if ours == theirs or _same_words(a, b) or _same_substance(a, b):
         return Same.YES
     if same := same_shape(a, b, lambda x, y: _same_value(x, y, key)):
         return same
@@ -119,6 +121,13 @@ def _same_words(a: str, b: str) -> bool:
     if len(a) == len(b) == 2 and {a, b} == {a.upper(), a.title()}:
         return False  # CO is no Co
     return same and (not one_letter or a.lower() < "i")
+
+
+def _same_substance(a: str, b: str) -> bool:
+    """CO_2 and CO2."""
+    if "_" not in a + b or not (_SUBSTANCE.fullmatch(a) and _SUBSTANCE.fullmatch(b)):
+        return False
+    return a.translate(_NO_SUBSCRIPTS) == b.translate(_NO_SUBSCRIPTS)
 
 
 def _same_letters(a: str, b: str) -> Same:

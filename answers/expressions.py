@@ -77,9 +77,15 @@ class Parser:
 
     def second_sign(self, sign: str) -> str:
         second = self.take("+", "-")
-        if sign == second == "-":
+        if sign == second == "-" and self.is_range():
             raise Unreadable
         return "+" if sign == second else "-"
+
+    def is_range(self) -> bool:
+        """3--2 is from 3 to -2, but x--2 and 3--2--1 are differences."""
+        return len(self.tokens) < 7 and all(
+            token[:1] in NUMBER_START or token in "-" for token in self.tokens
+        )
 
     def product(self):
         tokens, start, divided = self.tokens, self.at, False

@@ -195,10 +195,14 @@ def _long_way(text: str) -> tuple[str, bool]:
 
 # --- what stands around the answer ----------------------------------------------------------------
 
-_CHOICE = re.compile(r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]")
+_CHOICE = re.compile(
+    r"\( ?([A-Za-h]) ?\)|([A-Za-h])\)|\[([A-H])\]"
+    r"|([A-J]) is (?:the )?(?:correct|right)(?: (?:answer|option|choice))?"
+)
 _CHOICE_WITH_TEXT = re.compile(
-    r"(?:\(([A-J])\)|([A-J]) ?[.):]) (?!(?:and|or) |[&,])"
-    r"(?!.*[0-9}%°,;] ?(?:and )?(?:\([A-J]\)|[A-J][.):]) ?\S)\S.*"  # (A) 5, (B) 6 are two answers
+    r"(?:\(([A-J])\)[.:]?|([A-J]) ?[.):]|\(([a-e])\)(?= [0-9]|[^=]* [A-Za-z]{3})) "
+    r"(?!(?:and|or) |[&,+*/=^<>]|- ?\()"
+    r"(?!.*[0-9}%°,;] ?(?:and )?(?:\([A-Ja-e]\)|[A-J][.):]) ?\S)\S.*"  # (A) 5, (B) 6 are two answers
 )
 _CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?[,;&] ?(?:and )?| and )\(?[A-J]\)?)+")  # (A) and (C)
 

@@ -24,6 +24,7 @@ _NAME = r"[A-Za-zα-ω](?:_[A-Za-z0-9])?"
 _REALS = r"(?:\\mathbb ?\{? ?R ?\}?|\(-∞, ?\+?∞\)|R(?![A-Za-z]))"
 _JOINT = r"[,;] ?(?:(?:and|or) )?|∪| (?:and|or) | ?(?:∨|∧|\\lor|\\vee|\\land|\\wedge)(?![A-Za-z]) ?"
 _EITHER = re.compile(r"∪|∨|or|vee")
+_BEHIND_VALUE = re.compile(r"(?<=[\w)}]) ?±")  # 5-2 would be a range
 _BOTH = re.compile(r"∧|and|wedge")
 _CLAIM = re.compile(r"¬? ?[A-Za-z]")
 _UNKNOWN = "txyz"  # x_1 = 1, x_2 = 2 are solutions of x; a_1 = 1, a_2 = 2 keep their names
@@ -36,7 +37,7 @@ _ASSIGNED_IN_LIST = re.compile(  # AB = 5; ∠A = 30°; mean: 5; (A) 5
     r"((?:m? ?[∠△⌒] ?)?[A-Z]{1,4}|m? ?[∠△⌒] ?[0-9]|(?:the )?[a-z]{3,}(?: [a-z]+){0,3}?)"
     r"(?: ?[=:] ?| is | are )(?![A-Z]{2,4}\Z)([^=<>≤≥≠:]+(?::[^=<>≤≥≠:]+)?)"
 )
-_LABELLED = re.compile(r"(?:\(([A-J])\)|([A-J])[.):]) ?(\S.*)")
+_LABELLED = re.compile(r"(?:\(([A-Ja-j]|[1-9](?=\) )|i{1,3}|i?v)\)|([A-J])[.):]) ?(\S.*)")
 _TUPLE_ASSIGNED = re.compile(r"\(([^()=]+)\) ?= ?\((.+)\)")
 _UNEQUAL = re.compile(rf"(?:{_NAME}) ?≠ ?([^=<>≤≥≠]+)")
 _COMPARED = re.compile(r"([^<>≤≥]+)([<>≤≥])([^<>≤≥]+)(?:([<>≤≥])([^<>≤≥]+))?")
@@ -194,7 +195,9 @@ def _items(piece: str, open_set: bool, excludes: bool) -> list[Item]:
 
 
 def _both_signs(value: str) -> list[str]:
-    return [value.replace("±", "+"), value.replace("±", "-")] if value.count("±") == 1 else [value]
+    if value.count("±") != 1:
+        return [value]
+    return [value.replace("±", "+"), _BEHIND_VALUE.sub("+-", value, count=1).replace("±", "-")]
 
 
 def _is_closed(text: str) -> bool:

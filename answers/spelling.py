@@ -30,7 +30,16 @@ _COMMANDS = (
     | {"le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "ne": "≠", "neq": "≠"}
     | {"lt": "<", "gt": ">", "approx": "≈", "equiv": "≡", "propto": "∝", "in": "∈", "notin": "∉"}
     | dict.fromkeys(("cdot", "times", "cdotp", "bullet", "ast"), "*")
-    | {"div": "/", "pm": "±", "infty": "∞", "infin": "∞", "colon": ":", "surd": r"\sqrt", "prime": "'"}
+    | {
+        "div": "/",
+        "pm": "±",
+        "infty": "∞",
+        "infin": "∞",
+        "colon": ":",
+        "surd": r"\sqrt",
+        "prime": "'",
+        "overline": r"\bar",
+    }
     | dict.fromkeys(("circ", "degree", "textdegree"), "°")
     | {"celsius": "°C", "textcelsius": "°C", "deg": "deg"}
     | {"cup": "∪", "cap": "∩", "emptyset": "∅", "varnothing": "∅", "subset": "⊂", "subseteq": "⊆"}
@@ -91,7 +100,7 @@ _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}[0-9]{0,2}|#[0-9]{1,6});")
 _TAG = re.compile(
     r"<(?:(b|i|u|p|q|s)|(su[pb]))(?: [^<>]*)?>(.*?)</(?:\1|\2)>"
-    r"|</?(?:(?:final_)?answer|ans|strong|em|span|div|code|tt|font|mark|small|big|br|box(?:ed)?)"
+    r"|</?(?:(?:final_)?answer|ans|strong|em|span|div|code|tt|font|mark|small|big|(br)|box(?:ed)?)"
     r"(?: [^<>]*)?/?>",
     re.IGNORECASE | re.DOTALL,
 )
@@ -120,7 +129,7 @@ _DOUBLED = re.compile(
     r"\\\\(?=(?:[dt]?frac|sqrt|text|math|pi|cdot|times|circ|left|right|infty|angle)(?![a-z]))"
 )
 _DRAWN_OVER = re.compile(
-    r"\\(?:overline|hat|(overrightarrow|vec)"
+    r"\\(?:overline(?!\s*\{\s*[A-Za-z]\s*\})|hat|(overrightarrow|vec)"
     r"|(widehat|overarc|wideparen|arc|(?:overset|stackrel)\s*\{\s*\\frown\s*\}))\s*\{\s*([A-Za-z]+)\s*\}"
 )
 _PERIOD = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{([0-9]{1,9})\}")
@@ -147,8 +156,9 @@ _PLAIN = re.compile(
     + r"|[<>]=|=<(?![^<>]*>)|==|!=(?<![0-9)]!=)|->"
     r"|\^\s*(?:[°']|\{\s*(?:[°o]|'+)\s*\}|o(?![A-Za-z0-9]))"
     r"|\{,\}(?<=[0-9]\{,\})(?=[0-9]{3}(?![0-9]))"
-    r"|_\{([A-Za-z0-9]+)\}(?![A-Za-z0-9])"
+    r"|_\{([A-Za-z0-9]+)\}(?![A-Za-z0-9])|_(?:[0-9]|\{[0-9]+\})(?=[A-Za-z])"
 )
+_TIMES = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10\^)")  # 6.02 x 10^23
 _MIXED = re.compile(r"(?<![0-9./^_])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])")  # 1 1/2
 _ROOT_OF_BRACKETS = re.compile(r"(\\sqrt\[[0-9]+\]) ?\(([^()]*)\)")
 _VECTOR = re.compile(r"(.*= ?)?<([^<>=]*,[^<>=]*)>")
@@ -189,6 +199,8 @@ def plain_spelling(text: str) -> str:
     if "~" in text:
         text = _SIMILAR.sub("∼", text).replace("~", " ")
     text = text.replace("$", "")
+    if "10^" in text:
+        text = _TIMES.sub("*", text)
     if "..." in text:
         text = _ELLIPSIS.sub(_repeating, text)
     text = " ".join(_PLAIN.sub(_plain_word, text).strip("* \t\n").split()).rstrip(" .,;:")
@@ -238,8 +250,10 @@ def _without_marks(text: str) -> str:
 
 
 def _untagged(match: re.Match) -> str:
-    _, script, inside = match.groups("")
-    return (f"^{{{inside}}}" if script == "sup" else f"_{{{inside}}}") if script else inside
+    _, script, inside, line_break = match.groups("")
+    if not script:
+        return " " if line_break else inside
+    return f"^{{{inside}}}" if script == "sup" else f"_{{{inside}}}"
 
 
 def _from_unicode(text: str) -> str:
@@ -333,8 +347,8 @@ def _rows(match: re.Match) -> str:
 def _plain_word(match: re.Match) -> str:
     """Yes and YES are yes, Square is square; AB, ABC and ABCD stay the names of points."""
     text = match[0]
-    if match[1]:
-        return "_" + match[1]
+    if text[0] == "_":  # H_2O as H_2 O
+        return "_" + (match[1] or text.strip("_{}") + " ")
     if text[0] == "^":  # 60^o, but x^o is a power
         is_power = "o" in text and not match.string[: match.start()].rstrip()[-1:].isdigit()
         return text if is_power else "'" * text.count("'") or "°"

@@ -23,19 +23,24 @@ MAX_SIDES = 8
 _BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈≈]")
 _NAME = re.compile(  # but xy is a product
     r"(?:m? ?[∠△⌒→] ?\w+|Δ ?[A-Za-z]|\([a-z](?:, ?[a-z])+\)|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+"
+    r"|[A-Za-z](?:\^\{?-1\}?|'{1,3})?\([a-z](?:, ?[a-z])*\)|[a-z]\([a-z]\([a-z]\)\)"
+    r"|\([a-z] ?° ?[a-z]\)\([a-z]\)|\\frac\{d[a-z]\}\{d[a-z]\}|d[a-z]/d[a-z]"
     r"|(?:(?![a-z]{2}(?![A-Za-z]))[A-Za-z]+|[α-ορ-ωΑ-Ω])(?:_[A-Za-z0-9]+|_\{[A-Za-z0-9]+\})?'?(?:\([A-Za-z]\))?)"
 )
 _BARE_LETTERS = re.compile(r"[A-Za-z]+")
 _FIGURE = re.compile(r"m? ?[∠△⌒]|(?<![A-Za-z])[A-Z]{2}(?![A-Za-z])")
-_NAMED_TOO = re.compile(
-    r"[,;] ?(?:and )?(?:the )?[a-z]{3,}(?: [a-z]+){0,3}(?: ?[:=]| is | are )"
-)  # mean: 5, mode: 6
+_NAMED_TOO = re.compile(  # mean: 5, mode: 6
+    r"(?:[,;]| and) ?(?:and )?(?:the )?[a-z]{3,}(?: [a-z]+){0,3}(?: ?[:=]| is | are )"
+)
 _OF_WORDS = re.compile(
-    r"(?:the |its |their )?(?!(?:approximately|about)\b)[a-z]{3,}(?: [a-z]+){0,5}?"
+    r"(?:(?:the |its |their )?(?!(?:approximately|about)\b)[a-z]{3,}(?: (?:[a-z]+|∠?[A-Z]{1,4})){0,5}?|[Ii]t)"
     r" ?(?: is| are| equals|:)(?: equal to)?"
     r" ?(?=[-+]? ?(?:[0-9.√π(]|\\(?:frac|sqrt)))(?P<value>.+)"
 )
-_ABOUT = re.compile(r"(?:approximately|about|roughly|approx\.?|\\approx|≈|~) ?(?=[-0-9.\\])")
+_IS_IT = re.compile(
+    r"(\S+(?: \S+){0,3}) is (?:the )?(?:correct|right|final )?(?: ?(?:answer|option|choice))?"
+)
+_ABOUT = re.compile(r"(?:approximately|exactly|about|roughly|approx\.?|\\approx|≈|~) ?(?=[-0-9.\\])")
 _ABOUT_BEHIND = re.compile(r" ?\(?(?<![A-Za-z])approx(?:\.|imately)?\)?")
 _OR_ABOUT = re.compile(r",? ?(?:or|which is|i\.e\.) (?:approximately|about|roughly|approx\.?|≈) ?[-0-9.]+.*")
 _SEVERAL = re.compile(r"(?<![A-Za-z])(?:or|and)(?![A-Za-z])|[;∨]|\\(?:lor|vee)(?![A-Za-z])")
@@ -66,11 +71,13 @@ def split(text: str, separators: str) -> list[str] | None:
 
 def stated(text: str) -> str:
     """The value that is given to a name, else the text."""
-    if "app" in text or "ab" in text or "ro" in text:
+    if "app" in text or "exact" in text or "ab" in text or "ro" in text:
         text = _OR_ABOUT.sub("", text, count=1) or text
         text = _ABOUT_BEHIND.sub("", text, count=1) if text[:1].isdigit() else _ABOUT.sub("", text, count=1)
     elif text[:1] == "≈":
         text = text[1:].strip()
+    if " is " in text and (match := _IS_IT.fullmatch(text)) and is_value(match[1]):
+        return match[1]
     if ":" in text or " is " in text or " are " in text or " equals " in text:
         match = _OF_WORDS.fullmatch(text)
         text = match["value"] if match and not _NAMED_TOO.search(text) else text
@@ -99,6 +106,8 @@ def stated_value(text: str) -> tuple[str, str] | None:
     sides = _sides(text)
     if len(sides) < 2:
         return None
+    if all(map(is_value, sides)):
+        return None  # 2+3 = 6, else `stated` has it
     (first, last) = sides[0], sides[-1]
     return (first, last) if is_value(last) else (last, first) if is_value(first) else None
 

@@ -42,15 +42,26 @@ def _atom(shown: str, scale: Fraction | int | str, **dimension: int) -> _Atom:
 
 
 _PREFIXES = dict(
-    p="1e-12", n="1e-9", μ="1e-6", u="1e-6", m="1e-3", c="1e-2", d="1e-1", k="1e3", M="1e6", G="1e9", T="1e12"
+    f="1e-15",
+    p="1e-12",
+    n="1e-9",
+    μ="1e-6",
+    u="1e-6",
+    m="1e-3",
+    c="1e-2",
+    d="1e-1",
+    k="1e3",
+    M="1e6",
+    G="1e9",
+    T="1e12",
 )
 _PREFIX_WORDS = dict(
     pico="p", nano="n", micro="μ", milli="m", centi="c", deci="d", kilo="k", mega="M", giga="G", tera="T"
 )
 _SI = {  # symbol: (word, prefixes that are in use, the unit)
-    "m": ("met(?:er|re)", "pnμumcdk", _atom("m", 1, m=1)),
+    "m": ("met(?:er|re)", "fpnμumcdk", _atom("m", 1, m=1)),
     "g": ("gram(?:me)?", "nμumk", _atom("g", "1/1000", kg=1)),
-    "s": ("second", "pnμum", _atom("s", 1, s=1)),
+    "s": ("second", "fpnμum", _atom("s", 1, s=1)),
     "A": ("amp(?:ere)?", "nμumk", _atom("A", 1, A=1)),
     "K": ("kelvin", "m", _atom("K", 1, K=1)),
     "mol": ("mole", "μumk", _atom("mol", 1, mol=1)),
@@ -95,6 +106,26 @@ _OTHERS = {  # names: the unit
     "ha hectare hectares": _atom("ha", 10_000, m=2),
     "gallon gallons gal": _atom("gallon", "0.003785411784", m=3),
     "atm atmosphere atmospheres": _atom("atm", 101_325, kg=1, m=-1, s=-2),
+    "mmHg torr Torr": _atom("mmHg", "133.322", kg=1, m=-1, s=-2),
+    "psi": _atom("psi", "6894.757", kg=1, m=-1, s=-2),
+    "hp": _atom("hp", "745.7", kg=1, m=2, s=-3),
+    "dyn dyne dynes": _atom("dyn", "1e-5", kg=1, m=1, s=-2),
+    "erg ergs": _atom("erg", "1e-7", kg=1, m=2, s=-2),
+    "Nm": _atom("J", 1, kg=1, m=2, s=-2),
+    "Ns": _atom("kg*m/s", 1, kg=1, m=1, s=-1),
+    "Ah": _atom("A*h", 3600, A=1, s=1),
+    "mAh": _atom("mAh", "3.6", A=1, s=1),
+    "S siemens": _atom("S", 1, kg=-1, m=-2, s=3, A=2),
+    "Bq becquerel becquerels": _atom("Bq", 1, s=-1),
+    "Gy gray grays": _atom("Gy", 1, m=2, s=-2),
+    "Sv sievert sieverts": _atom("Sv", 1, m=2, s=-2),
+    "cd candela candelas": _atom("cd", 1, cd=1),
+    "lm lumen lumens": _atom("lm", 1, cd=1),
+    "lx lux": _atom("lx", 1, cd=1, m=-2),
+    "amu": _atom("amu", "1.66053907e-27", kg=1),
+    "ppm": _atom("ppm", 1, ppm=1),
+    "bpm": _atom("bpm", 1, beat=1, s=-1),
+    "cc": _atom("cc", "1e-6", m=3),
     "Wh": _atom("Wh", 3600, kg=1, m=2, s=-2),
     "kWh": _atom("kWh", 3_600_000, kg=1, m=2, s=-2),
     "M": _atom("M", 1000, mol=1, m=-3),
@@ -242,6 +273,8 @@ _WITH_TAIL = re.compile(rf"({_VALUE})( ?)(\(?[A-Za-zμΩ%°⟦\\].*)", re.DOTALL
 _FIRST = re.compile(r"\(?(?:⟦|[A-Za-zμΩ]+|°(?: ?[CF])?|%|\\frac)")
 _ANY_VALUE = re.compile(r"(.*\S) ?(⟦[^⟦⟧]+⟧.*)", re.DOTALL)
 _MARKS = str.maketrans("⟦⟧", "  ")
+_LETTERS = re.compile(r"[A-Za-z](?:\^[23])?(?:(?: ?\* ?| )[A-Za-z](?:\^\{?[23]\}?)?)+")  # m g h is a product
+_OF_LETTERS = frozenset("Nm Am Cm Tm Vm Ws Vs As Js Ns Ah Wh VA mK gm".split())  # but N m is a unit
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)")  # keeps the degrees of its argument
 
 
@@ -271,7 +304,8 @@ def split_unit(text: str) -> tuple[str, Unit] | None:
             or (plain is not None and first in ("mL", "ml", "cL", "cl", "dL", "dl"))
         )
         squared = first == "m" and unit.shown in ("m^2", "m^3") and space  # 9π m^2
-        if clear or squared or (plain and space):
+        symbols = _LETTERS.fullmatch(tail) and "".join(filter(str.isalpha, tail)) not in _OF_LETTERS
+        if clear or squared or (plain and space and not symbols):
             return value.rstrip(), unit
     match = _ANY_VALUE.fullmatch(text) if "⟦" in text else None
     if match and (unit := read_unit(match[2].translate(_MARKS))):

@@ -72,6 +72,11 @@ def test_equivalent_never_raises_and_is_symmetric_on_any_text():
         ("1/0", "2/0", False),
         ("CO", "Co", False),  # carbon monoxide and cobalt
         ("up", "UP", True),
+        ("CO_2", "CO2", True),
+        ("SO_4^{2-}", "SO4^{2-}", True),
+        ("CO_2", "CO_3", False),
+        ("x--3", "x+3", True),
+        ("3--2", "5", False),  # a range
         ("A - B", "A", False),
         ("A - 2B", "A", False),
         ("B - 12 cm", "B", True),

@@ -26,6 +26,10 @@ from answers.solutions import solutions
         (r"\pm 6", "6, -6", True),
         (r"x = \pm 6", r"x \in \{-6, 6\}", True),
         (r"\pm 6", "6", False),
+        (r"7\pm 2", "9, 5", True),  # not the range 7-2
+        (r"\frac{3\pm 5}{2}", "4, -1", True),
+        (r"(\pm 3, 2)", "(3,2), (-3,2)", True),
+        (r"7\pm 2", "9, 6", False),
         (r"4\pm\sqrt{7}", r"4+\sqrt{7}, 4-\sqrt{7}", True),
         (r"\{4\pm\sqrt{7}\}", r"x=4-\sqrt{7} or x=4+\sqrt{7}", True),
         (r"\{1\} \cup \{2, 3\}", r"\{1, 2, 3\}", True),
@@ -52,6 +56,9 @@ def test_solutions_have_no_order_and_any_joint(a, b, same):
         ("P(1,2), Q(3,4)", "P(3,4), Q(1,2)"),
         ("(A) 8, (B) 6", "(A) 6, (B) 8"),
         ("A. Oslo, B. Rome", "A. Rome, B. Oslo"),
+        ("(a) 8, (b) 6", "(a) 6, (b) 8"),
+        ("(1) 8; (2) 6", "(1) 6; (2) 8"),
+        ("(i) 8, (ii) 6", "(i) 6, (ii) 8"),
     ],
 )
 def test_what_has_a_name_keeps_it_in_a_list(a, b):

@@ -20,6 +20,7 @@ SPELLED = {
         ('<span style="color:red">6</span>', "6"),
         ("<answer>44</answer>", "44"),
         ("x<sup>3</sup>", "x^{3}"),
+        ("5<br>6", "5 6"),
         ("y &le; 4", "y ≤ 4"),
         ('"parallel"', "parallel"),
         ("$$21$$.", "21"),
@@ -98,6 +99,13 @@ SPELLED = {
     ],
     "LaTeX": [
         (r"\textbf{\textit{13}}", "13"),
+        (r"\overline{z}", r"\bar{z}"),  # a conjugate, a complement
+        ("H_2O", "H_2 O"),
+        ("H₂O", "H_2 O"),
+        (r"\log_{2}x", r"\log_2 x"),
+        ("v_max", "v_max"),
+        ("6.02 x 10^23", "6.02*10^23"),
+        ("2x 10", "2x 10"),
         (r"\textbf{13\text{ km}}", "13⟦km⟧"),
         (r"\color{blue}{13}", "{13}"),
         (r"13 \hspace{1em} \tag{2}", "13"),

@@ -31,6 +31,12 @@ from answers.units import join_unit, read_unit, split_unit
         ("20^\\circ\\text{C}", "20", "°C"),
         (r"x\text{ cm}", "x", "cm"),
         ("7 square units", "7", ""),
+        ("7 N m", "7", "N*m"),
+        ("7 Nm", "7", "J"),
+        ("7 mmHg", "7", "mmHg"),
+        ("7 lx", "7", "lx"),
+        ("7 A m^2", "7", "A*m^2"),
+        (r"7\,\text{m g}", "7", "g*m"),
     ],
 )
 def test_a_unit_stands_apart(written, value, unit):
@@ -58,6 +64,10 @@ def test_a_unit_stands_apart(written, value, unit):
         "5 m + 3",
         "5 cm of rope",
         "0.5mv^2",
+        "2 m g h",
+        "4 g t^2",
+        "3 A B",
+        r"5 m \cdot g",
     ],
 )
 def test_everything_else_is_a_factor_or_words(written):
