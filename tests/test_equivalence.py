@@ -72,6 +72,9 @@ def test_equivalent_never_raises_and_is_symmetric_on_any_text():
         ("1/0", "2/0", False),
         ("CO", "Co", False),  # carbon monoxide and cobalt
         ("up", "UP", True),
+        ("angle KLM", "∠MLK", True),
+        ("Triangle KLM", "KLM", True),
+        ("angle K", "K", False),
         ("CO_2", "CO2", True),
         ("SO_4^{2-}", "SO4^{2-}", True),
         ("CO_2", "CO_3", False),
