@@ -120,12 +120,14 @@ def residue(text: str) -> int | None:
 
 
 _LETTERS = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
+_INVERSE = re.compile(r"[fgh]\^ ?\{? ?-1 ?\}? ?\(")  # of a function, not 1/f
 _LITTLE_WORDS = re.compile(r" (?:mod|to|if|per|or|and|not|nor|but|for|is|of|on|at|as|by) ")  # no factors
 
 
 def _is_formula(text: str) -> bool:
     is_word = text.isalpha() and text.isascii() and not _LETTERS.fullmatch(text)
-    return not is_word and not RANGE_OR_DATE.fullmatch(text) and not _LITTLE_WORDS.search(text)
+    unreadable = RANGE_OR_DATE.fullmatch(text) or _LITTLE_WORDS.search(text) or _INVERSE.search(text)
+    return not is_word and not unreadable
 
 
 _FUNCTIONS = {
