@@ -68,7 +68,7 @@ _SYMBOL = r"[0-9]*(?:[A-Z]{1,2}|[a-z])(?![A-Za-z])"
 _LETTER_AND_TEXT = re.compile(
     rf"([A-J]) - (?!{_SYMBOL}(?:[-+*/^0-9() ]+{_SYMBOL})*[-+*/^0-9() ]*\Z)\S.*"
 )  # B - 12
-_SUBSTANCE = re.compile(r"[0-9]*(?:\(?[A-Z][a-z]?[0-9_{} ^+)-]*)+")
+_SUBSTANCE = re.compile(r"[0-9]*(?:\(?[A-Z][a-z]?[0-9_{} ^+)→-]*)+")
 _NO_SUBSCRIPTS = str.maketrans("", "", "_{} ")
 _LETTERS = re.compile(r"[A-H](?:(?:, )?[A-H])+")
 
