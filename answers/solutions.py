@@ -2,7 +2,8 @@ r"""Solutions of a question, however they are joined: `1, 2`, `{1, 2}`, `x = 1 o
 
 - Their name is dropped, where they have one in common: x = 1 or x = 2. `x=5, y=3` keeps its names and is also
   (x, y) = (5, 3); the pair without names is forgiven what it leaves out. Several of them are tuples:
-  x=1, y=2 or x=2, y=1.
+  x=1, y=2 or x=2, y=1. AB = 5, CD = 6 and (a) 5, (b) 6 keep theirs; x_1 = 5, x_2 = 6 are solutions of x.
+- Choices and claims that are joined by `and` aren't joined by `or`.
 - `±3` stands for two solutions.
 - An inequality in one name is its interval, |x-1| < 2 too; two of them that are met together are what they
   have in common. What leaves out numbers is what is left out: x ≠ 4, ℝ∖{4}, (-∞, 4) ∪ (4, ∞).

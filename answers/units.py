@@ -5,7 +5,7 @@ r"""Units behind a value: what they are worth, and when letters are a unit and n
 
 A unit stands apart: wrapped (`\text{m}`, which the plain notation keeps as ⟦m⟧), behind a plain number and
 a space (`5 mg`, `2 A`), or, where its name can hardly be a product (`cm`, `kN`, `min`), anywhere behind a
-number, fraction or root. Everything else is a factor: `3mg`, `2nm`, `\frac13\pi h`.
+number, fraction or root. Everything else is a factor: `3mg`, `2nm`, `\frac13\pi h`, `2 m g h`.
 
 Values are converted by `scale`, a factor in plain notation to units of the SI: two units of one dimension are
 compared through it. Temperatures in °C and °F have dimensions of their own, since their zeros differ; degrees
