@@ -140,7 +140,7 @@ _FUNCTIONS = {
 _CONSTANTS = {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}
 # are never a factor before a bracket; and these aren't, where x is in it
 _CALLED = frozenset("f det var Var cov Cov arg sgn max min gcd lcm mod erf".split())
-_CALLED_OF_X = frozenset("g h F G u y".split())
+_CALLED_OF_X = frozenset("g h F G".split())
 _TOKEN = re.compile(
     r"[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?|\.[0-9]+|\\[A-Za-z]+"
     rf"|(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{2,}}"

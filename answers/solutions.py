@@ -62,8 +62,12 @@ def same_solutions(a: str, b: str, same: Compare) -> Same:
         return Same.NO
     if len(ours) > 1 and {_joint(a, ours), _joint(b, theirs)} == {"and", "or"}:
         return Same.NO
+    named, bare = (ours, theirs) if all(name for name, _ in ours) else (theirs, ours)
     if len(ours) == 1:
         return same(ours[0][1], theirs[0][1]) if ours[0][0] == theirs[0][0] else Same.NO
+    if len({name for name, _ in named}) == len(named) and not any(name for name, _ in bare):
+        found = [same(x, y) for (_, x), (_, y) in zip(ours, theirs, strict=True)]
+        return min(Same.FORGIVEN, *found)  # AB = 5, CD = 6 and 5, 6
     # both ways, so that it is symmetric
     return max(_each_in(ours, theirs, same), _each_in(theirs, ours, same))
 

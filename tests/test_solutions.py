@@ -111,6 +111,9 @@ def test_both_is_not_either(a, b, same):
         ("x=8, y=6 or x=6, y=8", "x=8, y=8 or x=6, y=6", Same.NO),
         (r"(x,y)=(\pm 8, 6)", "(8,6), (-8,6)", Same.YES),
         ("x=8, y=6", "[8,6]", Same.NO),
+        ("PQ=8, RS=6", "8, 6", Same.FORGIVEN),
+        ("PQ=8, RS=6", "6, 8", Same.NO),
+        ("mean: 8, mode: 6", "8, 6", Same.FORGIVEN),
         ("x=8, y=6, z=1", "(8,6)", Same.NO),
     ],
 )
