@@ -120,12 +120,14 @@ def residue(text: str) -> int | None:
 
 
 _LETTERS = re.compile(r"[a-z]|[b-df-hj-np-tv-z]{2,3}")  # m times g; with a vowel it may be a word
+_INVERSE = re.compile(r"[fgh]\^ ?\{? ?-1 ?\}? ?\(")  # of a function, not 1/f
 _LITTLE_WORDS = re.compile(r" (?:mod|to|if|per|or|and|not|nor|but|for|is|of|on|at|as|by) ")  # no factors
 
 
 def _is_formula(text: str) -> bool:
     is_word = text.isalpha() and text.isascii() and not _LETTERS.fullmatch(text)
-    return not is_word and not RANGE_OR_DATE.fullmatch(text) and not _LITTLE_WORDS.search(text)
+    unreadable = RANGE_OR_DATE.fullmatch(text) or _LITTLE_WORDS.search(text) or _INVERSE.search(text)
+    return not is_word and not unreadable
 
 
 _FUNCTIONS = {
@@ -138,7 +140,7 @@ _FUNCTIONS = {
 _CONSTANTS = {"e": math.e + 0j, "i": 1j, "π": math.pi + 0j}
 # are never a factor before a bracket; and these aren't, where x is in it
 _CALLED = frozenset("f det var Var cov Cov arg sgn max min gcd lcm mod erf".split())
-_CALLED_OF_X = frozenset("g h F G u y".split())
+_CALLED_OF_X = frozenset("g h F G".split())
 _TOKEN = re.compile(
     r"[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?|\.[0-9]+|\\[A-Za-z]+"
     rf"|(?:{'|'.join(_FUNCTIONS)})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z]{{2,}}"

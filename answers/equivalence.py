@@ -60,6 +60,7 @@ def _plain_name(text: str, key: Key) -> str:
 
 _ARTICLE = re.compile(r"(?:the|an?) (?=[A-Za-z]{2})", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
+_FIGURE = re.compile(r"(?:(angle)|triangle|quadrilateral|segment|side|point) ([A-Z]{1,4})")
 _POINT = re.compile(r"[A-Z](\([^()]*,[^()]*\))|△ ?([A-Z]{3})")
 _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"\mathbb R")
@@ -67,7 +68,7 @@ _SYMBOL = r"[0-9]*(?:[A-Z]{1,2}|[a-z])(?![A-Za-z])"
 _LETTER_AND_TEXT = re.compile(
     rf"([A-J]) - (?!{_SYMBOL}(?:[-+*/^0-9() ]+{_SYMBOL})*[-+*/^0-9() ]*\Z)\S.*"
 )  # B - 12
-_SUBSTANCE = re.compile(r"[0-9]*(?:\(?[A-Z][a-z]?[0-9_{} ^+)-]*)+")
+_SUBSTANCE = re.compile(r"[0-9]*(?:\(?[A-Z][a-z]?[0-9_{} ^+)→-]*)+")
 _NO_SUBSCRIPTS = str.maketrans("", "", "_{} ")
 _LETTERS = re.compile(r"[A-H](?:(?:, )?[A-H])+")
 
@@ -109,6 +110,8 @@ def _with_units(x: str, of_x: Unit | None, y: str, of_y: Unit | None, key: Key) 
 def _bare(text: str) -> str:
     text = text.strip()
     text = _ARTICLE.sub("", text, count=1) if text[:1] in ("a", "A", "t", "T") else text
+    if text[-1:].isupper() and (figure := _FIGURE.fullmatch(text)):
+        return "∠" * bool(figure[1]) + figure[2]
     point = _POINT.fullmatch(text)
     return point[1] or point[2] if point else "(-∞, ∞)" if text in _REALS else "⦃⦄" if text == "∅" else text
 

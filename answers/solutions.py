@@ -2,7 +2,8 @@ r"""Solutions of a question, however they are joined: `1, 2`, `{1, 2}`, `x = 1 o
 
 - Their name is dropped, where they have one in common: x = 1 or x = 2. `x=5, y=3` keeps its names and is also
   (x, y) = (5, 3); the pair without names is forgiven what it leaves out. Several of them are tuples:
-  x=1, y=2 or x=2, y=1.
+  x=1, y=2 or x=2, y=1. AB = 5, CD = 6 and (a) 5, (b) 6 keep theirs; x_1 = 5, x_2 = 6 are solutions of x.
+- Choices and claims that are joined by `and` aren't joined by `or`.
 - `±3` stands for two solutions.
 - An inequality in one name is its interval, |x-1| < 2 too; two of them that are met together are what they
   have in common. What leaves out numbers is what is left out: x ≠ 4, ℝ∖{4}, (-∞, 4) ∪ (4, ∞).
@@ -14,6 +15,7 @@ from functools import lru_cache
 
 from answers.calculator import at_points, same_equation
 from answers.same import Compare, Same
+from answers.statements import NAME
 
 MAX_ITEMS = 12  # of solutions whose order doesn't matter
 EXCLUDED = "≠"  # the name of what an answer leaves out
@@ -26,7 +28,8 @@ _JOINT = r"[,;] ?(?:(?:and|or) )?|∪| (?:and|or) | ?(?:∨|∧|\\lor|\\vee|\\la
 _EITHER = re.compile(r"∪|∨|or|vee")
 _BEHIND_VALUE = re.compile(r"(?<=[\w)}]) ?±")  # 5-2 would be a range
 _BOTH = re.compile(r"∧|and|wedge")
-_CLAIM = re.compile(r"¬? ?[A-Za-z]")
+_CLAIM = re.compile(r"¬? ?[A-Za-z]|[IV]{1,3}")
+_CHOICE = re.compile(r"[A-J]|[IV]{1,3}")
 _UNKNOWN = "txyz"  # x_1 = 1, x_2 = 2 are solutions of x; a_1 = 1, a_2 = 2 keep their names
 _CUT = re.compile(rf"([(\[{{⦃⟨])|([)\]}}⦄⟩])|(?:{_JOINT})")
 _MEMBER = re.compile(rf"({_NAME}|\([^()]*\)) ?∈ ?(.+)")
@@ -37,6 +40,7 @@ _ASSIGNED_IN_LIST = re.compile(  # AB = 5; ∠A = 30°; mean: 5; (A) 5
     r"((?:m? ?[∠△⌒] ?)?[A-Z]{1,4}|m? ?[∠△⌒] ?[0-9]|(?:the )?[a-z]{3,}(?: [a-z]+){0,3}?)"
     r"(?: ?[=:] ?| is | are )(?![A-Z]{2,4}\Z)([^=<>≤≥≠:]+(?::[^=<>≤≥≠:]+)?)"
 )
+_LINE = re.compile(r" ?[A-Z]{2,4} ?")
 _LABELLED = re.compile(r"(?:\(([A-Ja-j]|[1-9](?=\) )|i{1,3}|i?v)\)|([A-J])[.):]) ?(\S.*)")
 _TUPLE_ASSIGNED = re.compile(r"\(([^()=]+)\) ?= ?\((.+)\)")
 _UNEQUAL = re.compile(rf"(?:{_NAME}) ?≠ ?([^=<>≤≥≠]+)")
@@ -58,8 +62,12 @@ def same_solutions(a: str, b: str, same: Compare) -> Same:
         return Same.NO
     if len(ours) > 1 and {_joint(a, ours), _joint(b, theirs)} == {"and", "or"}:
         return Same.NO
+    named, bare = (ours, theirs) if all(name for name, _ in ours) else (theirs, ours)
     if len(ours) == 1:
         return same(ours[0][1], theirs[0][1]) if ours[0][0] == theirs[0][0] else Same.NO
+    if len({name for name, _ in named}) == len(named) and not any(name for name, _ in bare):
+        found = [same(x, y) for (_, x), (_, y) in zip(ours, theirs, strict=True)]
+        return min(Same.FORGIVEN, *found)  # AB = 5, CD = 6 and 5, 6
     # both ways, so that it is symmetric
     return max(_each_in(ours, theirs, same), _each_in(theirs, ours, same))
 
@@ -69,7 +77,7 @@ def _joint(text: str, items: Sequence[Item]) -> str:
     if "=" in text or not all(_CLAIM.fullmatch(value) for _, value in items):
         return ""
     joints = " ".join(_pieces(text)[1])
-    choices = all("A" <= value <= "J" for _, value in items)
+    choices = all(_CHOICE.fullmatch(value) for _, value in items)
     return "or" if _EITHER.search(joints) else "and" if _BOTH.search(joints) or choices else ""
 
 
@@ -117,8 +125,8 @@ def solutions(text: str) -> tuple[Item, ...]:
         items = _in_common(*items) or items
     items = _tuples(items)
     names = {name for name, _ in items if name and name != EXCLUDED}
-    bases = {name.partition("_")[0] for name in names}
-    if len(names) <= 1 or (len(bases) == 1 and bases < set(_UNKNOWN)):
+    bases, ends = ({name.partition("_")[i] for name in names} for i in (0, 2))
+    if len(names) <= 1 or (len(bases) == 1 and bases < set(_UNKNOWN) and not any(map(str.isalpha, ends))):
         items = [(name if name == EXCLUDED else "", value) for name, value in items]  # x_1 = 1, x_2 = 2
     return tuple([(EXCLUDED, value) for value in _gaps(items)] or items)
 
@@ -127,6 +135,14 @@ def _named(piece: str) -> Item | None:
     """What a list says of a figure, of a word or of a part of the question."""
     if match := _ASSIGNED_IN_LIST.fullmatch(piece):
         return match[1].removeprefix("the ").replace(" ", ""), match[2].strip()
+    left, sign, right = piece.partition("=")
+    if (
+        sign
+        and NAME.fullmatch(left.strip())
+        and not _ASSIGNED.fullmatch(piece)
+        and not _LINE.fullmatch(right)
+    ):
+        return left.replace(" ", ""), right.strip()  # P(A) = 1/2
     if match := _LABELLED.fullmatch(piece):
         return match[1] or match[2], match[3]
     return None

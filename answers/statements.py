@@ -21,7 +21,7 @@ OPEN, CLOSE = "([{⦃⟨", ")]}⦄⟩"
 MAX_DEPTH = 16  # brackets within brackets
 MAX_SIDES = 8
 _BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈≈]")
-_NAME = re.compile(  # but xy is a product
+NAME = re.compile(  # but xy is a product
     r"(?:m? ?[∠△⌒→] ?\w+|Δ ?[A-Za-z]|\([a-z](?:, ?[a-z])+\)|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+"
     r"|[A-Za-z](?:\^\{?-1\}?|'{1,3})?\([a-z](?:, ?[a-z])*\)|[a-z]\([a-z]\([a-z]\)\)"
     r"|\([a-z] ?° ?[a-z]\)\([a-z]\)|\\frac\{d[a-z]\}\{d[a-z]\}|d[a-z]/d[a-z]"
@@ -87,10 +87,10 @@ def stated(text: str) -> str:
     if len(sides) < 2:
         return sides[0] if sides else text
     first, last = sides[0], sides[-1]
-    if _NAME.fullmatch(first) and last and (first[0] != "(" or _in_order(first)):
+    if NAME.fullmatch(first) and last and (first[0] != "(" or _in_order(first)):
         is_claim = _BARE_LETTERS.fullmatch(last) or (_FIGURE.match(first) and _FIGURE.search(last))
         return text if is_claim else last  # AB = CD, ∠A = 2∠B
-    if len(sides) == 2 and _NAME.fullmatch(last) and is_value(first):
+    if len(sides) == 2 and NAME.fullmatch(last) and is_value(first):
         return first
     return last if all(map(is_value, sides)) and _all_equal(sides) else text
 
@@ -123,7 +123,7 @@ def _sides(text: str) -> list[str]:
     if "≈" in parts:
         n = parts[1::2].index("≈") + 1
         exact = sides[:n]
-        sides = [*exact, sides[n]] if all(map(_NAME.fullmatch, exact)) else exact
+        sides = [*exact, sides[n]] if all(map(NAME.fullmatch, exact)) else exact
     return sides if all(sides) else []
 
 

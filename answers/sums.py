@@ -29,10 +29,10 @@ Term = tuple[int, tuple[tuple[str, int], ...]]
 Sum = tuple[dict[Term, int], int]
 ONE: Term = (1, ())  # the key of plain numbers
 
-# a sign that sums don't have, a word, another command, a subscript of nothing or without end
+# a sign that sums don't have, a word, another command, a subscript of nothing or without end, f^{-1}(x)
 _UNKNOWN = re.compile(
     r"[^-+*/^(){}.0-9A-Za-zα-ωΑ-Ω∞_\\ ]|(?<![A-Za-z\\])[A-Za-z]{4}|\\(?!(?:frac|sqrt)(?![A-Za-z]))"
-    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])"
+    r"|(?<![A-Za-zα-ωΑ-Ω∞])_|_(?![A-Za-z0-9])|[fgh]\^\{?-1\}? ?\("
 )
 _DEGREE = re.compile(r"(?<=sqrt)\[[^\[\]]*\]")
 _TOKEN = re.compile(

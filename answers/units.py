@@ -5,11 +5,11 @@ r"""Units behind a value: what they are worth, and when letters are a unit and n
 
 A unit stands apart: wrapped (`\text{m}`, which the plain notation keeps as ⟦m⟧), behind a plain number and
 a space (`5 mg`, `2 A`), or, where its name can hardly be a product (`cm`, `kN`, `min`), anywhere behind a
-number, fraction or root. Everything else is a factor: `3mg`, `2nm`, `\frac13\pi h`.
+number, fraction or root. Everything else is a factor: `3mg`, `2nm`, `\frac13\pi h`, `2 m g h`.
 
 Values are converted by `scale`, a factor in plain notation to units of the SI: two units of one dimension are
 compared through it. Temperatures in °C and °F have dimensions of their own, since their zeros differ; degrees
-and percent have none. Left out: prefixes of rare units, feet and inches together.
+and percent have none. Left out: prefixes of rare units.
 """
 
 import re
@@ -185,7 +185,7 @@ def _named(name: str) -> _Atom | None:
 # --- unit expressions -----------------------------------------------------------------------------
 
 _TOKEN = re.compile(
-    r"° ?[CF](?![A-Za-z])|[A-Za-zμΩ]+|[°%]|\^ ?\{ ?(-? ?[0-9]) ?\}|\^ ?(-?[0-9])|(?<=[A-Za-z])([23])|[*/]"
+    r"° *[CF](?![A-Za-z])|[A-Za-zμΩ]+|[°%]|\^ ?\{ ?(-? ?[0-9]) ?\}|\^ ?(-?[0-9])|(?<=[A-Za-z])([23])|[*/]"
     r"|\\frac ?\{([^{}]*)\}\{([^{}]*)\}| |(.)"
 )
 _BELOW = re.compile(r"/ ?\(([^()/]*)\)")  # J/(kg K)
@@ -209,6 +209,7 @@ def read_unit(text: str) -> Unit | None:
     if text[:1] == "(" and text[-1:] == ")":
         text = text[1:-1].strip()
     text = _PHRASES.get(text, text)
+    text = text.replace("k Ω", "kΩ").replace("M Ω", "MΩ") if "Ω" in text else text
     if text[:5] == r"\frac":
         match = _TOKEN.fullmatch(text)
         above, below = (read_unit(match[i]) for i in (4, 5)) if match and match[4] else (None, None)
@@ -270,7 +271,7 @@ def _over(above: Unit, below: Unit) -> Unit | None:
 _PLAIN = re.compile(r"[-+]? ?[0-9.][0-9 .,/*^{}()eE+-]*")
 _VALUE = r"(?:[-+*/^(){} 0-9.,π]|\\frac|\\sqrt(?:\[[0-9]\])?|sqrt|(?<=[0-9])[eE](?=[-+]?[0-9]))*[0-9)}π.]"
 _WITH_TAIL = re.compile(rf"({_VALUE})( ?)(\(?[A-Za-zμΩ%°⟦\\].*)", re.DOTALL)
-_FIRST = re.compile(r"\(?(?:⟦|[A-Za-zμΩ]+|°(?: ?[CF])?|%|\\frac)")
+_FIRST = re.compile(r"\(?(?:⟦|[A-Za-zμΩ]+|°(?: *[CF])?|%|\\frac)")
 _ANY_VALUE = re.compile(r"(.*\S) ?(⟦[^⟦⟧]+⟧.*)", re.DOTALL)
 _MARKS = str.maketrans("⟦⟧", "  ")
 _LETTERS = re.compile(r"[A-Za-z](?:\^[23])?(?:(?: ?\* ?| )[A-Za-z](?:\^\{?[23]\}?)?)+")  # m g h is a product

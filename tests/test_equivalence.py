@@ -72,8 +72,12 @@ def test_equivalent_never_raises_and_is_symmetric_on_any_text():
         ("1/0", "2/0", False),
         ("CO", "Co", False),  # carbon monoxide and cobalt
         ("up", "UP", True),
+        ("angle KLM", "∠MLK", True),
+        ("Triangle KLM", "KLM", True),
+        ("angle K", "K", False),
         ("CO_2", "CO2", True),
         ("SO_4^{2-}", "SO4^{2-}", True),
+        ("2H_2 + O_2 → 2H_2O", "2H2 + O2 -> 2H2O", True),
         ("CO_2", "CO_3", False),
         ("x--3", "x+3", True),
         ("3--2", "5", False),  # a range

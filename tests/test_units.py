@@ -162,3 +162,25 @@ def test_nouns_count_like_units(text, value, noun):
 )
 def test_words_that_change_a_number_are_no_nouns(text):
     assert not equivalent(text, "5") and not equivalent(text, "3")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("2 h 45 min", "165 min", True),
+        (r"2\text{ h }45\text{ min}", "2.75 h", True),
+        ("6 feet 3 inches", "75 in", True),
+        ("1 h 2 min 3 s", "3723 s", True),
+        ("4 kg 250 g", "4.25 kg", True),
+        ("6 ft 3 in", "3 ft 6 in", False),
+        ("6 ft 3 in", "6 ft", False),
+        ("6 ft 3 in", "6", False),
+        ("6 m 3 m", "9 m", False),
+        ("6 m 3 s", "6 m", False),
+        (r"25^{\circ} \mathrm{C}", "25 °C", True),
+        (r"25^{\circ} \mathrm{C}", r"25^{\circ} \mathrm{F}", False),
+        (r"2 \text{ k}\Omega", "2000 Ω", True),
+    ],
+)
+def test_a_value_may_have_several_units(a, b, same):
+    assert equivalent(a, b) == equivalent(b, a) == same
