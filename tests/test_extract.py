@@ -223,7 +223,7 @@ HARD_RESPONSES = {
     "joined boxes": r"\boxed{5} and " * 50_000,
     "empty boxes": r"\boxed{}" * 20_000,
     "empty nested boxes": r"\boxed{ " * 50_000 + "}" * 50_000,
-    "boxes without braces": r"\boxed 5" * 20_000,
+    "boxes without braces": r"\boxed 5" * 10_000,
 }
 
 

@@ -1,6 +1,7 @@
 """Who is lost, who is stuck, who is merely slow: by recorded states, and by processes that really die."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -305,7 +306,8 @@ def ends(tmp_path_factory):
     for name, end in found.items():
         faulty = int(name[-1])
         said = [(out / f"{name}.{rank}").read_text() for rank in range(2)]
-        began = float(said[faulty].split()[0]) if said[faulty] else 0.0
+        times = [line for line in said[faulty].splitlines() if re.fullmatch(r"[0-9.]+", line)]
+        began = float(times[0]) if times else 0.0
         found[name] = end["status"], end["end"][1 - faulty] - began, said[1 - faulty]
     return out, found
 
