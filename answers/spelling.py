@@ -177,6 +177,10 @@ _TRIANGLE = re.compile(r"Δ ?(?=[A-Z]{3}(?![A-Za-z]))")
 _SYMMETRIC = re.compile(r"([∠△⌒]?) ?([A-Za-z]{1,4}) ?([∥∦⊥≅∼]) ?\1 ?([A-Za-z]{1,4})")
 _WHOLE = {"{}": "∅", "⦃⦄": "∅", "⦃ ⦄": "∅", "DNE": "does not exist"}
 
+_CURRENCIES = {r"\$": "dollars", "€": "euros", "£": "GBP", "¥": "yen", "₹": "rupees"}
+_AMOUNT = r"(-?[0-9](?:(?:[0-9.,]|\{,\}|\\[,!])*[0-9])?)"
+_CURRENCY = re.compile(rf"(\\\$|[€£¥₹]) ?{_AMOUNT}(?! ?[A-Za-z])|(?<![.,^_]){_AMOUNT} ?([€£¥₹])")
+
 _PHRASE = re.compile(
     r"^(?:(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer ?(?:is ?:?|:|=) ?)?"
     r"(?:(?:option|choice) (?=\(?[A-Z]\b)"
@@ -193,9 +197,9 @@ def plain_spelling(text: str) -> str:
     if "`" in text or "**" in text or "__" in text or ("<" in text and ">" in text):
         text = _without_marks(text)
     if not text.isascii():
-        text = _from_unicode(text)
+        text = _from_unicode(_CURRENCY.sub(_money, text))
     if "\\" in text:
-        text = _from_latex(text)
+        text = _from_latex(_CURRENCY.sub(_money, text) if r"\$" in text else text)
     if "~" in text:
         text = _SIMILAR.sub("∼", text).replace("~", " ")
     text = text.replace("$", "")
@@ -214,6 +218,11 @@ def plain_spelling(text: str) -> str:
     if _SOME_GROUPED.search(text):
         text = _GROUPED.sub(_join_groups, text)
     return _structured(text) if text and not text.isalnum() else _WHOLE.get(text, text)
+
+
+def _money(match: re.Match) -> str:
+    sign, amount, same_amount, sign_behind = match.groups()
+    return f"{amount or same_amount}⟦{_CURRENCIES[sign or sign_behind]}⟧"
 
 
 def _structured(text: str) -> str:

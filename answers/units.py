@@ -135,6 +135,7 @@ _OTHERS = {  # names: the unit
     "dollar dollars USD": _atom("dollars", 1, dollar=1),
     "cent cents": _atom("cents", "1/100", dollar=1),
     "euro euros EUR": _atom("euros", 1, euro=1),
+    "GBP": _atom("GBP", 1, sterling=1),
     "rupee rupees Rs": _atom("rupees", 1, rupee=1),
     "yuan": _atom("yuan", 1, yuan=1),
     "yen": _atom("yen", 1, yen=1),
