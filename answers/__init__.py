@@ -5,7 +5,8 @@ from answers.choices import option_key
 from answers.extract import extract_answer
 from answers.keys import canonical, compare, equivalent
 from answers.opinion import second_opinion
-from answers.vote import Compare, answer_classes
+from answers.same import Compare
+from answers.vote import answer_classes
 
 __all__ = [
     "Compare", "answer_classes", "canonical", "compare", "equivalent", "extract_answer", "option_key",

@@ -46,10 +46,8 @@ def agreement(a: str, b: str, key: Key) -> Same:
     if ours and theirs:
         of_one = _plain_name(ours[0], key) == _plain_name(theirs[0], key)
         return same_solutions(ours[1], theirs[1], compare) if of_one else Same.NO
-    if not ours and not theirs:
-        return Same.NO
-    value, other = (ours[1], b) if ours else (theirs[1], a) if theirs else (a, b)
-    return min(Same.FORGIVEN, same_solutions(value, other, compare))
+    equation, other = (ours, b) if ours else (theirs, a)
+    return min(Same.FORGIVEN, same_solutions(equation[1], other, compare)) if equation else Same.NO
 
 
 def _plain_name(text: str, key: Key) -> str:

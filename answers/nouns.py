@@ -12,7 +12,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from answers.units import Unit, read_unit, split_unit
+from answers.units import Unit, read_unit, split_unit, without_marks
 from answers.words import leading_number
 
 # plurals that are no things, or make another number of it
@@ -30,7 +30,6 @@ _IRREGULAR = frozenset(
     "people children men women mice feet fish sheep deer geese dice cattle data vertices matrices".split()
 )
 _NUMBER = r"-?(?:[0-9](?:[-+0-9.,/*^{} ]|[eE](?=[-+]?[0-9]))*(?<=[0-9}])|\\frac\{[0-9]+\}\{[0-9]+\})"
-_MARKS = str.maketrans("⟦⟧", "  ")
 _NUMBER_AND_UNIT = re.compile(r"([0-9.]+) ?([A-Za-z]+),?")
 _SEVERAL_UNITS = re.compile(r"[0-9.]+ ?[A-Za-z]+(?:,? [0-9.]+ ?[A-Za-z]+){1,2}")
 _COUNTED = re.compile(rf"({_NUMBER})[ -]([A-Za-z]{{3,}}(?:[ -][A-Za-z]{{3,}})?)")
@@ -53,7 +52,7 @@ def with_unit(text: str) -> tuple[str, Unit | None]:
 
 def _of_several_units(text: str) -> tuple[str, Unit] | None:
     """1 h 15 min, 5 feet 6 inches: a sum, in the first unit."""
-    text = " ".join(text.translate(_MARKS).split())
+    text = without_marks(text)
     if not text[:1].isdigit() or not _SEVERAL_UNITS.fullmatch(text):
         return None
     numbers, names = zip(*_NUMBER_AND_UNIT.findall(text), strict=True)

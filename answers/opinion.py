@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from answers.calculator import at_points
-from answers.equivalence import Same
 from answers.expressions import RANGE_OR_DATE
 from answers.keys import MAX_CHARS, canonical, compare
+from answers.same import Compare, Same
 from answers.solutions import cut
-from answers.vote import Compare
 
 MAX_LATE = 2
 

@@ -44,6 +44,7 @@ def _atom(shown: str, scale: Fraction | int | str, **dimension: int) -> _Atom:
 _PREFIXES = dict(
     f="1e-15",
     p="1e-12",
+    h="1e2",
     n="1e-9",
     μ="1e-6",
     u="1e-6",
@@ -116,12 +117,14 @@ _OTHERS = {  # names: the unit
     "Ah": _atom("A*h", 3600, A=1, s=1),
     "mAh": _atom("mAh", "3.6", A=1, s=1),
     "S siemens": _atom("S", 1, kg=-1, m=-2, s=3, A=2),
-    "Bq becquerel becquerels": _atom("Bq", 1, s=-1),
+    "Bq becquerel becquerels": _atom(
+        "Bq", 1, decay=1, s=-1
+    ),  # 5 Bq is not 5 Hz, 5 Sv not 5 Gy, 5 lm not 5 cd
     "Gy gray grays": _atom("Gy", 1, m=2, s=-2),
-    "Sv sievert sieverts": _atom("Sv", 1, m=2, s=-2),
+    "Sv sievert sieverts": _atom("Sv", 1, sievert=1),
     "cd candela candelas": _atom("cd", 1, cd=1),
-    "lm lumen lumens": _atom("lm", 1, cd=1),
-    "lx lux": _atom("lx", 1, cd=1, m=-2),
+    "lm lumen lumens": _atom("lm", 1, lm=1),
+    "lx lux": _atom("lx", 1, lm=1, m=-2),
     "amu": _atom("amu", "1.66053907e-27", kg=1),
     "ppm": _atom("ppm", 1, ppm=1),
     "bpm": _atom("bpm", 1, beat=1, s=-1),
@@ -159,7 +162,7 @@ def _table() -> dict[str, _Atom]:
         atoms[symbol] = _Atom(shown, scale, dimension)
         for prefix in prefixes:
             name = ("μ" if prefix == "u" else prefix) + shown
-            atoms[prefix + symbol] = _Atom(name, scale * Fraction(_PREFIXES.get(prefix, "100")), dimension)
+            atoms[prefix + symbol] = _Atom(name, scale * Fraction(_PREFIXES[prefix]), dimension)
     for names, atom in _OTHERS.items():
         atoms |= dict.fromkeys(names.split(), atom)
     return atoms
@@ -175,7 +178,7 @@ _WORDS = [
 def _named(name: str) -> _Atom | None:
     if name in _ATOMS:
         return _ATOMS[name]
-    if name.lower() in ("hertz", "siemens") or len(name) > 3:
+    if len(name) > 3:
         for pattern, symbol in _WORDS:
             if word := pattern.fullmatch(name.lower()):
                 return _ATOMS[_PREFIX_WORDS.get(word[1] or "", "") + symbol]

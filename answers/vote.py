@@ -14,17 +14,15 @@ n (n - 1) / 2 comparisons: 28 for a group of 8. Beyond MAX_KEYS the commonest ar
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations, product
 
 from answers.choices import option_key
 from answers.keys import compare
-from answers.same import Same
+from answers.same import Compare, Same
 from answers.units import split_unit
 
 MAX_KEYS = 64
-
-Compare = Callable[[str, str], Same]
 
 
 def answer_classes(

@@ -106,7 +106,18 @@ def test_what_is_converted_is_the_same(pair):
     assert equivalent(*pair) and canonical(pair[0]) != canonical(pair[1])
 
 
-@pytest.mark.parametrize("pair", [("5 cm", "5 m"), ("5 cm", "5 cm^2"), ("300 K", "300 °C"), ("5 N", "5 J")])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("5 cm", "5 m"),
+        ("5 cm", "5 cm^2"),
+        ("300 K", "300 °C"),
+        ("5 N", "5 J"),
+        ("5 Hz", "5 Bq"),
+        ("5 Gy", "5 Sv"),
+        ("5 lm", "5 cd"),
+    ],
+)
 def test_other_units_are_other_answers(pair):
     assert not equivalent(*pair) and equivalent(pair[0], pair[0].split()[0])
 
