@@ -361,6 +361,8 @@ def test_the_published_vote_lets_the_unparsed_win_and_earn():
     assert rewards_of(["-", r"\boxed{None}", r"\boxed{2}"], vote="published") == [1, 1, 0]
     # strings split the vote, the reward compares by meaning
     assert rewards_of([r"\boxed{45}", r"\boxed{45°}", r"\boxed{45°}"], vote="published") == [1, 1, 1]
+    texts = [r"\boxed{0.50}", r"\boxed{0.50}", r"\boxed{1/2}", r"\boxed{3}"]  # the winner's text is no key
+    assert rewards_of(texts, vote="published") == [1, 1, 1, 0]
 
 
 def test_the_gold_reward_compares_with_the_label():

@@ -29,6 +29,39 @@ def joined(a: str, b: str) -> bool:
     return one is not None and one == other
 
 
+@pytest.mark.parametrize(
+    ("answers", "classes"),
+    [
+        (["5", "5", "5 cm", "5 cm", "5 m"], "aaaab"),  # a bare one is of the commonest it may be
+        (["5 cm", "5 cm", "5 cm", "5 m", "5 m", "5"], "aaabba"),
+        (["5", "5 cm", "5 m"], "abc"),  # which of the two, nobody can say
+        (["5", "5", "5 cm", "5 m"], "aabc"),
+        (["5 cm", "0.05 m", "5"], "aaa"),
+        (["50", "50%", "0.5"], "abb"),  # 50 is not 0.5, though 50% may be either
+        (["50", "50", "50", "50%", "0.5"], "aaabb"),
+        (["45°", "45", r"\pi/4"], "aba"),
+        (["5 apples", "5 apples", "5", "5 oranges"], "aaab"),
+        (["x+y=7", "7", "x-y=7"], "abc"),
+        ([r"2\ln 2", r"\ln 4", r"\ln 4", None], "bbb-"),
+        (["A, C", "AC", "(A) and (C)", "A or C"], "aaab"),
+    ],
+)
+def test_what_is_left_out_is_forgiven_by_a_stated_rule(answers, classes):
+    found = answer_classes(answers)
+    pairs = list(combinations(range(len(answers)), 2))
+    together = {(i, j) for i, j in pairs if found[i] is not None and found[i] == found[j]}
+    assert together == {(i, j) for i, j in pairs if classes[i] == classes[j] != "-"}
+
+
+def test_a_class_is_named_by_its_commonest_key_and_the_shortest_of_these():
+    assert set(answer_classes([r"2\ln 2", r"\ln 4", r"\ln 4"])) == {canonical(r"\ln 4")}
+    assert set(answer_classes(["0.05 m", "5 cm"])) == {"5 cm"}
+
+
+def test_the_letter_of_an_option_is_compared_with_no_text():
+    assert answer_classes(["A", "A - 7", "12"], ("12", "15")) == ["A", "A-7", "A"]
+
+
 def report(title: str, pairs: list[Pair], failed: list[Pair]) -> str:
     """Failures by kind, the commonest first, with examples."""
     of, all_of = Counter(pair.kind for pair in failed), Counter(pair.kind for pair in pairs)
