@@ -29,7 +29,6 @@ without a space (`xy` is one name).
 import re
 from functools import lru_cache
 from hashlib import sha256
-from math import gcd
 
 from answers.calculator import same_equation, same_number
 from answers.equivalence import agreement
@@ -37,6 +36,7 @@ from answers.same import Same
 from answers.spelling import plain_spelling
 from answers.statements import CLOSE, OPEN, RELATIONS, split, stated
 from answers.sums import read_sum
+from answers.terms import READY, read_answer, read_number, read_terms, shortcut
 from answers.units import join_unit, split_unit, without_marks
 from answers.words import TRIGGERS, leading_number, number_in_words
 
@@ -100,61 +100,23 @@ def canonical(answer: str | None) -> str | None:
         answer = " ".join(answer.split()) if len(answer) < MAX_WORDS else answer.strip()
     if len(answer) > MAX_CHARS:
         return _hashed(answer)
-    return _shortcut(answer) or _settle(answer)
+    return read_number(answer) or _settle(answer)
 
 
 _remembered = lru_cache(maxsize=8192)(canonical)
 
 
-# The forms that most answers have. The long way must give the same keys: a test compares them.
-_READY = re.compile(r"[A-Z]|0|-?[1-9][0-9]{0,14}|text:[0-9a-f]{64}")
-_SIMPLE = re.compile(
-    r"\$?(?:[A-Za-z] ?= ?)?(-?)(?:([0-9]{1,15})(?:\.([0-9]{1,15})|/([1-9][0-9]{0,14}))?"
-    r"|\\[dtc]?frac ?\{([0-9]{1,15})\}\{([1-9][0-9]{0,14})\}|\\[dtc]?frac([0-9])([1-9]))"
-    r"((?:\\,|\\ |~| )?[\\A-Za-z%°^][\\A-Za-z%°^{}/ 23]{0,30})?\.?\$?"
-)
-_LETTER = re.compile(
-    r"\$?(?:\\(?:text|mathrm|textbf|mathbf)\{\(?([A-Z])[).]?\}|\(([A-Z])\)|([A-Z])[).])\.?\$?"
-)
-
-
-def _shortcut(text: str) -> str | None:
-    """The key of a plain letter, integer, decimal or fraction, with a unit or without: what the long
-    way gives, many times faster."""
-    if _READY.fullmatch(text):
-        return text
-    match = _SIMPLE.fullmatch(text)
-    if match:
-        sign, whole, decimals, below, numerator, denominator, digit, over, tail = match.groups("")
-        unit = _tail(r"\frac12" if numerator or digit else "1", tail) if tail else ""
-        if unit is None:
-            return None
-        if not decimals:
-            n, d = int(whole or numerator or digit), int(below or denominator or over or 1)
-        else:
-            n, d = int(whole + decimals), 10 ** len(decimals)
-        common = gcd(n, d)
-        return (sign if n else "") + str(n // common) + (f"/{d // common}" if d > common else "") + unit
-    match = _LETTER.fullmatch(text)
-    return match[1] or match[2] or match[3] if match else None
-
-
-@lru_cache(maxsize=4096)
-def _tail(value: str, tail: str) -> str | None:
-    """What a unit behind a value adds to its key, None where it is none."""
-    found = split_unit(plain_spelling(value + tail))
-    return join_unit("1", found[1])[1:] if found and found[0] == plain_spelling(value) else None
-
-
 @lru_cache(maxsize=8192)  # the samples of a group repeat each other
 def _settle(answer: str) -> str | None:
     """Rewrite until nothing changes, which makes every key its own key."""
+    if key := read_answer(answer):
+        return key
     text = answer
     for _ in range(MAX_ROUNDS):
         before, (text, settled) = text, _rewrite(text)
         if len(text) > MAX_CHARS:
             break
-        if settled or text == before or text == _shortcut(text):
+        if settled or text == before or text == shortcut(text):
             return text or None
     return _hashed(" ".join(answer.split()))
 
@@ -164,7 +126,8 @@ def _hashed(text: str) -> str:
 
 
 # of a denominator, say: may open in the next round
-_SUM_IN_BRACKETS = re.compile(r"(?<!sqrt)\((?!(?:-?[0-9/∞]+, )+-?[0-9/∞]+[)\]])|sqrt\((?![0-9]+\))")
+_TERM = r"-?(?:[0-9/*∞π]|sqrt\([0-9]+\))+"  # in an interval or a point
+_SUM_IN_BRACKETS = re.compile(rf"(?<!sqrt)\((?!(?:{_TERM}, )+{_TERM}[)\]])|sqrt\((?![0-9]+\))")
 _WORDS = re.compile(r"(?!.*(?:answer|option|choice))[a-z]{2,}(?: [a-z]{2,})*")  # nothing to take off any more
 
 
@@ -174,8 +137,8 @@ def _rewrite(text: str) -> tuple[str, bool]:
     before, text = text, plain_spelling(text)
     if len(text) > MAX_CHARS:  # one character of Unicode can stand for eighteen
         return text, False
-    shortcut = _shortcut(text) if text != before else None
-    return (shortcut, True) if shortcut else _long_way(text)
+    key = shortcut(text) if text != before else None
+    return (key, True) if key else _long_way(text)
 
 
 @lru_cache(maxsize=8192)  # $(3, 4)$ and (3, 4) are spelled alike
@@ -184,12 +147,14 @@ def _long_way(text: str) -> tuple[str, bool]:
     if choice:
         return choice, True
     spelled, text = text, stated(text)
+    if text == spelled and _WORDS.fullmatch(text):
+        return text, TRIGGERS.isdisjoint(text.split())
     as_text: list[str] = []
     text = _read_structure(text, as_text)
     if as_text:
-        text = number_in_words(text) or text  # two-0
-        only_words = text == spelled and _WORDS.fullmatch(text) is not None
-        return text, only_words and TRIGGERS.isdisjoint(text.split())
+        return number_in_words(text) or text, False  # two-0
+    if ("=" in text or "≈" in text) and stated(text) != text:
+        return text, False  # 1x = 5 is x=5 after a round, and 5 after two
     return text, not _SUM_IN_BRACKETS.search(text)
 
 
@@ -225,29 +190,28 @@ _RELATED = re.compile(f"[{RELATIONS}]")
 
 def _read_structure(text: str, as_text: list[str]) -> str:
     """The key; pieces that are no sums are also added to `as_text`."""
-    text = text.strip()
-    if _READY.fullmatch(text):
-        return text
     if not _STRUCTURE.search(text):
         return _read_value(text, as_text)
     items = split(text, ",")
     if not items:
         return _as_text(text, as_text)
     if len(items) > 1:
-        return ", ".join([_read_structure(item, as_text) for item in items[::2]])
+        return ", ".join([_read_piece(item, as_text) for item in items[::2]])
     sides = (_RELATED.search(text) and split(text, RELATIONS)) or items
     if len(sides) > 1:
-        key = "".join([s if s in RELATIONS and s else _read_structure(s, as_text) for s in sides])
-        if ("=" in key or "≈" in key) and stated(key) != key:
-            as_text.append(key)  # 1x = 5 is x=5 after a round, and 5 after two
-        return key
+        return "".join([s if s in RELATIONS and s else _read_piece(s, as_text) for s in sides])
     inside = split(text[1:-1], ",") if text[:1] in tuple(OPEN) and text[-1] in CLOSE else None
     return _read_bracketed(text, inside[::2], as_text) if inside else _read_value(text, as_text)
 
 
+def _read_piece(text: str, as_text: list[str]) -> str:
+    text = text.strip()
+    return text if READY.fullmatch(text) else read_terms(text) or _read_structure(text, as_text)
+
+
 def _read_bracketed(text: str, items: list[str], as_text: list[str]) -> str:
     opening, closing = text[0], text[-1]
-    keys = [_read_structure(item, as_text) for item in items]
+    keys = [_read_piece(item, as_text) for item in items]
     if opening + closing in ("()", "{}") and len(keys) == 1 and keys[0]:
         return keys[0]
     if opening + closing in ("{}", "⦃⦄"):
@@ -274,4 +238,6 @@ def _read_value(text: str, as_text: list[str]) -> str:
 def _as_text(text: str, as_text: list[str]) -> str:
     """What can't be read, with blanks only between words and no braces around a single exponent."""
     as_text.append(text)
-    return _LOOSE_BLANK.sub("", _LOOSE_BRACES.sub(r"\1\2", text))
+    if "{" in text:
+        text = _LOOSE_BRACES.sub(r"\1\2", text)
+    return _LOOSE_BLANK.sub("", text) if " " in text else text

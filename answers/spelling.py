@@ -209,11 +209,13 @@ def plain_spelling(text: str) -> str:
         text = _ELLIPSIS.sub(_repeating, text)
     text = " ".join(_PLAIN.sub(_plain_word, text).strip("* \t\n").split()).rstrip(" .,;:")
     if " " in text or ":" in text:
-        phrase = _PHRASE.match(text)
-        text = text[phrase.end() :] if phrase else text
+        words = text.lower()
+        if "wer" in words or "opt" in words or "cho" in words:  # answer, option, choice
+            text = _PHRASE.sub("", text, count=1)
+            words = text.lower()
         if "/" in text:
             text = _MIXED.sub(_mixed_number, text)
-        if not TRIGGERS.isdisjoint(text.lower().split()):
+        if not TRIGGERS.isdisjoint(words.split()):
             text = plain_words(text)
     if _SOME_GROUPED.search(text):
         text = _GROUPED.sub(_join_groups, text)
@@ -308,8 +310,7 @@ def _from_latex(text: str) -> str:
 def _without_outer_wrapper(text: str) -> str:
     r"""What stands within \boxed{\frac{\sqrt{3}}{2}}; wrappers with fewer braces in them are taken off
     wherever they stand."""
-    match = _OUTER_WRAPPER.match(text)
-    if match and text.count("{") > 1:
+    if text.count("{") > 1 and (match := _OUTER_WRAPPER.match(text)):
         inside = text.rstrip(" $.")
         if closing_brace(inside, match.end(), len(inside)) == len(inside) - 1:
             return inside[match.end() : -1]
@@ -324,9 +325,10 @@ def _unwrapped(match: re.Match) -> str:
 
 
 def _plain_command(match: re.Match) -> str:
-    name, sign = match.groups()
+    name = match[1]
     if name:
         return _COMMANDS.get(name, match[0])
+    sign = match[2]
     return _ESCAPES.get(sign, " " if sign.isspace() else match[0]) if sign else ""
 
 

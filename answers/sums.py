@@ -72,7 +72,7 @@ def _bounded(terms: dict, denominator: int) -> Sum:
     return terms, denominator
 
 
-def _plus(a: Sum, b: Sum, sign: str = "+") -> Sum:
+def plus(a: Sum, b: Sum, sign: str = "+") -> Sum:
     (terms, p), (more, q) = a, _negative(b) if sign == "-" else b
     denominator = p if p == q else p * q // gcd(p, q)
     up, more_up = denominator // p, denominator // q
@@ -201,17 +201,25 @@ def _sqrt(a: Sum) -> Sum:
     terms, denominator = a
     if terms.keys() - {ONE}:
         return {(1, ((f"sqrt({show(a)})", 1),)): 1}, 1
-    radicand, outside = terms.get(ONE, 0) * denominator, 1  # sqrt(p/q) = sqrt(p q)/q
+    radicand = terms.get(ONE, 0) * denominator  # sqrt(p/q) = sqrt(p q)/q
     if radicand >= 0 and isqrt(radicand) ** 2 == radicand:
         return _bounded({ONE: isqrt(radicand)}, denominator)
     if not 0 < radicand <= MAX_RADICAND:
         raise Unreadable
-    d = 2
-    while d * d <= radicand:
-        while radicand % (d * d) == 0:
-            radicand, outside = radicand // (d * d), outside * d
-        d += 1
+    outside, radicand = square_free(radicand)
     return _bounded({(radicand, ()): outside}, denominator)
+
+
+def square_free(n: int) -> tuple[int, int]:
+    """(k, r), where n = k^2 r and r has no square factor, (0, 1) of 0."""
+    if n == 0:
+        return 0, 1
+    outside, d = 1, 2
+    while d * d <= n:
+        while n % (d * d) == 0:
+            n, outside = n // (d * d), outside * d
+        d += 1
+    return outside, n
 
 
 def show(a: Sum) -> str:
@@ -250,7 +258,7 @@ def _place(key: tuple) -> tuple:
 class _Reader(Parser):
     __slots__ = ()
     TOKEN, MAX_DEPTH = _TOKEN, MAX_DEPTH
-    plus, negative, times = staticmethod(_plus), staticmethod(_negative), staticmethod(_times)
+    plus, negative, times = staticmethod(plus), staticmethod(_negative), staticmethod(_times)
     divide = fraction = staticmethod(_divide)
     raised = staticmethod(_power)
     signed = staticmethod(lambda a, sign: _negative(a) if sign == "-" else a)
@@ -294,4 +302,4 @@ class _Reader(Parser):
             return _times(whole, fraction)
         if not 0 < fraction[0].get(ONE, 0) < fraction[1]:
             raise Unreadable
-        return _plus(whole, fraction)
+        return plus(whole, fraction)

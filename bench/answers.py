@@ -219,7 +219,7 @@ def speed(rows: list[dict], settings: Settings) -> str:
     ]
     each = {text: per_second([text], settings.repeats, 20) for text in distinct}
     latex = [text for text in distinct if "\\" in text]
-    long_way = [text for text in distinct if not answers.keys._shortcut(text)]
+    long_way = [text for text in distinct if not answers.keys.shortcut(text)]
     below = [text for text in distinct if each[text] < BAR]
     rate = lambda texts: f"{per_second(texts, settings.repeats):,.0f}"  # noqa: E731
     lines = [
