@@ -15,7 +15,7 @@ from transformers import (
 from common import cli
 from model.layers import colocate_qkv_gate_up
 from model.loading import autocast, fused_matches_reference
-from model.packed_attention import ATTENTION
+from model.packed_attention import ATTENTION, register_attention
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
 
@@ -68,6 +68,7 @@ def make_model(
     `attention` than ours it is transformers' model, as a peer wants it.
     """
     torch.manual_seed(0)
+    register_attention()
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(
             shape_config(shape), dtype=dtype, attn_implementation=attention

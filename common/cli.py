@@ -10,18 +10,17 @@ A rule stands beside its flag and is the end of its error: `--steps must be at l
 a vote needs company" says why as well.
 """
 
-import copy
 import difflib
 import math
 import os
+import re
 import sys
-from argparse import ArgumentDefaultsHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable
-from dataclasses import field, fields
-from types import MappingProxyType
-from typing import Any, TypeVar
-
-from transformers import HfArgumentParser
+from dataclasses import MISSING, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
 
 from common.errors import UsageError, UserError
 
@@ -36,6 +35,30 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "0 or above 1": lambda x: x == 0 or x > 1,
     "given": lambda x: bool(x),
 }
+
+# names that other trainers have for it -> ours, of which a program may have some
+ELSEWHERE = {
+    "learning_rate": "lr", "grad_clip": "max_grad_norm", "warmup_ratio": "warmup_steps",
+    "batch_size": "questions minibatch_questions", "train_batch_size": "questions minibatch_questions",
+    "per_device_train_batch_size": "questions minibatch_questions", "mini_batch_size": "minibatch_questions",
+    "ppo_mini_batch_size": "minibatch_questions", "micro_batch_size": "tokens_per_forward",
+    "ppo_micro_batch_size_per_gpu": "tokens_per_forward", "gradient_accumulation_steps": "tokens_per_forward",
+    "num_generations": "group_size num_samples", "n": "group_size num_samples", "k": "group_size num_samples",
+    "max_completion_length": "max_new_tokens", "max_response_length": "max_new_tokens",
+    "max_tokens": "max_new_tokens", "max_prompt_length": "max_prompt_tokens",
+    "epsilon": "clip_low clip_high", "cliprange": "clip_low clip_high", "clip_ratio": "clip_low clip_high",
+    "epsilon_high": "clip_high", "clip_ratio_high": "clip_high", "clip_ratio_low": "clip_low",
+    "clip_ratio_c": "dual_clip", "delta": "dual_clip", "kl_coef": "beta", "kl_loss_coef": "beta",
+    "kl_loss_type": "kl", "loss_type": "aggregate", "loss_agg_mode": "aggregate", "scale_rewards": "scale",
+    "importance_sampling_level": "ratio", "reward_funcs": "reward",
+    "max_steps": "steps", "epochs": "steps", "num_train_epochs": "steps", "total_epochs": "steps",
+    "output_dir": "out", "default_local_dir": "out", "output": "out", "resume_from_checkpoint": "resume",
+    "resume_mode": "resume", "save_steps": "save_every", "save_freq": "save_every",
+    "save_total_limit": "keep", "eval_steps": "eval_every", "test_freq": "eval_every",
+    "model_name": "model", "model_name_or_path": "model", "path": "model", "dataset": "train_data data",
+    "dataset_name": "train_data data", "train_files": "train_data", "val_files": "eval_data",
+    "eval_dataset": "eval_data", "lora_r": "lora_rank", "bf16": "dtype", "torch_dtype": "dtype",
+}  # fmt: skip
 
 Settings = TypeVar("Settings")
 
@@ -85,30 +108,48 @@ class _Help(ArgumentDefaultsHelpFormatter):
         return ", ".join(s for s in action.option_strings if "-" not in s.lstrip("-")) + choices
 
 
-class _Parser(HfArgumentParser):
-    def __init__(self, cls, **options):
-        self.section, self.groups, self.sections = None, getattr(cls, "GROUPS", {}), {}
-        super().__init__(cls, allow_abbrev=False, formatter_class=_Help, **options)
+class _Version(Action):
+    def __call__(self, parser, *_):
+        print(version())
+        parser.exit()
 
-    def _parse_dataclass_field(self, parser, field):  # type: ignore[override]  # static there
-        if not self.sections:  # in the order of GROUPS, where inherited fields may come last
-            self.sections = {name: self.add_argument_group(title) for name, title in self.groups.items()}
-        self.section = self.sections.get(field.name, self.section)
-        # HfArgumentParser hands all metadata on to argparse, which knows the help text alone
-        plain = copy.copy(field)
-        known = {name: field.metadata[name] for name in ("help", "choices") if field.metadata.get(name)}
-        if field.type == bool | None:  # it would want a word behind the flag
-            known |= {"nargs": "?", "const": True}
-        plain.metadata = MappingProxyType(known)
-        HfArgumentParser._parse_dataclass_field(self.section or parser, plain)
 
+class _Parser(ArgumentParser):
     def error(self, message):
         raise UsageError(message)
 
 
+def parser_of(cls) -> ArgumentParser:
+    """A flag for each field, in the sections of cls.GROUPS and their order: inherited fields come first."""
+    parser = _Parser(allow_abbrev=False, formatter_class=_Help)
+    parser.add_argument("--version", action=_Version, nargs=0, dest=SUPPRESS, help="say it and end")
+    titles = getattr(cls, "GROUPS", {})
+    sections: dict[str, Any] = {name: parser.add_argument_group(title) for name, title in titles.items()}
+    section: Any = parser
+    for f in fields(cls):
+        section = sections.get(f.name, section)
+        of_list = get_origin(f.type) is list
+        options: dict[str, Any] = {"type": get_args(f.type)[0], "nargs": "+"} if of_list else {"type": f.type}
+        if f.type in (bool, bool | None):  # may be given bare
+            options = {"type": yes_or_no, "nargs": "?", "const": True}
+        names = dict.fromkeys((f"--{f.name}", f"--{f.name.replace('_', '-')}"))
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        known = {name: f.metadata.get(name) or None for name in ("help", "choices")}
+        section.add_argument(*names, default=default, **known, **options)
+    return parser
+
+
+def yes_or_no(word: str) -> bool:
+    if (lower := word.lower()) in ("yes", "true", "t", "y", "1"):
+        return True
+    if lower in ("no", "false", "f", "n", "0"):
+        return False
+    raise ArgumentTypeError(f"it is on or off: true or false (got {word})")
+
+
 def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) -> Settings:
     """Flags -> a `cls`. `--preset`, of cls.PRESETS, and `defaults` set other defaults; flags given win."""
-    parser = _Parser(cls)
+    parser = parser_of(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     presets = getattr(cls, "PRESETS", {})
     if presets and (chosen := value_of(argv, "--preset")):
@@ -116,13 +157,27 @@ def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) ->
             raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
         parser.set_defaults(**presets[chosen])
     parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
-    _, unknown = parser.parse_known_args(argv)
+    found, unknown = parser.parse_known_args(argv)
     if unknown:
-        close = difflib.get_close_matches(unknown[0].split("=")[0].lstrip("-"), sorted(known), 1)
-        hint = f"; did you mean --{close[0]}?" if close else "; --help lists the flags"
-        raise UsageError(f"unknown flag {unknown[0]}{hint}")
-    (values,) = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    return values
+        raise UsageError(f"unknown flag {unknown[0]}{hint(unknown[0], known)}")
+    return cls(**vars(found))
+
+
+def hint(word: str, known: set[str]) -> str:
+    """What an unknown flag may have meant: by another trainer's name, `a.b.c=1` included, or by spelling."""
+    name = word.split("=")[0].lstrip("-").rpartition(".")[2].replace("-", "_")
+    meant = [flag for flag in ELSEWHERE.get(name, "").split() if flag in known]
+    if meant := meant or difflib.get_close_matches(name, sorted(known), 1):
+        return f"; did you mean {' or '.join(f'--{flag}' for flag in meant)}?"
+    return "; --help lists the flags"
+
+
+def version() -> str:
+    """The newest release that CHANGELOG.md tells of, with a + where changes came after it."""
+    named = re.findall(r"^## (\S+)", (Path(__file__).parents[1] / "CHANGELOG.md").read_text("utf-8"), re.M)
+    after = "+" if named[0] == "Unreleased" else ""
+    below = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
+    return f"mmupt {named[bool(after)]}{after} ({below})"
 
 
 def value_of(argv: list[str], flag: str) -> str | None:

@@ -19,7 +19,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from common import pulse
 from common.errors import UsageError
@@ -61,6 +60,8 @@ class World:
 
     def sum_gradients(self, model) -> None:
         """A parameter that no question here reached counts as zero: all ranks call alike."""
+        from torch.distributed.tensor import DTensor
+
         parameters = [p for p in model.parameters() if p.requires_grad]
         for p in parameters:
             if p.grad is None:

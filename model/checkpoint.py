@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers.core_model_loading import revert_weight_conversion
 
 from common.errors import ModelError
 from common.files import sync
@@ -70,6 +69,8 @@ def blocks_of(tensors: list[Tensor]) -> Iterator[Tensor]:
 
 def weights_as_stored(model: Model) -> dict[str, Tensor]:
     """The model's parameters under the names that they have in its files, each once."""
+    from transformers.core_model_loading import revert_weight_conversion
+
     own = {name: p.detach() for name, p in model.named_parameters()}
     stand_ins = {name: torch.empty(0, device="meta") for name in own}
     name_of = {id(x): name for name, x in stand_ins.items()}

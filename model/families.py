@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
 
 from common.errors import ModelError
@@ -72,6 +71,8 @@ def compose_processor(model_type: str, tokenizer, image_processor, settings: dic
 
     `settings`: what processor_config.json says; of it, what the class takes.
     """
+    import transformers
+
     cls = getattr(transformers, VISION[model_type])
     parts = {"image_processor": image_processor, "tokenizer": tokenizer}
     known = inspect.signature(cls.__init__).parameters

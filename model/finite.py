@@ -6,7 +6,6 @@ from contextlib import nullcontext
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from common.pulse import waiting
 
@@ -32,5 +31,7 @@ def nonfinite(tensors: Mapping[str, Tensor], together: bool = False) -> str:
 
 def least_and_greatest(x: Tensor) -> tuple[Tensor, Tensor]:
     """Of this process's share, which may be empty."""
+    from torch.distributed.tensor import DTensor
+
     own = x.to_local() if isinstance(x, DTensor) else x
     return own.aminmax() if own.numel() else (own.new_zeros(()), own.new_zeros(()))

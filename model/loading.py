@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
-from transformers.distributed import DistributedConfig
-from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import get_checkpoint_shard_files
 
 from common.errors import ModelError, first_line
 from model import sharding
@@ -27,10 +22,11 @@ from model.families import VISION, product_dtype, refusal, vision_parameters
 from model.finite import nonfinite
 from model.fused_check import fused_matches_reference
 from model.layers import COLOCATED, colocate_qkv_gate_up
-from model.packed_attention import ATTENTION
+from model.packed_attention import register_attention
 from model.vision import lean_vision
 
-transformers_logging.disable_progress_bar()
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 
 def load_model(
@@ -46,6 +42,11 @@ def load_model(
     trained policy keeps float32 weights: in bfloat16 an update of lr 1e-6 would round away. With
     `shard` each process reads and holds its share (model/sharding.py); all call together.
     """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.distributed import DistributedConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     config = load_config(path)
     auto = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
     classes: Any = auto._model_mapping
@@ -59,7 +60,7 @@ def load_model(
             config=config,
             state_dict=stored_weights(path, dtype, shard),
             dtype=dtype,
-            attn_implementation=ATTENTION,
+            attn_implementation=register_attention(),
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -125,6 +126,9 @@ def stored_weights(path: str, dtype: torch.dtype, shard: bool = False) -> dict[s
 
     No weight is a mapped file, transformers' way: its pages would stay in memory beside the copies.
     """
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+    from transformers.utils.hub import get_checkpoint_shard_files
+
     find = partial(cached_file, path, _raise_exceptions_for_missing_entries=False)
     # first, as transformers has it: an index beside it is of another save
     if single := find(SAFE_WEIGHTS_NAME):
@@ -151,6 +155,8 @@ def stored_weights(path: str, dtype: torch.dtype, shard: bool = False) -> dict[s
 
 def load_config(path: str):
     """The checkpoint's configuration; ModelError where it is missing or not served."""
+    from transformers import AutoConfig
+
     check_model_folder(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -182,8 +188,11 @@ def check_model_folder(path: str) -> None:
         raise ModelError(f"--model {path}: no *.safetensors, so no weights{pickled}")
 
 
-def generation_config(path: str) -> GenerationConfig | None:
+def generation_config(path: str) -> "GenerationConfig | None":
     """Raises ModelError for one that can't be read: it says which ids end a response."""
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+
     if cached_file(path, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False) is None:
         return None
     try:

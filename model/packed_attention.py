@@ -20,11 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-ATTENTION = "mmupt"  # the name transformers knows it by
+ATTENTION = "mmupt"  # the name transformers knows it by, once it is registered
 
 
 @dataclass(frozen=True)
@@ -401,8 +398,16 @@ def attention(
             for cache, *rows in zip(caches, *pieces, strict=True)
         ]
         return torch.cat(out).unflatten(1, (query.shape[1], -1))[:, None], None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
-AttentionInterface.register(ATTENTION, attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+def register_attention() -> str:
+    """Makes `attention` known to transformers -> the name that a model asks for it by."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    return ATTENTION

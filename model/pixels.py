@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 # pixels of a picture are only read
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
@@ -32,6 +31,8 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 def supports(image_processor) -> bool:
     """Whether `resize` and `to_patches` stand for this image processor."""
+    from transformers import Qwen2VLImageProcessorPil
+
     p = image_processor
     return (
         isinstance(p, Qwen2VLImageProcessorPil)
@@ -47,6 +48,8 @@ def resize(image_processor, images: Sequence[Image.Image]) -> dict[str, Tensor]:
 
     Raises ValueError for a picture too thin to resize.
     """
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
     p, merge = image_processor.patch_size, image_processor.merge_size
     bounds = dict(image_processor.size)
     pixels, grids = [], []

@@ -14,11 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, ProcessorMixin
-from transformers.image_processing_utils import BaseImageProcessor
 
 from common.errors import ModelError, UsageError, first_line
 from data import Example
@@ -177,6 +174,8 @@ def load_processor(
 ) -> Processor:
     """A checkpoint's tokenizer and image processor. Raises ModelError, naming what is missing. `system`: what
     its chat template puts before every question; UsageError where it doesn't."""
+    from transformers import AutoTokenizer, ProcessorMixin
+
     config = load_config(path)
     sees, vocabulary = config.model_type in VISION, config.get_text_config().vocab_size
     if Path(path).is_dir() and not any(
@@ -261,6 +260,9 @@ def chat_template(settings: dict) -> str | None:
 
 def load_image_processor(path: str):
     """A checkpoint's Pillow image processor, without torchvision (Qwen's: model/pixels.py)."""
+    import transformers
+    from transformers.image_processing_utils import BaseImageProcessor
+
     settings, _ = BaseImageProcessor.get_image_processor_dict(path)
     name = str(settings.get("image_processor_type", "")).removesuffix("Fast")
     pillow = getattr(transformers, f"{name}Pil", None)
@@ -301,6 +303,8 @@ class LookupNormalise:
 
 def eos_ids(path: str, tokenizer) -> tuple[int, ...]:
     """The ids that end a response: generation_config's, else the config's, else the tokenizer's."""
+    from transformers import GenerationConfig, PreTrainedConfig
+
     found = None
     stated, _ = PreTrainedConfig.get_config_dict(path)  # config itself may have dropped some of it
     for generation in (generation_config(path), GenerationConfig.from_model_config(stated)):

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from common.errors import ModelError, first_line
 from model.families import VISION, refusal, text_model, vision_parameters
@@ -58,6 +57,8 @@ class Shape:
 
 def read_shape(path: str, weights: bool = True) -> Shape:
     """Of a checkpoint folder or hub id; without `weights` config.json alone need be there."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
     config = load_config(path) if weights or not (Path(path) / "config.json").exists() else read_config(path)
     auto: Any = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
     with torch.device("meta"):
@@ -79,6 +80,8 @@ def read_shape(path: str, weights: bool = True) -> Shape:
 
 
 def read_config(path: str):
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001  as in load_config: of many kinds

@@ -22,14 +22,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from common.pulse import tick, waiting
 from model.batch import Model
@@ -44,6 +36,7 @@ def sharded_class(cls, compute: torch.dtype):
 
     Of transformers' own plans not all name modules that exist, nor any of the vision towers.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     def distribute(_, model, config, mesh):
         mesh = mesh.get_mesh("fsdp") if hasattr(mesh, "get_mesh") else mesh  # itself, before 5.23
@@ -71,6 +64,8 @@ def chains_of(model: Model) -> list[list[torch.nn.Module]]:
 
 def prepare(model: Model) -> None:
     """Once loaded: how gradients are reduced, and which module is the root."""
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
     del model.config.distributed_config  # what is saved shall not say that it was sharded
     if model.device.type == "cuda":
         torch.cuda.empty_cache()  # transformers makes room for more than a share, to load into
@@ -94,12 +89,14 @@ def prepare(model: Model) -> None:
     model.reshard()
 
 
-def is_sharded(model: Model) -> bool:
-    return isinstance(model, FSDPModule)
+def is_sharded(module: Model) -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
 
 
-def groups(model: Model) -> list[FSDPModule]:
-    return [m for m in model.modules() if isinstance(m, FSDPModule)]
+def groups(model: Model) -> list[Any]:
+    return [m for m in model.modules() if is_sharded(m)]
 
 
 # --- Reading it -----------------------------------------------------------------------------------
@@ -159,7 +156,7 @@ def whole_layer(layer, dtype: torch.dtype) -> Layer:
 @contextmanager
 def unsharded(group) -> Iterator[None]:
     """One group's weights whole, within this block; of a module that isn't sharded they are anyhow."""
-    sharded = isinstance(group, FSDPModule)
+    sharded = is_sharded(group)
     if sharded:
         group.unshard()
     try:
@@ -209,12 +206,16 @@ def in_step(model: Model, parts: list, idle) -> list[tuple]:
 
 def whole(x: Tensor) -> Tensor:
     """The whole of a tensor in shares, on every process. Collective."""
+    from torch.distributed.tensor import DTensor
+
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def rows_to_main(x: Tensor) -> Iterator[Tensor]:
     """On the first process the whole of x, a block of rows after the other: of a tensor in shares one share
     at a time. On the others nothing, for theirs are sent. All take what this gives, to its end."""
+    from torch.distributed.tensor import DTensor
+
     if not isinstance(x, DTensor):
         yield x
         return
@@ -234,6 +235,9 @@ def rows_to_main(x: Tensor) -> Iterator[Tensor]:
 def share_of(p: Tensor, file, name: str) -> Tensor:
     """A moment of `p` in an opened safetensors file, as p lies: where that is in shares only this
     process's is read. A number is whole everywhere."""
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     stored = file.get_slice(name)
     if not isinstance(p, DTensor) or not stored.get_shape():
         return file.get_tensor(name).to(p.device)

@@ -15,8 +15,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import torch.distributed.fsdp  # this and the next three before there are forks, each of which would import it
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil  # noqa: F401
 
-import mmupt  # noqa: F401  before there are forks
+import mmupt  # noqa: F401
 from common.errors import UserError
 
 

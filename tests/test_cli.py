@@ -1,11 +1,17 @@
 """Flags: a user's mistake is one line that names the flag, and presets."""
 
+import re
+from dataclasses import fields
+
 import pytest
-from conftest import run_program
+from conftest import ROOT, run_program
 from running import run
 
 import mmupt
+from common.cli import ELSEWHERE
 from common.run_log import parse_run
+from eval import EvalConfig
+from eval import main as eval_program
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,10 @@ from common.run_log import parse_run
         ({"lr": "fast"}, "lr"),
         ({"reward": "love"}, "reward"),
         ({"group_sise": 4}, r"unknown flag --group_sise; did you mean --group_size\?"),
+        ({"learning_rate": 1}, r"unknown flag --learning_rate; did you mean --lr\?"),
+        ({"batch-size": 8}, r"--batch-size; did you mean --questions or --minibatch_questions\?"),
+        ({"actor_rollout_ref.rollout.n": 8}, r"did you mean --group_size\?"),
+        ({"zzz": 8}, "unknown flag --zzz; --help lists the flags"),
         ({"train_data": "gone.jsonl"}, "gone.jsonl: no such file"),
         ({"model": "/nowhere/at/all"}, "--model /nowhere/at/all: no such folder"),
         ({"preset": "mmupt"}, "--preset mmupt: there is mm-upt"),
@@ -47,6 +57,28 @@ def test_a_users_mistake_is_one_line_and_status_2_on_the_command_line(program):
     ):
         done = program(mmupt.main, *argv)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+
+
+def test_names_of_other_trainers_lead_to_flags_that_there_are(program):
+    own = [f.name for cls in (mmupt.Config, EvalConfig) for f in fields(cls)]
+    assert {flag for flags in ELSEWHERE.values() for flag in flags.split()} <= set(own)
+    assert not ELSEWHERE.keys() & set(own)
+    for name, flag in (("num_generations", "num_samples"), ("dataset_name", "data")):  # of eval.py, not ours
+        done = program(eval_program, f"--{name}", "1")
+        assert done.returncode == 2 and done.stderr.endswith(f"did you mean --{flag}?\n")
+
+
+def test_the_version_is_that_of_the_changelog(program, monkeypatch, tmp_path):
+    """With a + where changes follow the release."""
+    changes = ROOT / "CHANGELOG.md"
+    newest = re.search(r"^## ([0-9]\S*)", changes.read_text(), re.M)[1]
+    done = program(mmupt.main, "--version")
+    assert done.returncode == 0 and re.match(rf"mmupt {re.escape(newest)}\+? \(torch ", done.stdout)
+    (tmp_path / "common").mkdir()
+    monkeypatch.setattr("common.cli.__file__", str(tmp_path / "common" / "cli.py"))
+    for text, said in (("## 0.2.0\n## 0.1.0\n", "0.2.0 "), ("## Unreleased\n## 0.2.0\n", "0.2.0+ ")):
+        (tmp_path / "CHANGELOG.md").write_text(text)
+        assert program(eval_program, "--version").stdout.startswith(f"mmupt {said}")
 
 
 @pytest.mark.slow

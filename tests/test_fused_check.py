@@ -16,7 +16,7 @@ from model import fused_check, kv_cache, layers
 from model.families import text_model
 from model.fused_check import fused_matches_reference
 from model.loading import autocast
-from model.packed_attention import ATTENTION
+from model.packed_attention import register_attention
 
 VISION = dict(depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=64, patch_size=14)
 CONFIGS = {name: (recipe.config, recipe.options) for name, recipe in RECIPES.items()}
@@ -37,7 +37,7 @@ def made(name: str, depth: int = 4, std: float = 0.02, weights=BF16, compute=BF1
         text["layer_types"] = text["layer_types"][:1] * depth
     auto = AutoModelForImageTextToText if name in (*SEEING, "qwen2_5_vl") else AutoModelForCausalLM
     torch.manual_seed(0)
-    model = auto.from_config(getattr(transformers, cls)(**options), attn_implementation=ATTENTION)
+    model = auto.from_config(getattr(transformers, cls)(**options), attn_implementation=register_attention())
     for part, p in model.named_parameters():
         at = float(p.detach().mean()) if "norm" in part else 0.0
         torch.nn.init.normal_(p, at, std if p.ndim > 1 else 0.2)
