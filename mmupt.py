@@ -12,18 +12,17 @@ Left out: curricula, asynchronous rollouts.
 """
 
 import gc
-import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 import model_utils
-from answers import Compare, answer_classes, compare, equivalent, extract_answer, option_key
+from answers import Compare, answer_classes, compare, extract_answer
 from common import cli, distributed, files, pulse
 from common.cli import flag
 from common.distributed import World
@@ -36,6 +35,10 @@ from evaluation import reading
 from evaluation.probe import Probe, Probing
 from model import plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
+from rewards import CONTROLS, VARIANTS, Group, Rewarding, Vote, check_rewards, gated, halved, share_weights
+from rewards.custom import reads_labels, total_rewards
+from rewards.mask import trained_tokens
+from rewards.views import in_views, with_views
 
 SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
 UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
@@ -43,25 +46,19 @@ UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
 # --- The algorithm: pure functions ----------------------------------------------------------------
 
 
-class Vote(NamedTuple):
-    winner: Hashable | None  # the pseudo-label; None: the group abstains
-    share: float  # of all answers, unparsed ones included, for the commonest answer
-    counts: Counter
-
-
-def majority_vote(answers: Sequence[Hashable | None], min_share: float = 0.0) -> Vote:
+def majority_vote(answers: Sequence, min_share: float = 0.0, min_margin: float = 0.0) -> Vote:
     """Pseudo-label y* = argmax_y sum_i [y_i = y]   (arXiv 2505.22453, section 3).
 
     `answers` are names of classes (answers/vote.py): equal answers vote together, however written. None,
-    an answer that did not parse, never votes. Nothing parsed, a tie, a share below `min_share`: winner None.
+    an answer that did not parse, never votes. Nothing parsed, a tie, a share below `min_share`, or a lead of
+    `min_margin` of the group or less (SCRL, arXiv 2603.19880): winner None.
     """
     counts = Counter(a for a in answers if a is not None)
     if not counts:
         return Vote(None, 0.0, counts)
-    (first, most), *rest = counts.most_common(2)
-    share = most / len(answers)
-    tie = bool(rest) and rest[0][1] == most
-    return Vote(None if tie or share < min_share else first, share, counts)
+    (first, most), (_, second) = [*counts.most_common(2), (None, 0)][:2]
+    share, margin = most / len(answers), (most - second) / len(answers)
+    return Vote(None if margin <= min_margin or share < min_share else first, share, counts)
 
 
 def published_vote(raw: Sequence[str | None]) -> Vote:
@@ -218,16 +215,7 @@ def token_means(rho, log_ratio, penalty, A, mask, clip_low: float, clip_high: fl
     return {name: float(value.where(mask, 0).sum() / tokens) for name, value in values.items()}
 
 
-# --- Rewards: one function each -------------------------------------------------------------------
-
-
-class Group(NamedTuple):
-    """The G responses to one question, read."""
-
-    question: Encoded
-    raw: list[str | None]  # what each says in --answer_format
-    keys: list[str | None]  # the names of their classes; None where nothing parsed
-    vote: Vote
+# --- Rewards: one function each; more in rewards/ --------------------------------------------------
 
 
 def majority_reward(group: Group, vote: str, **_) -> list[float]:
@@ -240,25 +228,7 @@ def majority_reward(group: Group, vote: str, **_) -> list[float]:
     return [float(key is not None and key == winner) for key in group.keys]
 
 
-def gold_reward(group: Group, gold: dict[str, str], **_) -> list[float]:
-    """A control: agreeing with the label."""
-    label, choices = gold[group.question.id], group.question.choices
-    return [float(option_key(a, choices) == label or equivalent(a, label)) for a in group.raw]
-
-
-def format_reward(group: Group, **_) -> list[float]:
-    """A control: any answer that parses."""
-    return [float(key is not None) for key in group.keys]
-
-
-def random_reward(group: Group, seed: int, step: int, **_) -> list[float]:
-    """A control: coins that depend on (seed, step, question) alone."""
-    rng = random.Random(f"reward {seed} {step} {group.question.id}")
-    return [float(rng.random() < 0.5) for _ in group.keys]
-
-
-REWARDS: dict[str, Callable[..., list[float]]]
-REWARDS = dict(majority=majority_reward, gold=gold_reward, random=random_reward, format=format_reward)
+REWARDS: dict[str, Callable[..., list[float]]] = {"majority": majority_reward, **VARIANTS, **CONTROLS}
 
 
 def compute_rewards(
@@ -268,21 +238,22 @@ def compute_rewards(
     """P x G responses -> answers with their votes, rewards [P, G]. `gold` is empty but for --reward gold."""
     G, groups = config.group_size, []
     for p, question in enumerate(questions):
-        raw = [extract_answer(text, config.answer_format) for text in texts[p * G : (p + 1) * G]]
+        own = texts[p * G : (p + 1) * G]
+        raw = [extract_answer(text, config.answer_format) for text in own]
         keys = answer_classes(raw, question.choices, compare)
-        vote = majority_vote(keys, config.min_share) if config.vote == "sound" else published_vote(raw)
-        groups.append(Group(question, raw, keys, vote))
+        sound = majority_vote(keys, config.min_share, config.min_margin)
+        vote = sound if config.vote == "sound" else published_vote(raw)
+        halves = halved(majority_vote, keys, config.views)
+        groups.append(gated(Group(question, raw, keys, vote, own, *halves), config.gate))
         pulse.tick()
-    reward = REWARDS[config.reward]
-    known = dict(gold=gold, vote=config.vote, seed=config.seed, step=step)
-    return groups, torch.tensor([reward(group, **known) for group in groups])
+    return groups, total_rewards(groups, config, REWARDS, gold, step)
 
 
 # --- Settings -------------------------------------------------------------------------------------
 
 
 @dataclass
-class Config(Probing, reading.Reading, Machine):
+class Config(Rewarding, Probing, reading.Reading, Machine):
     preset: str = flag("", "named settings: mm-upt is the paper's code; flags given beside it win")
     model: str = flag(str(TINY), "checkpoint folder or hub id")
     train_data: list[str] = flag(["tiny"], "tiny, .jsonl or .parquet files, folders of the latter, hub ids")
@@ -302,7 +273,7 @@ class Config(Probing, reading.Reading, Machine):
     freeze_vision: bool = flag(False, "train decoder and head alone, not the vision tower and its projector")
     lora_rank: int = flag(0, "train LoRA adapters of this rank, through peft; 0: the weights", "0 or more")
 
-    reward: str = flag("majority", "majority is label-free; the rest are controls", choices=REWARDS)
+    reward: str = flag("majority", f"{', '.join(REWARDS)}, FILE.py:FUNCTION; several as a:1,b:0.2")
     vote: str = flag("sound", "published: strings vote, unparsed ones too, ties to the first", choices=VOTES)
     min_share: float = flag(0.0, "abstain where the winner has less of the group", "between 0 and 1")
     scale: str = flag("std", "of advantages: divide them by the group's standard deviation", choices=SCALES)
@@ -326,8 +297,8 @@ class Config(Probing, reading.Reading, Machine):
 
     GROUPS: ClassVar = dict(  # by the first flag of each
         preset="model and data", instruction="asking and reading", steps="length of the run", lr="optimiser",
-        reward="reward", beta="objective", temperature="sampling", eval_data="evaluation",
-        save_every="checkpoints", dtype="machine",
+        reward="reward", min_margin="beyond the plain majority", beta="objective", temperature="sampling",
+        eval_data="evaluation", save_every="checkpoints", dtype="machine",
     )  # fmt: skip
     # --resume can't change which question and draw come next, nor what the weights mean
     FIXED: ClassVar = ("model", "train_data", "seed", "questions", "lora_rank")
@@ -345,8 +316,7 @@ class Config(Probing, reading.Reading, Machine):
 
     def __post_init__(self):
         super().__post_init__()
-        abstains = self.vote == "sound" or not self.min_share
-        cli.require(self, "min_share", abstains, "0 with --vote published, which never abstains")
+        check_rewards(self, REWARDS)
         cli.require(self, "resume", not self.resume or self.out != "", "given together with --out")
         divides = self.questions % (self.minibatch_questions or self.questions) == 0
         cli.require(self, "minibatch_questions", divides, f"0 or a divisor of --questions {self.questions}")
@@ -365,12 +335,14 @@ class LossInputs:
     old_logprobs: Tensor  # [B, T] of the policy before the update
     ref_logprobs: Tensor | None  # [B, T] of the base; None where beta is 0
     advantages: Tensor  # [B]
+    trained: Tensor | None = None  # [B, T] bool, the tokens that have a gradient; None: all
 
     def select(self, questions: list[int]) -> "LossInputs":
-        """These questions with all their samples."""
+        """These questions of the rollout with all their samples."""
         rows = self.rollout.rows(questions)
-        ref = None if self.ref_logprobs is None else self.ref_logprobs[rows]
-        return LossInputs(self.rollout.select(questions), self.old_logprobs[rows], ref, self.advantages[rows])
+        ref, trained = (None if x is None else x[rows] for x in (self.ref_logprobs, self.trained))
+        part = self.rollout.select(questions)
+        return LossInputs(part, self.old_logprobs[rows], ref, self.advantages[rows], trained)
 
 
 def train(config: Config, world: World, compare: Compare = compare) -> int:
@@ -388,8 +360,8 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
         if state["step"] > config.steps:
             raise UsageError(f"--steps {config.steps}: {config.out} is at step {state['step']} already")
     stream = Questions(
-        config.train_data, processor, config.seed, config.max_prompt_tokens, config.instruction,
-        labels=config.reward == "gold", world=world, state=state["stream"],
+        config.train_data, with_views(processor, config.other_view), config.seed, config.max_prompt_tokens,
+        config.instruction, labels=reads_labels(config.reward), world=world, state=state["stream"],
     )  # fmt: skip
     probe = Probe(config, processor, world, compare)  # on labelled questions, which are part of no reward
     reading.settle(config, run.config, world, policy, processor, stream)
@@ -403,7 +375,8 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
             my_questions = stream.next(config.questions)  # no answer is in them
         with run.stage("rollout"), model_utils.gathered(policy):
             rollout = generate(
-                policy, processor, processor.collate(my_questions, world.device), config.group_size,
+                policy, processor, processor.collate(in_views(my_questions), world.device),
+                config.group_size // config.views,
                 config.max_new_tokens, config.temperature, config.top_p, config.seed, step,
                 progress="rollout" if world.is_main else None,
             )  # fmt: skip
@@ -411,9 +384,11 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
             texts = rollout.texts(processor)
             groups, rewards = compute_rewards(texts, my_questions, config, stream.gold, step, compare)
             reading.warn(config.answer_format, texts, world, step)
-            advantages = group_advantages(rewards, config.scale).flatten().to(world.device)  # [B]
+            advantages = group_advantages(rewards, config.scale) * share_weights(groups, config.share_power)
+            advantages = advantages.flatten().to(world.device)  # [B]
         with run.stage("score"):
-            inputs = LossInputs(rollout, *logprobs_before(config, policy, reference, rollout), advantages)
+            scored = logprobs_before(config, policy, reference, rollout)
+            inputs = LossInputs(rollout, *scored, advantages, trained_tokens(rollout, processor, config))
         with run.stage("update"):
             for group in optimizer.param_groups:  # linear warm-up, then constant
                 group["lr"] = config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
@@ -453,9 +428,10 @@ def logprobs_before(config: Config, policy, reference, rollout: Rollout) -> tupl
 
 
 def questions_of_each_update(config: Config, world: World) -> list[list[int]]:
-    """Places in this rank's share, in a row: dealt in turn, the same ones meet at any number of ranks."""
-    per_update = (config.minibatch_questions or config.questions) // world.size
-    return [list(range(i, i + per_update)) for i in range(0, config.questions // world.size, per_update)]
+    """Places in this rank's rollout, in a row: dealt in turn, the same ones meet at any number of ranks."""
+    per_update = (config.minibatch_questions or config.questions) // world.size * config.views
+    places = config.questions // world.size * config.views
+    return [list(range(i, i + per_update)) for i in range(0, places, per_update)]
 
 
 def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs, meter: Meter) -> None:
@@ -464,7 +440,8 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
     lengths = world.all_rows(batch.rollout.lengths, G)  # of the whole batch over ranks, question by question
     divisors = world.my_rows(sequence_divisors(lengths, config.aggregate, config.max_new_tokens), G)  # [B]
     # without a KL term a group of equal rewards has no gradient: not computed at all
-    questions = [q for q, A in enumerate(batch.advantages.view(-1, G)) if config.beta or bool(A.any())]
+    by_question = batch.advantages.view(-1, batch.rollout.num_samples)
+    questions = [q for q, A in enumerate(by_question) if config.beta or bool(A.any())]
 
     policy.zero_grad()
     policy.train()
@@ -472,6 +449,8 @@ def accumulate_gradients(config: Config, world: World, policy, batch: LossInputs
     for part, counts in model_utils.forwards(policy, batch.rollout, questions, config.tokens_per_forward):
         micro = batch.select(part)
         logprobs, entropy = token_logprobs(policy, micro.rollout, with_entropy=True)  # [b, T]
+        if micro.trained is not None:
+            logprobs = logprobs.where(micro.trained, logprobs.detach())
         loss, metrics = grpo_loss(
             logprobs, micro.old_logprobs, micro.ref_logprobs, micro.advantages, micro.rollout.mask,
             clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip or None,

@@ -50,6 +50,12 @@ def in_box(text: str) -> str | None:
     text = text.replace("\\fbox", "\\boxed")
     if text.count("\\boxed") > text.count("\\boxed{"):
         text = _BARE_BOX.sub(r"\\boxed{\1\2}", text)
+    parts = [_peeled(text[start:end]) for start, end in box_spans(text)]
+    return ", ".join(part for part in dict.fromkeys(parts) if part) or None
+
+
+def box_spans(text: str) -> list[tuple[int, int]]:
+    """[start, end) of what each box of the answer holds, in a text whose boxes are all `\\boxed{}`."""
     at = len(text)
     while True:
         # Nothing closes behind the last brace. And a box that is empty or never closes hides those that open
@@ -57,25 +63,25 @@ def in_box(text: str) -> str | None:
         end = text.rfind("}", 0, at) + 1
         at = text.rfind("\\boxed", 0, end)
         if at < 0:
-            return None
+            return []
         box = _BOX.match(text, at, end)
         close = closing_brace(text, box.end(), end) if box and not box[1] else -1
         if box and close >= 0:
-            return _with_parts_before(text, at, text[box.end() : close])
+            return _with_parts_before(text, at, (box.end(), close))
 
 
-def _with_parts_before(text: str, start: int, last: str) -> str | None:
-    """The content of the box that opens at `start`, behind those of the boxes it is one answer with."""
-    parts = [_peeled(last)]
+def _with_parts_before(text: str, start: int, last: tuple[int, int]) -> list[tuple[int, int]]:
+    """The box that opens at `start`, behind the boxes it is one answer with."""
+    parts = [last]
     while len(parts) < MAX_PARTS:
         before = text.rfind("\\boxed", 0, start)
         box = _BOX.match(text, before, start) if before >= 0 else None
         close = closing_brace(text, box.end(), start) if box else -1
         if box is None or close < 0 or start - close > MOST_GAP or not _joins(text[close + 1 : start]):
             break
-        parts.insert(0, _peeled(text[box.end() : close]))
+        parts.insert(0, (box.end(), close))
         start = before
-    return ", ".join(part for part in dict.fromkeys(parts) if part) or None
+    return parts
 
 
 _MARKUP = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}|\\(?:q?quad|[,;:! ()\[\]])|[$~*]")

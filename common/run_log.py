@@ -132,7 +132,8 @@ class RunLog:
     ) -> None:
         """Writes the rows of a finished step. Collective: every rank calls it."""
         pulse.enter(step, "log")
-        for (_, _, keys, vote), earned in zip(groups, rewards, strict=True):
+        for group, earned in zip(groups, rewards, strict=True):
+            keys, vote = group.keys, group.vote
             self.meter.add(
                 reward=earned.mean(),
                 majority_share=vote.share,
@@ -168,9 +169,9 @@ class RunLog:
         for said in filter(None, (line, say.first_look(row) if step == 1 else None)):
             tqdm.write(said, file=sys.stderr)
         G = self.config["group_size"]
-        for p, (question, _, keys, vote) in enumerate(groups[:LOGGED_QUESTIONS]):
-            logged = {"step": step, "id": question.id, "responses": texts[p * G : (p + 1) * G]}
-            logged |= {"answers": keys, "winner": vote.winner, "share": vote.share}
+        for p, group in enumerate(groups[:LOGGED_QUESTIONS]):
+            logged = {"step": step, "id": group.question.id, "responses": texts[p * G : (p + 1) * G]}
+            logged |= {"answers": group.keys, "winner": group.vote.winner, "share": group.vote.share}
             self.append("rollouts.jsonl", logged | {"rewards": rewards[p].tolist()})
 
     def evaluation(self, step: int, result: dict, k: int) -> None:

@@ -13,6 +13,7 @@ import random
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import sqrt
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImag
 from data.answers import canonical
 
 BETAS, ADAM_EPS, ADVANTAGE_EPS, NORM_EPS, BNPO_BLOCK = (0.9, 0.999), 1e-8, 1e-6, 1e-6, 4
+# the letters that byte-level tokenizers write bytes as: those that print stand for themselves
+PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_OF = {chr(b): b for b in PRINTED}
+BYTE_OF |= {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in PRINTED)}
+MADE = Path(__file__).with_name("rewards_made.py")
 LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
@@ -37,6 +43,7 @@ class Sample:
     response: list[int]
     sampled: list[float]  # the sampler's log-probs
     handed: list[float]  # what the trainer was told they are
+    trained: list[bool]  # of each token, whether it has a gradient
     advantage: float = 0.0
     old: Tensor | None = None  # [T]
     ref: Tensor | None = None  # [T]
@@ -104,6 +111,12 @@ class Oracle:
                 weights[name] = w
         return weights
 
+    def pieces(self, ids: list[int]) -> list[bytes]:
+        """What each token says, in bytes; special ones nothing."""
+        known = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        tokens = ["" if i in known else self.tokenizer.convert_ids_to_tokens(i) for i in ids]
+        return [bytes(BYTE_OF[letter] for letter in token) for token in tokens]
+
     # --- the run
 
     def run(self, settings: dict, records: list[dict], scale: float = 0.0) -> Result:
@@ -123,7 +136,7 @@ class Oracle:
         for step in range(s["steps"]):
             lr = s["lr"] * (min(1.0, (step + 1) / s["warmup_steps"]) if s["warmup_steps"] else 1.0)
             result.seen["warm-up"] += lr < s["lr"]
-            groups = in_global_order([of_rank["rollouts"][step] for of_rank in records], s["group_size"])
+            groups = in_global_order([of_rank["rollouts"][step] for of_rank in records], s)
             metrics = self.reward(groups, s, step, result.seen)
             self.score(groups, self.effective(trained, scale), s, several=per_update < s["questions"])
             sums, updates = defaultdict(lambda: [0.0, 0]), []
@@ -150,17 +163,34 @@ class Oracle:
 
         sound      y* = argmax_y sum_i [y_i = y] over canonical answers; none at a tie or below min_share
         published  the same over raw strings, unparsed ones being "None"; a tie goes to the first seen
-        A_i        (r_i - mean r) / (std r + 1e-6), ddof 1; scale none: r_i - mean r; 0 where all r are equal
+        A_i        (r_i - mean r) / (std r + 1e-6), ddof 1; scale none: r_i - mean r; 0 where all r are equal;
+                   times share ** share_power
+        halves     by parity of the sample, or by the picture seen; where they don't have one single winner
+                   alike the gate is closed, and nobody earns; cross: y* of the other half
         """
         figures = defaultdict(list)
         for group in groups:
             G = len(group)
-            raw = [last_box(self.tokenizer.decode(x.response, skip_special_tokens=True)) for x in group]
+            texts = [self.tokenizer.decode(x.response, skip_special_tokens=True) for x in group]
+            raw = [last_box(text) for text in texts]
             keys = [canonical(a) for a in raw]
             winner, share, tie = vote([a for a in keys if a is not None], G)
-            if tie or share < s["min_share"]:
-                seen["abstained below the share"] += winner is not None and not tie
+            lead = (
+                keys.count(winner) - max([keys.count(k) for k in {*keys} - {winner, None}], default=0)
+            ) / G
+            if tie or share < s["min_share"] or lead <= s["min_margin"]:
+                seen["abstained below the share"] += winner is not None and not tie and share < s["min_share"]
+                seen["abstained by the margin"] += winner is not None and not tie and lead <= s["min_margin"]
                 winner = None
+            second = [i >= G // 2 if s["other_view"] != "none" else i % 2 == 1 for i in range(G)]
+            by_half = []
+            for half in (False, True):
+                votes = [k for k, h in zip(keys, second, strict=True) if h == half and k is not None]
+                best, _, even = vote(votes, G)
+                by_half.append(None if even else best)
+            closed = s["gate"] == "halves" and (None in by_half or len(set(by_half)) == 2)
+            seen["the gate closed"] += closed and winner is not None
+            winner = None if closed else winner
             agree = [key is not None and key == winner for key in keys]
             if s["vote"] == "published":
                 sound = agree
@@ -169,19 +199,36 @@ class Oracle:
                 if winner == "None":
                     agree = [a in (None, "None") for a in raw]
                 seen["unlike the sound vote"] += agree != sound
-            if s["reward"] == "gold":
-                agree = [key is not None and key == canonical(self.gold[group[0].key]) for key in keys]
-            if s["reward"] == "format":
-                agree = [key is not None for key in keys]
-            if s["reward"] == "random":
-                draw = random.Random(f"reward {s['seed']} {step} {group[0].key}")
-                agree = [draw.random() < 0.5 for _ in group]
-            rewards = [float(a) for a in agree]
+            draw = random.Random(f"reward {s['seed']} {step} {group[0].key}")
+            others = [by_half[not h] for h in second]
+            seen["labelled apart"] += None not in by_half and by_half[0] != by_half[1]
+            known = {
+                "majority": agree,
+                "gold": [k is not None and k == canonical(self.gold[group[0].key]) for k in keys],
+                "format": [k is not None for k in keys],
+                "random": [draw.random() < 0.5 for _ in group],
+                "frequency": [keys.count(k) / G if k is not None else 0 for k in keys],
+                "cross": [k is not None and k == other for k, other in zip(keys, others, strict=True)],
+                "steps": [
+                    a is not None and bool(text.rpartition("\\boxed")[0].strip())
+                    for a, text in zip(raw, texts, strict=True)
+                ],
+                "letters": [text.count("e") / 10 for text in texts],  # of rewards_made.py
+            }
+            rewards = [0.0] * G
+            for word in s["reward"].split(","):
+                name, _, weight = word.replace(str(MADE) + ":", "").partition(":")
+                paid = [] if closed else known[name]
+                rewards = [r + float(weight or 1) * x for r, x in zip(rewards, paid or [0] * G, strict=True)]
             equal, mean = len(set(rewards)) == 1, sum(rewards) / G
             std = sqrt(sum((r - mean) ** 2 for r in rewards) / (G - 1))
             unit = std + ADVANTAGE_EPS if s["scale"] == "std" else 1.0
             for x, r in zip(group, rewards, strict=True):
-                x.advantage = 0.0 if equal else (r - mean) / unit
+                x.advantage = 0.0 if equal else (r - mean) / unit * share ** s["share_power"]
+            seen["shares below 1"] += share < 1 and not equal
+            for x, text in zip(group, texts, strict=True) if s["mask_answer"] else ():
+                x.trained = outside_box(text, self.pieces(x.response))
+                seen["masked"] += x.trained.count(False)
             seen["equal groups" if equal else "unequal groups"] += 1
             figures["reward"].append(mean)
             figures["majority_share"].append(share)
@@ -235,15 +282,29 @@ class Oracle:
 # --- its parts
 
 
-def in_global_order(rollouts: list[dict], G: int) -> list[list[Sample]]:
-    """Question q of rank r is number q * ranks + r of the step."""
-    groups = {}
+def in_global_order(rollouts: list[dict], s: dict) -> list[list[Sample]]:
+    """Question q of rank r is number q * ranks + r of the step. Of its two views one follows the other, each
+    with half of the samples."""
+    groups = defaultdict(list)
+    views = 1 if s["other_view"] == "none" else 2
+    each = s["group_size"] // views
     for rank, rollout in enumerate(rollouts):
         for q, (key, prompt) in enumerate(zip(rollout["keys"], rollout["prompts"], strict=True)):
-            rows = range(q * G, q * G + G)
-            parts = [[rollout[name][row] for name in ("responses", "logprobs", "handed")] for row in rows]
-            groups[q * len(rollouts) + rank] = [Sample(key, prompt, *part) for part in parts]
+            for row in range(q * each, q * each + each):
+                said, *logprobs = (rollout[name][row] for name in ("responses", "logprobs", "handed"))
+                sample = Sample(key, prompt, said, *logprobs, [True] * len(said))
+                groups[q // views * len(rollouts) + rank].append(sample)
     return [groups[number] for number in sorted(groups)]
+
+
+def outside_box(text: str, pieces: list[bytes]) -> list[bool]:
+    """Of each token, whether it holds no byte of what the last box holds."""
+    found = [m.span(1) for m in re.finditer(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", text)]
+    if not found or not text[slice(*found[-1])].strip():
+        return [True] * len(pieces)
+    start, end = (len(text[:at].encode()) for at in found[-1])
+    ends = list(accumulate(map(len, pieces)))
+    return [b <= start or b - len(p) >= end for b, p in zip(ends, pieces, strict=True)]
 
 
 def sampler_error(logprobs: Tensor, x: Sample) -> float:
@@ -297,7 +358,8 @@ def token_losses(logprobs: Tensor, x: Sample, s: dict, seen: Counter) -> tuple[T
         "clipped_low": clipped_low, "clipped_high": clipped_high, "clipfrac": clipped_low + clipped_high,
         "approx_kl": (rho - 1 - change).detach(), "kl": penalty.detach(),
     }  # fmt: skip
-    return -objective + s["beta"] * penalty, figures
+    losses = -objective + s["beta"] * penalty
+    return losses.where(torch.tensor(x.trained), losses.detach()), figures
 
 
 def divisors(lengths: list[int], s: dict) -> list[float]:

@@ -11,7 +11,7 @@ FLOORS = [
     {"data"},
     {"model"},
     {"model_utils"},
-    {"evaluation"},
+    {"evaluation", "rewards"},
     {"mmupt", "eval", "programs"},
     {"bench"},
 ]

@@ -11,10 +11,11 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_program, write_rows
-from oracle import Oracle, Result, adapter_scale, saved_weights
+from oracle import MADE, Oracle, Result, adapter_scale, saved_weights
 from PIL import Image
 from recorder import record
 
@@ -26,6 +27,7 @@ SETTINGS = {
     "beta": 0.1, "kl": "k3", "kl_clamp": 0.0, "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 0.0,
     "aggregate": "grpo", "ratio": "token", "temperature": 1.0, "top_p": 1.0,
     "tokens_per_forward": 16384, "gradient_checkpointing": False,
+    "min_margin": 0.0, "gate": "none", "share_power": 0.0, "mask_answer": False, "other_view": "none",
 }  # fmt: skip
 UPDATES = dict(minibatch_questions=2, lr=3e-4, reward="random", seed=2)  # several to a rollout
 CLIPS = ("clipped low", "clipped high")
@@ -73,6 +75,25 @@ CASES = {
     "warm-up": (dict(warmup_steps=3), 0, ("warm-up",)),
     "weight decay": (dict(weight_decay=20.0), 0, ("unequal groups",)),
     "norm above the limit": (dict(max_grad_norm=0.3), 0, ("norm above",)),
+    "soft frequency": (dict(reward="frequency"), 0, ("unequal groups",)),
+    "shows its work": (dict(reward="steps"), 0, ("unequal groups",)),
+    "several rewards, one of a file": (dict(reward=f"majority,{MADE}:letters:0.3"), 0, ("unequal groups",)),
+    "share to a power": (dict(share_power=2.0), 0, ("shares below 1",)),
+    "least margin": (dict(min_margin=0.3, seed=6), 0, ("abstained by the margin", "unequal groups")),
+    "half-votes agree": (dict(gate="halves", group_size=6), 0, ("the gate closed", "unequal groups")),
+    "answer masked": (dict(mask_answer=True), 0, ("masked", "unequal groups")),
+    "answer masked, several updates, dapo, clipped": (
+        UPDATES | dict(mask_answer=True, aggregate="dapo", clip_low=0.02, clip_high=0.05), 0,
+        ("masked", *CLIPS),
+    ),
+    "each half labels the other": (dict(reward="cross", seed=5), 0, ("labelled apart", "unequal groups")),
+    "each view labels the other": (
+        dict(reward="cross", other_view="shift", seed=13), 0, ("labelled apart", "unequal groups"),
+    ),
+    "two views, gated, several updates and forwards": (
+        UPDATES | dict(other_view="dim", gate="halves", tokens_per_forward=1), 0,
+        ("several forwards", "unequal groups"),
+    ),
 }  # fmt: skip
 TWO_PROCESSES = {
     "dapo": (dict(aggregate="dapo"), 0, ("equal groups", "unequal groups")),
@@ -80,6 +101,10 @@ TWO_PROCESSES = {
     "grpo, no KL, several forwards, norm above the limit": (
         dict(beta=0.0, tokens_per_forward=1, max_grad_norm=0.3, reward="random"), 0.5,
         ("several forwards", "norm above", *CLIPS),
+    ),
+    "bnpo, two views, answers masked": (
+        UPDATES | dict(aggregate="bnpo", other_view="shift", mask_answer=True), 0,
+        ("masked", "unequal groups"),
     ),
 }  # fmt: skip
 QUANTITIES = {
@@ -90,6 +115,17 @@ QUANTITIES = {
     "weights": (2e-3, "of each tensor after each step: sum |w - w'| / sum |w - start|"),
 }
 WORST = defaultdict(float)  # of each quantity over all runs
+
+
+def moved(pixels):
+    """A pixel to the right and down."""
+    after = pixels.copy()
+    after[1:, 1:] = pixels[:-1, :-1]
+    return after
+
+
+def darker(pixels):
+    return (pixels * 0.95).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +140,9 @@ def world(tmp_path_factory):
         if i == 3:
             image = image.resize((84, 56), Image.Resampling.BICUBIC)
         pictures[f"q{i}"] = [] if i == 4 else [image]
+        for view, change in (("shift", moved), ("dim", darker)):
+            seen = [Image.fromarray(change(np.asarray(x))) for x in pictures[f"q{i}"]]
+            pictures[f"q{i}, {view}"] = seen
         image.save(folder / f"{i}.png")
         row = {"id": f"q{i}", "question": drawn[i].question, "answer": drawn[i].answer}
         rows.append(row | {"images": [] if i == 4 else [f"{i}.png"]})
