@@ -24,9 +24,8 @@ from torch import Tensor
 import model_utils
 from answers import Compare, answer_classes, compare, extract_answer
 from common import cli, distributed, files, pulse
-from common.cli import flag
+from common.cli import UsageError, flag
 from common.distributed import World
-from common.errors import UsageError
 from common.machine import Machine
 from common.run_log import Diverged, Meter, RunLog, StopSignal, parse_run, say_why
 from data import TINY
@@ -35,6 +34,7 @@ from evaluation import reading
 from evaluation.probe import Probe, Probing
 from model import plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
+from report import reported
 from rewards import CONTROLS, VARIANTS, Group, Rewarding, Vote, check_rewards, gated, halved, share_weights
 from rewards.custom import reads_labels, total_rewards
 from rewards.mask import trained_tokens
@@ -485,7 +485,7 @@ def main(argv: list[str]) -> int:
         if n % (processes := config.plan_gpus or world.size):
             raise UsageError(f"questions per update ({n}) must be a multiple of the {processes} processes")
         config.out = world.gather_json([config.out])[0]  # its default holds the time of day
-        with reading.comparing(config) as compare:
+        with reported(config, world), reading.comparing(config) as compare:
             return plan.show(config, world) if config.plan else train(config, world, compare)
     except (Diverged, OSError) as error:
         return say_why(error, config.out)

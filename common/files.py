@@ -42,6 +42,11 @@ def hold(path: str | Path) -> None:
     _held[path] = file
 
 
+def holds(path: str | Path) -> bool:
+    """Whether this process does."""
+    return Path(path).resolve() in _held
+
+
 def release() -> None:
     """Lets go of all that is held."""
     while _held:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from common import log_to
 from common.cli import check, flag, require
 
 SAVED = ("float32", "bfloat16")
@@ -24,6 +25,7 @@ class Machine:
         "auto", "processes hold shares of weights; auto: where a whole doesn't fit", choices=SHARD
     )
     rank_timeout: float = flag(60.0, "seconds until a lost or stuck process ends the run", "above 0")
+    log_to: str = flag("", "tensorboard, wandb or tensorboard,wandb: where metrics go beside metrics.jsonl")
     plan: bool = flag(
         False, "say what this run needs, from config.json alone; exit status 2 if it doesn't fit"
     )
@@ -32,5 +34,6 @@ class Machine:
 
     def __post_init__(self):
         check(self)
+        log_to.check(self.log_to)
         for name in ("plan_gpus", "plan_memory"):
             require(self, name, self.plan or not getattr(self, name), "given together with --plan")

@@ -1,4 +1,4 @@
-"""What a run writes: config.json, metrics.jsonl, rollouts.jsonl. They survive kill -9.
+"""What a run writes: config.json, metrics.jsonl, rollouts.jsonl, evaluations.jsonl. They survive kill -9.
 
 A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the
 rows of steps that the resumed run does again. Everything here is label-free but the rows of
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import cli, files, pulse, say
+from common import cli, events, files, log_to, pulse, say
 from common.distributed import World
 from common.errors import ModelError, UsageError
 
@@ -46,6 +46,7 @@ class RunLog:
         pulse.here.saved = str(resumed or "")
         self.collapse = CollapseWatch()
         self.reports: dict[int, dict] = {}
+        self.sinks = log_to.Sinks()
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step's stages
         used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
         # by now another rank may have made the folder
@@ -56,11 +57,14 @@ class RunLog:
         """Makes the folder; of an earlier run's logs the first `done` steps stay."""
         self.nonfinite_updates, self.nonfinite_in_a_row = nonfinite_updates, 0
         if self.world.is_main:
+            # first: a login that fails leaves a folder that no run has begun in
+            self.sinks = log_to.opened(self.config.get("log_to", ""), self.path, self.config, done)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             files.hold(self.checkpoints)
             files.replace_text(self.path / "config.json", json.dumps(self.config, indent=1) + "\n")
-            for name in ("metrics.jsonl", "rollouts.jsonl"):
+            for name in ("metrics.jsonl", "rollouts.jsonl", "evaluations.jsonl"):
                 cut_log(self.path / name, done)
+            events.begin(self.path, done, self.world)
             print(" ".join(f"{k}={v!r}" for k, v in self.config.items()), flush=True)
             if self.resume:
                 found = f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew"
@@ -90,6 +94,7 @@ class RunLog:
         except OSError as error:
             message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
             tqdm.write(message, file=sys.stderr)
+            events.note(self.path, "warning", step, text=message.removeprefix("warning: "))
             failed = 1
         except ModelError as error:
             raise Diverged(f"step {step} was not saved: {error}") from None
@@ -170,14 +175,17 @@ class RunLog:
             tqdm.write(said, file=sys.stderr)
         G = self.config["group_size"]
         for p, group in enumerate(groups[:LOGGED_QUESTIONS]):
-            logged = {"step": step, "id": group.question.id, "responses": texts[p * G : (p + 1) * G]}
+            logged = {"step": step, "id": group.question.id, "question": group.question.question}
+            logged |= {"images": list(group.question.pictures), "responses": texts[p * G : (p + 1) * G]}
             logged |= {"answers": group.keys, "winner": group.vote.winner, "share": group.vote.share}
             self.append("rollouts.jsonl", logged | {"rewards": rewards[p].tolist()})
 
     def evaluation(self, step: int, result: dict, k: int) -> None:
-        """Writes a row of held-out figures, which had labels and reached no reward."""
+        """Writes a row of held-out figures, which had labels and reached no reward, and their `samples`."""
+        samples = result.pop("samples", [])
         self.reports[step] = result
         if self.world.is_main:
+            keep_samples(self.path / "evaluations.jsonl", step, samples)
             self.append("metrics.jsonl", {"step": step, **{f"eval/{n}": v for n, v in result.items()}})
             names = dict.fromkeys(("pass@1", f"maj@{k}", f"pass@{k}"))
             figures = "  ".join(f"{n} {result[n]:.3f}" for n in names)
@@ -194,15 +202,27 @@ class RunLog:
                 print(f"the last checkpoint is {self.saved}", flush=True)
             if table:
                 print("\nheld-out questions, base beside trained\n" + table, flush=True)
+            self.sinks.close()
         if self.nonfinite_updates and not self.learned:
             raise Diverged(
                 f"none of {self.nonfinite_updates} updates had a finite gradient: nothing was learned"
             )
 
     def append(self, name: str, row: dict) -> None:
+        if name == "metrics.jsonl":
+            self.sinks.log(row)
         with open(self.path / name, "a", encoding="utf-8") as file:
             # NaN is not JSON
             file.write(json.dumps({k: None if v != v else v for k, v in row.items()}) + "\n")
+
+
+def keep_samples(path: Path, step: int, samples: Sequence[dict]) -> None:
+    """Those of the first evaluation and of the latest one: before and after."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    rows = [json.loads(line) for line in text.splitlines()]
+    first = min((row["step"] for row in rows), default=step)
+    rows = [row for row in rows if row["step"] == first != step] + [{"step": step, **s} for s in samples]
+    files.replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Diverged(RuntimeError):

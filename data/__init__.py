@@ -67,6 +67,7 @@ class Tiny:
             answer=drawn.answer if self.labels else None,
             choices=drawn.choices,
             meta={"category": drawn.family},
+            pictures=(f"tiny-{self.split}-{index}",),
         )
 
 

@@ -1,5 +1,6 @@
 """Opening images that nobody vouches for: bounded, whole, upright, RGB."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import ExifTags, Image, ImageChops, ImageOps
 
 MAX_PIXELS = 50_000_000  # a larger picture is refused before it is decoded: 150 MB as RGB
 MAX_ASPECT = 200  # Qwen's own resize refuses thinner pictures
+PATH = "path"  # in a picture's `info`: the file it was read from, if any
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -32,13 +34,17 @@ def open_image(file) -> Image.Image:
             raise BadImage(f"{name}: {width} x {height} is thinner than 1:{MAX_ASPECT}")
         key = transparent_colour(image)
         image.load()
-        return to_rgb(upright(image), key)
+        rgb = to_rgb(upright(image), key)
     except BadImage:
         raise
     except FileNotFoundError:
         raise BadImage(f"{name}: no such image file") from None
     except Exception as error:  # noqa: BLE001  Pillow's readers raise many kinds for a damaged file
         raise BadImage(f"{name}: not a whole image ({error})") from None
+    rgb.info.pop(PATH, None)  # a picture's own notes are in `info` as well
+    if isinstance(file, (str, Path)):
+        rgb.info[PATH] = os.path.abspath(file)
+    return rgb
 
 
 def upright(image: Image.Image) -> Image.Image:

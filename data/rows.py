@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -42,7 +42,7 @@ from data.columns import (
     is_picture_column,
     join_id,
 )
-from data.images import BadImage
+from data.images import PATH, BadImage
 from data.labels import Count, all_alike, counted_from, read_answers, read_label
 from data.prompts import listed_choices
 
@@ -59,6 +59,8 @@ class Example:
     choices: tuple[str, ...] = ()
     # `category` is used for tables; other columns of labelled rows
     meta: dict = field(default_factory=dict)
+    # where each picture is: its path, or the row that holds it
+    pictures: tuple[str, ...] = field(default=(), compare=False)
 
 
 # --- Sources --------------------------------------------------------------------------------------
@@ -163,9 +165,10 @@ class Source:
         if index in self.repeats:
             raise BadRow(f"{where}: the id {key} is already taken by {self.store.where(self.repeats[index])}")
         try:
-            return self.example(key, row, self.store.folder(index))
+            example = self.example(key, row, self.store.folder(index))
         except (BadRow, BadImage) as error:
             raise BadRow(f"{where}: {error}") from None
+        return replace(example, pictures=tuple(image.info.get(PATH, where) for image in example.images))
 
     def example(self, key: str, row: dict, folder: Path) -> Example:
         columns = self.columns

@@ -7,7 +7,7 @@ Draws are keyed by (seed, question, sample): no batch, no resume and no number o
 an answer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from answers import Compare, compare
 from common.errors import BadRow, ModelError
 from common.pulse import tick
 from data import Example
-from data.prompts import INSTRUCTION
+from data.prompts import INSTRUCTION, with_choices
 from evaluation.benchmarks import Benchmark, recognise, share_right
 from evaluation.metrics import record
 from model.batch import Model
@@ -173,17 +173,24 @@ def evaluate(
     texts: list | None = None,
     answer_format: str = "boxed",
     compare: Compare = compare,
+    keep: Container[str] = (),
 ) -> list[dict]:
-    """One record per labelled question. `texts`, where given, collects the responses."""
+    """One record per labelled question. `texts`, where given, collects the responses; records of the ids in
+    `keep` hold their question and responses."""
+
+    def graded(example: Example, mine: list[str], read_as: str) -> dict:
+        row = record(example, mine, answer_format=read_as, compare=compare)
+        if example.id in keep:
+            row["question"] = with_choices(example.question, example.choices)
+            row |= {"images": list(example.pictures), "responses": mine}
+        return row
+
     questions = (
         (row, example, processor.encode(example, instruction)) for row, example in enumerate(examples)
     )
     parts = answered(
         model, processor, questions, decoding, len(examples), batch=batch, texts=texts,
-        format_of=lambda _: answer_format,
-        to_record=lambda example, mine, read_as: record(
-            example, mine, answer_format=read_as, compare=compare
-        ),
+        format_of=lambda _: answer_format, to_record=graded,
     )  # fmt: skip
     return [one for _, records in parts for one in records]
 

@@ -15,6 +15,8 @@ from evaluation.answering import Decoding, evaluate, labelled
 from evaluation.metrics import report, table
 from model_utils import Processor, gathered
 
+KEPT = 24  # questions whose responses are kept, for the report
+
 
 @dataclass
 class Probing:
@@ -42,6 +44,9 @@ class Probe:
                 print(f"--eval_data {config.eval_data}: {first}", file=sys.stderr)
             if not self.questions:
                 raise DataError(f"--eval_data {config.eval_data}: no usable labelled question")
+        n = min(len(self.questions), config.eval_questions or len(self.questions))  # in every evaluation
+        places = range(0, n, max(1, n // KEPT))[:KEPT]
+        self.kept = {self.questions[i].id for i in places}
 
     def is_due(self, step: int) -> bool:
         every = self.config.eval_every
@@ -51,7 +56,8 @@ class Probe:
         return step in (0, self.config.steps)
 
     def measure(self, policy, step: int) -> dict:
-        """pass@1, maj@k, pass@k, by category too; the questions are shared out among ranks."""
+        """pass@1, maj@k, pass@k, by category too, and `samples`, the records of some questions with their
+        responses. The questions are shared out among ranks."""
         pulse.enter(step, "evaluation")
         c = self.config
         questions = self.questions if self.is_whole(step) else self.questions[: c.eval_questions or None]
@@ -61,11 +67,13 @@ class Probe:
             try:
                 records = evaluate(
                     policy, self.processor, mine, decoding, c.instruction,
-                    answer_format=c.answer_format, compare=self.compare,
+                    answer_format=c.answer_format, compare=self.compare, keep=self.kept,
                 )  # fmt: skip
             except ModelError as error:
                 raise Diverged(f"the evaluation of step {step}: {error}") from None
-        return report(self.world.gather_json(records), c.eval_samples)
+        records = self.world.gather_json(records)
+        samples = [r for r in records if r["id"] in self.kept]
+        return report(records, c.eval_samples) | {"samples": samples}
 
     def base_beside_trained(self, reports: dict[int, dict]) -> str:
         """A table, where both were measured. `reports` by step."""

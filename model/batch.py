@@ -25,6 +25,9 @@ class Encoded:
     choices: tuple[str, ...] = ()
     # the same question with its picture changed, where half of a group is to see that
     other: "Encoded | None" = None
+    # for the log: what was asked, without the instruction, and where its pictures are
+    question: str = ""
+    pictures: tuple[str, ...] = ()
 
     def bytes(self) -> int:
         return 8 * len(self.ids) + sum(x.nbytes for x in self.vision.values())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.errors import ModelError, UsageError, first_line
 from data import Example
-from data.prompts import INSTRUCTION, content
+from data.prompts import INSTRUCTION, content, with_choices
 from model.batch import Encoded, Prompts
 from model.families import VISION, compose_processor, per_question
 from model.loading import generation_config, load_config
@@ -80,12 +80,13 @@ class Processor:
         if known and known[0] is example and known[1] == instruction:
             return known[2]
         asked = content(example, instruction)
+        said = example.choices, with_choices(example.question, example.choices), example.pictures
         if self.whole is None:
             if example.images:
                 raise ValueError(f"question {example.id}: it has images, and {self.model_type} reads none")
             text = self.chat("".join(part["text"] for part in asked))
             ids = self.own("tokenizer")(text, add_special_tokens=False)["input_ids"]
-            return Encoded(example.id, ids, {}, example.choices)
+            return Encoded(example.id, ids, {}, *said)
         text = self.chat(asked)
         # the question's own text can't hold image tokens: only those that the template placed
         placeholder = self.whole.image_token
@@ -97,7 +98,7 @@ class Processor:
         special = bos is None or not text.startswith(bos)
         if supports(self.image_processor):
             vision = resize(self.image_processor, example.images) if example.images else {}
-            return Encoded(example.id, self.with_places(text, vision, special), vision, example.choices)
+            return Encoded(example.id, self.with_places(text, vision, special), vision, *said)
         made = self.own("whole")(
             text=[text],
             images=[list(example.images)] if example.images else None,
@@ -108,7 +109,7 @@ class Processor:
         ids = made.pop("input_ids")[0].tolist()
         vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
         vision = per_question(self.model_type, vision) if example.images else {}
-        return Encoded(example.id, ids, vision, example.choices)
+        return Encoded(example.id, ids, vision, *said)
 
     def with_places(self, text: str, vision: dict[str, Tensor], special: bool) -> list[int]:
         """The ids of a text, the image token once for each feature of the picture."""

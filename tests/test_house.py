@@ -9,7 +9,7 @@ from conftest import ROOT
 FLOORS = [
     {"answers", "common", "kernels"},
     {"data"},
-    {"model"},
+    {"model", "report"},
     {"model_utils"},
     {"evaluation", "rewards"},
     {"mmupt", "eval", "programs"},

@@ -24,7 +24,7 @@ def asked(monkeypatch):
     answers."""
     calls = []
 
-    def evaluate(policy, processor, examples, decoding, instruction, *, answer_format, compare):
+    def evaluate(policy, processor, examples, decoding, instruction, *, answer_format, compare, keep):
         calls.append((examples, decoding, (instruction, answer_format, compare)))
         return []
 
@@ -42,7 +42,7 @@ SETTINGS = dict(
 def test_a_runs_settings_reach_the_evaluation(processor, asked):
     compare = object()
     probe = Probe(Config(**SETTINGS), processor, World(0, 1, torch.device("cpu")), compare)
-    assert probe.measure(None, 4) == {"k": 3}
+    assert probe.measure(None, 4) == {"k": 3, "samples": []}
     ((examples, decoding, reading),) = asked
     assert decoding == (3, 7, 0.6, 0.9, 5) and reading == (" Answer.", "tag", compare)
     assert len(examples) == 6

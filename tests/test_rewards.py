@@ -1,4 +1,4 @@
-"""Rewards beyond the plain majority: known answers of each, what a mask does to gradients, files of one's own,
+"""Rewards beyond the plain majority: known answers, errors, labels that stay out, flags that act."""
 and that labels reach none of them. tests/test_oracle.py has whole runs with each flag."""
 
 import re

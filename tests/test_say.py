@@ -13,7 +13,7 @@ from running import rows, run
 from common.distributed import World
 from common.run_log import RunLog
 from common.say import CAVEAT, Lines, closing, first_look, mean_of, step_line
-from mmupt import Group, majority_vote
+from mmupt import Encoded, Group, majority_vote
 
 GOOD = dict(reward=0.5, majority_share=0.625, parsed=1.0, kl=0.00123, response_length=14.25)
 GOOD |= dict(entropy=0.3, truncated=0.0, zero_spread=0.25)
@@ -168,7 +168,7 @@ def test_a_line_comes_once_from_one_process_and_not_beside_a_bar(
             finished=torch.tensor([True, True]),
             nonfinite=torch.tensor([False, False]),
         )
-        question = SimpleNamespace(id="q")
+        question = Encoded("q", [1])
         group = Group(question, ["1", "1"], ["1", "1"], majority_vote(["1", "1"]))
         stream_state = {"bad_rows": 0, "too_long": 0}
         log.step(step + 1, ["a", "b"], [group], torch.ones(1, 2), rollout, stream_state, 1e-4)
