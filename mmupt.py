@@ -32,6 +32,7 @@ from data import TINY
 from data.stream import Questions
 from evaluation import reading
 from evaluation.probe import Probe, Probing
+from evaluation.sentinels import Sentinels, Watching
 from model import plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 from report import reported
@@ -253,7 +254,7 @@ def compute_rewards(
 
 
 @dataclass
-class Config(Rewarding, Probing, reading.Reading, Machine):
+class Config(Watching, Rewarding, Probing, reading.Reading, Machine):
     preset: str = flag("", "named settings: mm-upt is the paper's code; flags given beside it win")
     model: str = flag(str(TINY), "checkpoint folder or hub id")
     train_data: list[str] = flag(["tiny"], "tiny, .jsonl or .parquet files, folders of the latter, hub ids")
@@ -298,10 +299,10 @@ class Config(Rewarding, Probing, reading.Reading, Machine):
     GROUPS: ClassVar = dict(  # by the first flag of each
         preset="model and data", instruction="asking and reading", steps="length of the run", lr="optimiser",
         reward="reward", min_margin="beyond the plain majority", beta="objective", temperature="sampling",
-        eval_data="evaluation", save_every="checkpoints", dtype="machine",
+        eval_data="evaluation", sentinels="health", save_every="checkpoints", dtype="machine",
     )  # fmt: skip
     # --resume can't change which question and draw come next, nor what the weights mean
-    FIXED: ClassVar = ("model", "train_data", "seed", "questions", "lora_rank")
+    FIXED: ClassVar = ("model", "train_data", "seed", "questions", "lora_rank", "sentinels")
     SETTLED: ClassVar = ("answer_format",)  # by the first responses, where it was auto
     PRESETS: ClassVar = {
         # the paper's code to the letter, with what it gets wrong: github.com/waltonfuture/MM-UPT
@@ -364,10 +365,18 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
         config.instruction, labels=reads_labels(config.reward), world=world, state=state["stream"],
     )  # fmt: skip
     probe = Probe(config, processor, world, compare)  # on labelled questions, which are part of no reward
+    sentinels = Sentinels(config, processor, world, stream, state, compare)  # on unlabelled ones, held back
     reading.settle(config, run.config, world, policy, processor, stream)
     run.open(state["step"], state["nonfinite_updates"])
     gc.freeze()  # what is here stays: the garbage collector needn't look through it again and again
 
+    def save(step: int, due: bool) -> None:
+        now = {"stream": stream.state(), "sentinels": sentinels.state()}
+        run.save(step, due, now, save_checkpoint, policy, processor, optimizer)
+
+    if not resumed:
+        run.base(sentinels.look(policy, reference, 0))
+        save(0, due=False)
     if probe.is_due(state["step"]) and not run.has_report(state["step"]):
         run.evaluation(state["step"], probe.measure(policy, state["step"]), config.eval_samples)
     for step in run.steps(state["step"], config.steps):
@@ -395,15 +404,14 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
             for update_questions in questions_of_each_update(config, world):
                 accumulate_gradients(config, world, policy, inputs.select(update_questions), run.meter)
                 run.count_update(step + 1, apply_gradients(config, world, policy, optimizer, run.meter))
-        run.step(step + 1, texts, groups, rewards, rollout, stream.state(), optimizer.param_groups[0]["lr"])
+        signals = sentinels.look(policy, reference, step + 1)
+        run.step(step + 1, texts, groups, rewards, rollout, stream.state(), group["lr"], signals)
         del rollout, inputs  # the next rollout may have their memory, which pictures make large
 
-        stopping, last = stop.anywhere(world), step + 1 == config.steps
+        stopping, last = stop.anywhere(world) or run.stops, step + 1 == config.steps
         if probe.is_due(step + 1) and not stopping:
             run.evaluation(step + 1, probe.measure(policy, step + 1), config.eval_samples)
-        if stopping or last or (config.save_every and (step + 1) % config.save_every == 0):
-            state = {"step": step + 1, "nonfinite_updates": run.nonfinite_updates, "stream": stream.state()}
-            run.save(step + 1, save_checkpoint, policy, processor, optimizer, state, config.keep)
+        save(step + 1, stopping or last or (config.save_every > 0 and (step + 1) % config.save_every == 0))
         if stopping:
             break
 

@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from math import log
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import cli, events, files, log_to, pulse, say
+from common import cli, events, files, health, log_to, pulse, say
 from common.distributed import World
 from common.errors import ModelError, UsageError
 
@@ -44,7 +43,10 @@ class RunLog:
         self.resumed = self.saved = resumed  # the last checkpoint
         self.saved_last = True  # and whether none has failed since
         pulse.here.saved = str(resumed or "")
-        self.collapse = CollapseWatch()
+        self.rows: list[dict] = []  # of steps
+        self.watched: list[dict] = []  # those with signals of the sentinels, the base's first
+        self.collapse: list[str] = []  # what says, at the last of them, that the run collapses
+        self.improved = False  # whether it is the best so far
         self.reports: dict[int, dict] = {}
         self.sinks = log_to.Sinks()
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step's stages
@@ -77,20 +79,37 @@ class RunLog:
                 self.reports[row["step"]] = {
                     k.removeprefix("eval/"): v for k, v in row.items() if k.startswith("eval/")
                 }
-            else:
-                self.collapse.rows.append(row)
+            if "health/parsed" in row:
+                self.watched.append(row)
+            if "reward" in row:
+                self.rows.append(row)
+        self.best = saved_support(self.checkpoints / "best", self.watched)
         self.learned = any("grad_norm" in row for row in rows)  # by any update, of the resumed run too
         self.world.wait()
 
-    def save(self, step: int, write: Callable, *what) -> None:
-        """A checkpoint of this step: write(folder, *what), in which rank 0 writes. A full disk is said,
-        and the run goes on with the last good one kept; weights that are not finite end it."""
-        failed, folder = 0, self.checkpoints / f"step-{step}"
+    def save(self, step: int, due: bool, state: dict, write: Callable, *what) -> None:
+        """Checkpoints of this step: best, where the sentinels have seen none better, and step-N where it is
+        `due`. write(folder, *what, state), in which rank 0 writes. A full disk is said, and the run goes on
+        with the last good one kept; weights that are not finite end it."""
+        state |= {"step": step, "nonfinite_updates": self.nonfinite_updates}
         pulse.enter(step, "save")
+        if self.improved and self.written(self.checkpoints / "best", 0, state, write, what):
+            self.best = self.watched[-1]["health/support"]
+        if due:
+            folder = self.checkpoints / f"step-{step}"
+            self.saved_last = self.written(folder, self.config["keep"], state, write, what)
+            self.saved = folder if self.saved_last else self.saved
+            pulse.here.saved = str(self.saved or "")
+        self.world.wait()
+
+    def written(self, folder: Path, keep: int, state: dict, write: Callable, what: Sequence) -> bool:
+        """Whether every rank could write."""
+        failed, step = 0, state["step"]
         try:
             dtype = getattr(torch, self.config["save_dtype"])
-            write(folder, *what, main=self.world.is_main, dtype=dtype)
-            pulse.here.saved = str(folder)  # rank 0's is what is told
+            write(folder, *what, state, keep, main=self.world.is_main, dtype=dtype)
+            if folder.name != "best":
+                pulse.here.saved = str(folder)  # rank 0's is what is told
         except OSError as error:
             message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
             tqdm.write(message, file=sys.stderr)
@@ -98,10 +117,7 @@ class RunLog:
             failed = 1
         except ModelError as error:
             raise Diverged(f"step {step} was not saved: {error}") from None
-        ok = not self.world.sum(torch.tensor(failed, device=self.world.device))
-        self.saved, self.saved_last = (folder if ok else self.saved), ok
-        pulse.here.saved = str(self.saved or "")
-        self.world.wait()
+        return not self.world.sum(torch.tensor(failed, device=self.world.device))
 
     def has_report(self, step: int) -> bool:
         return step in self.reports
@@ -133,9 +149,11 @@ class RunLog:
             raise Diverged(f"{MAX_NONFINITE} updates in a row had no finite gradient, up to step {step}")
 
     def step(
-        self, step: int, texts: list[str], groups: Sequence, rewards: Tensor, rollout, stream: dict, lr: float
-    ) -> None:
-        """Writes the rows of a finished step. Collective: every rank calls it."""
+        self, step: int, texts: list[str], groups: Sequence, rewards: Tensor, rollout, stream: dict,
+        lr: float, signals: dict | None = None,
+    ) -> None:  # fmt: skip
+        """Writes the rows of a finished step, with the signals of the sentinels where they were asked.
+        Collective: every rank calls it."""
         pulse.enter(step, "log")
         for group, earned in zip(groups, rewards, strict=True):
             keys, vote = group.keys, group.vote
@@ -160,14 +178,11 @@ class RunLog:
         row |= {"peak_memory_mb": peak_memory_mb(self.world.device), "lr": lr}
         row |= {name: stream[name] for name in ("bad_rows", "too_long")}
         row["nonfinite_updates"] = self.nonfinite_updates
+        row |= self.watch(step, signals or {})
+        self.warn(step, row)
+        self.rows.append(row)
         if not self.world.is_main:
             return
-        warning = self.collapse.look(row)
-        if share := row["nonfinite_responses"]:
-            warning = f"{share:.1%} of responses were drawn from logits that are NaN or inf"
-        if warning:
-            row["warning"] = warning
-            tqdm.write(f"warning, step {step}: {warning}", file=sys.stderr)
         self.append("metrics.jsonl", {"step": step, **row})
         self.bar.set_postfix({k: f"{row[k]:.3f}" for k in ("reward", "majority_share")})
         line = self.lines.of_step(step, row, seconds) if self.bar.disable else None
@@ -179,6 +194,40 @@ class RunLog:
             logged |= {"images": list(group.question.pictures), "responses": texts[p * G : (p + 1) * G]}
             logged |= {"answers": group.keys, "winner": group.vote.winner, "share": group.vote.share}
             self.append("rollouts.jsonl", logged | {"rewards": rewards[p].tolist()})
+
+    def watch(self, step: int, signals: dict) -> dict:
+        """Judges the sentinels' signals after a step, the base's at step 0 -> the signals."""
+        self.improved = False
+        if signals:
+            self.watched.append({"step": step, **signals})
+            self.collapse = health.judge(self.watched)
+            self.improved = health.is_better(self.watched, self.best)
+        return signals
+
+    def base(self, signals: dict) -> None:
+        """Writes the row of the base's own signals, which a run that was killed early has already."""
+        known = bool(self.watched)
+        self.watched.clear()
+        if self.watch(0, signals) and self.world.is_main and not known:
+            self.append("metrics.jsonl", self.watched[0])
+
+    @property
+    def stops(self) -> bool:
+        """On every rank alike."""
+        return bool(self.collapse) and self.config["stop_on_collapse"]
+
+    def warn(self, step: int, row: dict) -> None:
+        """Says what is amiss at this step, of what lasts only that it begins; all of it goes to the row."""
+        lasting = health.advice(row)
+        found = [*(self.collapse if "health/parsed" in row else []), *lasting]
+        if share := row["nonfinite_responses"]:
+            found.append(f"{share:.1%} of responses were drawn from logits that are NaN or inf")
+        if found:
+            row["warning"] = "; ".join(found)
+        before = health.advice(self.rows[-1]) if self.rows else lasting  # the first step's: say.first_look
+        new = [one for one in found if one not in before]
+        if new and self.world.is_main:
+            tqdm.write(f"warning, step {step}: {'; '.join(new)}", file=sys.stderr)
 
     def evaluation(self, step: int, result: dict, k: int) -> None:
         """Writes a row of held-out figures, which had labels and reached no reward, and their `samples`."""
@@ -196,10 +245,17 @@ class RunLog:
         """What the run did by label-free measures; where the policy is; the table of the base beside it,
         where both were measured. Diverged where there were updates and all were skipped."""
         if self.world.is_main:
-            if unlabelled := say.closing(self.collapse.rows, self.config["beta"]):
+            if unlabelled := say.closing(self.rows, self.config["beta"]):
                 print("\ntraining, measured without labels\n" + unlabelled + "\n", flush=True)
+            if self.stops:
+                why, then = "; ".join(self.collapse), "lower --lr or raise --beta"
+                print(
+                    f"stopped at step {self.watched[-1]['step']}, which collapses: {why}; {then}", flush=True
+                )
             if self.saved:
                 print(f"the last checkpoint is {self.saved}", flush=True)
+            if self.best is not None:
+                print(f"the best by its sentinels, without labels: {self.checkpoints / 'best'}", flush=True)
             if table:
                 print("\nheld-out questions, base beside trained\n" + table, flush=True)
             self.sinks.close()
@@ -267,6 +323,15 @@ def saved_config(out: str) -> dict:
         return json.loads((Path(out) / "config.json").read_text())
     except (OSError, ValueError):
         return {}
+
+
+def saved_support(folder: Path, rows: Sequence[dict]) -> float | None:
+    """Of the step that checkpoints/best was saved at; None where none was, or these rows don't reach it."""
+    try:
+        step = json.loads((folder / "trainer.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return next((row.get("health/support") for row in rows if row["step"] == step), None)
 
 
 def cut_log(path: Path, steps: int) -> None:
@@ -356,45 +421,3 @@ def top_answer_share(votes: Sequence, world: World) -> float:
 def hash_of(text: str) -> int:
     """The same on every process, unlike hash(); never negative."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
-
-
-COLLAPSES = (  # a metric, when its median has gone from a to b as in a collapse, and what that says
-    ("top_answer_share", lambda a, b: b > max(0.35, 2.5 * a), "different questions get the same answer"),
-    ("kl", lambda a, b: b > 0.25, "the policy is far from its base, in nats per token"),
-    ("response_length", lambda a, b: b > 3 * a, "responses grow"),
-    ("response_length", lambda a, b: b < a / 3, "responses shrink"),
-    ("parsed", lambda a, b: b < 0.7 * a, "fewer responses hold an answer"),
-)
-
-
-class CollapseWatch:
-    """Warns, without labels, where a run leaves the ground it started from.
-
-    The medians of the last `window` steps are held against those of the first. A majority reward
-    rises in a collapse as it rises in learning, so it is not looked at; what tells them apart is
-    how far the policy went from its base, whether it answers different questions alike, and what
-    became of its responses.
-    """
-
-    window = 5
-
-    def __init__(self):
-        self.rows: list[dict] = []
-
-    def look(self, row: dict) -> str | None:
-        """Takes a step's metrics; says what looks like a collapse, or nothing."""
-        self.rows.append(row)
-        if len(self.rows) < 2 * self.window:
-            return None
-        for name, collapsed, says in COLLAPSES:
-            start = self.median(name, self.rows[: self.window])
-            now = self.median(name, self.rows[-self.window :])
-            if collapsed(start, now):
-                return f"{says}: {name} {start:.2f} -> {now:.2f}"
-        return None
-
-    @staticmethod
-    def median(name: str, rows: list[dict]) -> float:
-        """Of a median one odd step can't make an alarm."""
-        values = [row[name] for row in rows if row.get(name) is not None]
-        return median(values) if values else 0.0

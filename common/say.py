@@ -2,7 +2,7 @@
 
 Where no terminal shows the progress bar, steps are lines on stderr, beside the warnings; what was asked and
 what came out (settings, evaluations, closing tables) is on stdout. docs/log.md reads both.
-Left out: alarms as a run goes on, which are CollapseWatch (run_log.py).
+Left out: what is amiss as a run goes on (health.py).
 """
 
 import time
@@ -11,10 +11,10 @@ from statistics import fmean
 
 from tqdm import tqdm
 
+from common.health import advice
+
 EVERY = 1.0  # seconds from one line to the next, at least
 WINDOW = 5  # steps of each column of the closing table
-HARDLY = 0.1  # of the first responses: a format that reads fewer is warned of by evaluation/reading.py
-FEW_PARSED, MANY_TRUNCATED, MANY_ALIKE = 0.2, 0.5, 0.9
 
 LINE = (  # of a step: what it is called, the metric, its format
     ("reward", "reward", ".3f"),
@@ -68,19 +68,9 @@ class Lines:
 
 def first_look(row: dict) -> str:
     """Whether a run's first step can teach, and if not, which flag to change."""
-    advice = []
-    if row["truncated"] > MANY_TRUNCATED:
-        advice.append("most responses are cut: raise --max_new_tokens")
-    if row["parsed"] < FEW_PARSED:  # the other warning names a better format
-        flags = "--instruction" if row["parsed"] < HARDLY else "--answer_format or --instruction"
-        advice.append(f"few hold an answer: change {flags}")
-    if row["zero_spread"] > MANY_ALIKE and not advice:  # else for that reason
-        agree = row["reward"] > 0.5
-        way = "all earn: raise --temperature, or" if agree else "hardly any earns: raise --group_size, or"
-        advice.append(f"groups don't teach, {way} take {'harder' if agree else 'easier'} questions")
     found = f"{row['parsed']:.1%} of responses parsed, {row['truncated']:.1%} truncated"
     found += f", {1 - row['zero_spread']:.1%} of groups with spread (those teach)"
-    return f"first step: {found}; " + ("; ".join(advice) or "nothing to change")
+    return f"first step: {found}; " + ("; ".join(advice(row)) or "nothing to change")
 
 
 def closing(rows: Sequence[dict], beta: float) -> str:

@@ -83,6 +83,8 @@ class Questions:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.ahead: deque[tuple[int, int, Future | None]] = deque()  # (position, index, reading)
         self.gold: dict[str, str] = {}
+        self.held: list[int] = (state or {}).get("held", [])  # rows that are given to nobody
+        self.taken: list[int] = []  # rows of the last step
         self.named: set[str] = set()
 
     def state(self) -> dict:
@@ -91,6 +93,7 @@ class Questions:
             "bad_rows": self.bad_rows,
             "too_long": self.too_long,
             "files": self.files,
+            "held": self.held,
         }
 
     def rewind(self, state: dict) -> None:
@@ -101,15 +104,29 @@ class Questions:
         self.order = order(self.examples, self.seed, self.position)
         self.ahead.clear()
 
+    def hold(self, count: int) -> None:
+        """Takes the next `count` questions out for good; a stream that goes on has its own out already."""
+        if count and not self.held:
+            self.next(count)
+            self.held = self.taken
+
+    def read_held(self, place: int) -> Any:
+        """One of them."""
+        question, _, problem = self.read(self.held[place])
+        if problem:
+            raise DataError(f"--train_data {self.source}: {problem}, though it could be read before")
+        return question
+
     def next(self, count: int) -> list:
         taken: dict[str, int] = {}  # rows, by their ids
-        tried: set[int] = set()
+        tried = set(self.held)
         encoded: dict[int, Any] = {}  # what was read here, by its row
         self.first = self.position
         while len(taken) < count:
             if len(tried) - len(taken) >= self.most_tries or len(tried) == self.size:
+                n = len(tried) - len(self.held)
                 raise DataError(
-                    f"--train_data {self.source}: {len(taken)} usable questions of {len(tried)}, "
+                    f"--train_data {self.source}: {len(taken)} usable questions of {n}, "
                     f"but --questions is {count}"
                 )
             rows = self.untried(count - len(taken), count, tried)
@@ -129,7 +146,8 @@ class Questions:
                     taken[key] = index
                     if self.labels:
                         self.gold[key] = gold
-        mine = self.world.my_part(list(taken.values()))
+        self.taken = list(taken.values())
+        mine = self.world.my_part(self.taken)
         # by a bad row before them
         moved = {index: self.start(index) for index in mine if index not in encoded}
         for index, reading in moved.items():

@@ -17,7 +17,7 @@ from answers.extract import FORMATS, best_format, count_parsed
 from common import pulse
 from common.cli import flag
 from common.distributed import World
-from common.say import HARDLY
+from common.health import HARDLY
 from data.prompts import INSTRUCTION
 from data.stream import ALONE, Questions
 from evaluation.grader import MathVerify

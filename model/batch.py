@@ -23,11 +23,11 @@ class Encoded:
     vision: dict[str, Tensor] = field(default_factory=dict)
     # the options of a lettered question, so that an option's value votes as its letter
     choices: tuple[str, ...] = ()
-    # the same question with its picture changed, where half of a group is to see that
-    other: "Encoded | None" = None
     # for the log: what was asked, without the instruction, and where its pictures are
     question: str = ""
     pictures: tuple[str, ...] = ()
+    # the same question with its picture changed, where half of a group is to see that
+    other: "Encoded | None" = None
 
     def bytes(self) -> int:
         return 8 * len(self.ids) + sum(x.nbytes for x in self.vision.values())

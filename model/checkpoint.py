@@ -122,10 +122,13 @@ def write_checkpoint(
         (partial / "trainer.json").write_text(json.dumps({**state, "files": sizes}, indent=1))
         for entry in [*partial.rglob("*"), partial]:
             sync(entry)
-        if folder.exists():  # a leftover that latest_checkpoint found broken
-            shutil.rmtree(folder)
+        old = folder.with_name(folder.name + ".old")
+        if folder.exists():  # a leftover that latest_checkpoint found broken, or checkpoints/best
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         partial.rename(folder)
         sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except SafetensorError as error:  # how safetensors reports a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(str(error)) from None

@@ -16,6 +16,7 @@ SMALL = {
     "keep": 0,
     "lr": 1e-4,
     "warmup_steps": 0,
+    "sentinels": 0,
 }
 
 

@@ -202,7 +202,7 @@ def test_all_processes_count(monkeypatch):
 def test_a_format_that_reads_hardly_anything_is_said_with_one_that_reads_more(
     tmp_path, script, capsys, monkeypatch
 ):
-    monkeypatch.setattr("common.run_log.CollapseWatch.look", lambda *_: "")
+    monkeypatch.setattr("common.health.advice", lambda *_: [])
     script(["so it is 5", "no number", "perhaps 6", "7 or 8"])
     assert run(tmp_path / "r", steps=2) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "answer_format" in line]

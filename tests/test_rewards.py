@@ -1,5 +1,5 @@
-"""Rewards beyond the plain majority: known answers, errors, labels that stay out, flags that act."""
-and that labels reach none of them. tests/test_oracle.py has whole runs with each flag."""
+"""Rewards beyond the plain majority: known answers, errors, masked gradients, files of one's own, labels that
+reach none of them. tests/test_oracle.py has whole runs with each flag."""
 
 import re
 import sys
