@@ -282,7 +282,7 @@ def test_the_gallery_shows_base_and_trained_side_by_side_with_votes_and_label(tm
 def test_a_class_has_one_colour_before_and_after_and_a_tie_has_no_winner():
     before, after = (
         column("b", sample(0, ["", ""], ["13", "14"])),
-        column("a", sample(4, ["", ""], ["14", None])),
+        column("a", sample(4, [""] * 4, ["14", None, None, None])),
     )
     assert colours([before, after]) == {"14": "c0", "13": "c1", None: "none"}
     assert before.winner is None and after.winner == "14" and majority([None]) is None
