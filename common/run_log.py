@@ -91,6 +91,8 @@ class RunLog:
         """Checkpoints of this step: best, where the sentinels have seen none better, and step-N where it is
         `due`. write(folder, *what, state), in which rank 0 writes. A full disk is said, and the run goes on
         with the last good one kept; weights that are not finite end it."""
+        if not (due or self.improved):
+            return
         state |= {"step": step, "nonfinite_updates": self.nonfinite_updates}
         pulse.enter(step, "save")
         if self.improved and self.written(self.checkpoints / "best", 0, state, write, what):

@@ -343,25 +343,24 @@ def test_the_sentinels_of_a_run_stay(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_see_what_one_does_and_stop_together(tmp_path):
+@pytest.mark.parametrize("shard", ["off", "on"])
+def test_two_processes_see_what_one_does_and_stop_together(tmp_path, shard):
     """Five sentinels, dealt to two."""
     options = dict(steps=5, questions=8, group_size=3, lr=5e-3, save_every=5, seed=1)
     options |= dict(sentinels=5, sentinel_every=1, stop_on_collapse="True")
-    for name, processes in (("one", 1), ("two", 2)):
+    for name, processes, more in (("one", 1, {}), ("two", 2, {"shard": shard})):
         done = run_program(
             *"-m torch.distributed.run --standalone --nproc_per_node".split(),
             processes,
             "mmupt.py",
-            *flags(out=tmp_path / name, **options),
+            *flags(out=tmp_path / name, **options | more),
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert "stopped at step" in done.stdout
     one, two = ([healths(r) for r in watched(tmp_path / name)] for name in ("one", "two"))
-    assert len(one) == len(two) > 1
+    assert len(one) == len(two) > 1 and one[0] == two[0]
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, abs=0.05)  # a sample may differ by rounding
-    assert one[0] == two[0]
-    states = [
-        json.loads((tmp_path / n / "checkpoints/best/trainer.json").read_text()) for n in ("one", "two")
-    ]
-    assert states[0]["sentinels"] == states[1]["sentinels"] and states[0]["step"] == states[1]["step"]
+    folders = [tmp_path / name / "checkpoints" / "best" / "trainer.json" for name in ("one", "two")]
+    best = [json.loads(path.read_text()) for path in folders]
+    assert best[0]["sentinels"] == best[1]["sentinels"] and best[0]["step"] == best[1]["step"]
