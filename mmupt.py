@@ -15,6 +15,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,10 +37,7 @@ from evaluation.sentinels import Sentinels, Watching
 from model import plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 from report import reported
-from rewards import CONTROLS, VARIANTS, Group, Rewarding, Vote, check_rewards, gated, halved, share_weights
-from rewards.custom import reads_labels, total_rewards
-from rewards.mask import trained_tokens
-from rewards.views import in_views, with_views
+from rewards import CONTROLS, VARIANTS, Group, Rewarding, Vote, answer_mask, custom, refill, variants, views
 
 SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
 UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
@@ -244,10 +242,10 @@ def compute_rewards(
         keys = answer_classes(raw, question.choices, compare)
         sound = majority_vote(keys, config.min_share, config.min_margin)
         vote = sound if config.vote == "sound" else published_vote(raw)
-        halves = halved(majority_vote, keys, config.views)
-        groups.append(gated(Group(question, raw, keys, vote, own, *halves), config.gate))
+        halves = variants.halved(majority_vote, keys, config.views)
+        groups.append(variants.gated(Group(question, raw, keys, vote, own, *halves), config.gate))
         pulse.tick()
-    return groups, total_rewards(groups, config, REWARDS, gold, step)
+    return groups, custom.total_rewards(groups, config, REWARDS, gold, step)
 
 
 # --- Settings -------------------------------------------------------------------------------------
@@ -317,7 +315,7 @@ class Config(Watching, Rewarding, Probing, reading.Reading, Machine):
 
     def __post_init__(self):
         super().__post_init__()
-        check_rewards(self, REWARDS)
+        variants.check_rewards(self, REWARDS)
         cli.require(self, "resume", not self.resume or self.out != "", "given together with --out")
         divides = self.questions % (self.minibatch_questions or self.questions) == 0
         cli.require(self, "minibatch_questions", divides, f"0 or a divisor of --questions {self.questions}")
@@ -340,10 +338,9 @@ class LossInputs:
 
     def select(self, questions: list[int]) -> "LossInputs":
         """These questions of the rollout with all their samples."""
-        rows = self.rollout.rows(questions)
-        ref, trained = (None if x is None else x[rows] for x in (self.ref_logprobs, self.trained))
-        part = self.rollout.select(questions)
-        return LossInputs(part, self.old_logprobs[rows], ref, self.advantages[rows], trained)
+        rows, part = self.rollout.rows(questions), self.rollout.select(questions)
+        tensors = (self.old_logprobs, self.ref_logprobs, self.advantages, self.trained)
+        return LossInputs(part, *(x if x is None else x[rows] for x in tensors))  # type: ignore[arg-type]
 
 
 def train(config: Config, world: World, compare: Compare = compare) -> int:
@@ -361,8 +358,8 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
         if state["step"] > config.steps:
             raise UsageError(f"--steps {config.steps}: {config.out} is at step {state['step']} already")
     stream = Questions(
-        config.train_data, with_views(processor, config.other_view), config.seed, config.max_prompt_tokens,
-        config.instruction, labels=reads_labels(config.reward), world=world, state=state["stream"],
+        config.train_data, views.reader(processor, config.other_view), config.seed, config.max_prompt_tokens,
+        config.instruction, labels=custom.reads_labels(config.reward), world=world, state=state["stream"],
     )  # fmt: skip
     probe = Probe(config, processor, world, compare)  # on labelled questions, which are part of no reward
     sentinels = Sentinels(config, processor, world, stream, state, compare)  # on unlabelled ones, held back
@@ -383,21 +380,21 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
         with run.stage("data"):
             my_questions = stream.next(config.questions)  # no answer is in them
         with run.stage("rollout"), model_utils.gathered(policy):
-            rollout = generate(
-                policy, processor, processor.collate(in_views(my_questions), world.device),
-                config.group_size // config.views,
-                config.max_new_tokens, config.temperature, config.top_p, config.seed, step,
-                progress="rollout" if world.is_main else None,
-            )  # fmt: skip
+            rollout, texts = sample(config, world, policy, processor, step, my_questions)
         with run.stage("reward"):
-            texts = rollout.texts(processor)
             groups, rewards = compute_rewards(texts, my_questions, config, stream.gold, step, compare)
             reading.warn(config.answer_format, texts, world, step)
-            advantages = group_advantages(rewards, config.scale) * share_weights(groups, config.share_power)
-            advantages = advantages.flatten().to(world.device)  # [B]
+        if config.refill:
+            with run.stage("refill"), model_utils.gathered(policy):
+                ask = partial(sample, config, world, policy, processor, step)
+                earn = partial(compute_rewards, config=config, gold=stream.gold, step=step, compare=compare)
+                found = refill.fill((rollout, texts, groups, rewards), ask, earn, stream, config, world)
+                rollout, texts, groups, rewards = found
         with run.stage("score"):
+            weights = variants.share_weights(groups, config.share_power)  # [P, 1]
+            advantages = (group_advantages(rewards, config.scale) * weights).flatten().to(world.device)  # [B]
             scored = logprobs_before(config, policy, reference, rollout)
-            inputs = LossInputs(rollout, *scored, advantages, trained_tokens(rollout, processor, config))
+            inputs = LossInputs(rollout, *scored, advantages, answer_mask.outside(rollout, processor, config))
         with run.stage("update"):
             for group in optimizer.param_groups:  # linear warm-up, then constant
                 group["lr"] = config.lr * min(1.0, (step + 1) / max(config.warmup_steps, 1))
@@ -419,6 +416,16 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
     stream.close()
     run.close(probe.base_beside_trained(run.reports))
     return 0 if run.saved_last else 1
+
+
+def sample(config: Config, world: World, policy, processor, step: int, questions: list) -> tuple:
+    """G responses to each question, half of them to its other view where there is one, and their texts."""
+    rollout = generate(
+        policy, processor, processor.collate(views.in_views(questions), world.device), config.per_view,
+        config.max_new_tokens, config.temperature, config.top_p, config.seed, step,
+        progress="rollout" if world.is_main else None,
+    )  # fmt: skip
+    return rollout, rollout.texts(processor)
 
 
 def logprobs_before(config: Config, policy, reference, rollout: Rollout) -> tuple[Tensor, Tensor | None]:

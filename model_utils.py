@@ -35,7 +35,7 @@ from common.pulse import tick
 from data import Example
 from kernels import linear_logprobs
 from model import lora
-from model.batch import Encoded, Model, Prompts, next_position
+from model.batch import Encoded, Model, Prompts, next_position, side_by_side
 from model.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from model.decode import decode
 from model.families import product_dtype, with_positions
@@ -127,6 +127,17 @@ class Rollout:
         rows = self.rows(questions)
         parts = {name: getattr(self, name)[rows] for name in ("tokens", "lengths", "logprobs", "finished")}
         return replace(self, prompts=self.prompts.select(questions), **parts)
+
+    def joined(self, other: "Rollout") -> "Rollout":
+        """The questions of both, of as many samples each."""
+        return replace(
+            self,
+            prompts=self.prompts.joined(other.prompts),
+            tokens=side_by_side([self.tokens, other.tokens]),
+            lengths=torch.cat([self.lengths, other.lengths]),
+            logprobs=side_by_side([self.logprobs, other.logprobs]),
+            finished=torch.cat([self.finished, other.finished]),
+        )
 
     def texts(self, processor: Processor) -> list[str]:
         return [

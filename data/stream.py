@@ -8,6 +8,7 @@ every size-th, and all hear what became of it.
 import os
 import sys
 from collections import deque
+from collections.abc import Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -84,8 +85,9 @@ class Questions:
         self.ahead: deque[tuple[int, int, Future | None]] = deque()  # (position, index, reading)
         self.gold: dict[str, str] = {}
         self.held: list[int] = (state or {}).get("held", [])  # rows that are given to nobody
-        self.taken: list[int] = []  # rows of the last step
         self.named: set[str] = set()
+        self.taken: list[str] = []  # by the last `next`, as ids and as rows
+        self.rows: list[int] = []
 
     def state(self) -> dict:
         return {
@@ -108,7 +110,7 @@ class Questions:
         """Takes the next `count` questions out for good; a stream that goes on has its own out already."""
         if count and not self.held:
             self.next(count)
-            self.held = self.taken
+            self.held = self.rows
 
     def read_held(self, place: int) -> Any:
         """One of them."""
@@ -117,13 +119,17 @@ class Questions:
             raise DataError(f"--train_data {self.source}: {problem}, though it could be read before")
         return question
 
-    def next(self, count: int) -> list:
+    def next(self, count: int, mine: Sequence[int] | None = None, known: Container[str] = ()) -> list:
+        """`mine`: which of them are this process's; None: they are dealt. With `known`, ids that none of them
+        has, there may be fewer. `taken` then holds the ids of all."""
         taken: dict[str, int] = {}  # rows, by their ids
         tried = set(self.held)
         encoded: dict[int, Any] = {}  # what was read here, by its row
         self.first = self.position
         while len(taken) < count:
             if len(tried) - len(taken) >= self.most_tries or len(tried) == self.size:
+                if known:
+                    break
                 n = len(tried) - len(self.held)
                 raise DataError(
                     f"--train_data {self.source}: {len(taken)} usable questions of {n}, "
@@ -135,6 +141,8 @@ class Questions:
             ):
                 if problem:
                     self.skip(problem)
+                elif key in known:
+                    continue
                 elif tokens > self.max_prompt_tokens:
                     limit = f"more than --max_prompt_tokens {self.max_prompt_tokens}"
                     self.skip(f"question {key}: {tokens} tokens, {limit}", too_long=True)
@@ -146,10 +154,11 @@ class Questions:
                     taken[key] = index
                     if self.labels:
                         self.gold[key] = gold
-        self.taken = list(taken.values())
-        mine = self.world.my_part(self.taken)
+        self.taken, self.rows = list(taken), list(taken.values())
+        rows = self.rows
+        own = self.world.my_part(rows) if mine is None else [rows[j] for j in mine if j < len(rows)]
         # by a bad row before them
-        moved = {index: self.start(index) for index in mine if index not in encoded}
+        moved = {index: self.start(index) for index in own if index not in encoded}
         for index, reading in moved.items():
             encoded[index], _, problem = self.result(index, reading)
             if problem:
@@ -161,7 +170,7 @@ class Questions:
                 (p, i, r or (self.start(i) if self.is_mine(n) else None))
                 for n, (p, i, r) in enumerate(self.ahead)
             )
-        return [encoded[index] for index in mine]
+        return [encoded[index] for index in own]
 
     def untried(self, most: int, count: int, tried: set[int]) -> list[tuple]:
         """The next (row, future or None) not tried in this step, up to `most` or all left."""

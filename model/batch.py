@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Model = Any  # a PreTrainedModel; its parts differ from family to family, so no type names them
@@ -67,6 +68,27 @@ class Prompts:
             None if self.positions is None else self.positions[:, rows, :width],
             None if self.blocks is None else self.blocks[rows, :width],
         )
+
+    def joined(self, other: "Prompts") -> "Prompts":
+        """These questions, then those."""
+        blocks = [
+            torch.full(x.ids.shape, -1, device=x.ids.device) if x.blocks is None else x.blocks
+            for x in (self, other)
+        ]
+        return Prompts(
+            self.keys + other.keys,
+            side_by_side([self.ids, other.ids]),
+            torch.cat([self.lengths, other.lengths]),
+            self.vision + other.vision,
+            side_by_side([self.rope, other.rope]),
+            None if self.blocks is None and other.blocks is None else side_by_side(blocks),
+        )
+
+
+def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
+    """[.., P, L] of several L as one, padded with 0, which nobody reads."""
+    width = max(x.shape[-1] for x in tensors)
+    return torch.cat([F.pad(x, (0, width - x.shape[-1])) for x in tensors], -2)
 
 
 def next_position(prompts: Prompts) -> Tensor:

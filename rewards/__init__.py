@@ -4,17 +4,7 @@ The majority vote and its reward are in mmupt.py, which these never import; docs
 """
 
 from rewards.controls import CONTROLS
-from rewards.group import Group, Vote, halved
-from rewards.variants import VARIANTS, Rewarding, check_rewards, gated, share_weights
+from rewards.group import Group, Vote
+from rewards.variants import VARIANTS, Rewarding
 
-__all__ = [
-    "CONTROLS",
-    "VARIANTS",
-    "Group",
-    "Rewarding",
-    "Vote",
-    "check_rewards",
-    "gated",
-    "halved",
-    "share_weights",
-]
+__all__ = ["CONTROLS", "VARIANTS", "Group", "Rewarding", "Vote"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.cli import flag, require
 from rewards.custom import parse_reward
-from rewards.group import Group
+from rewards.group import Group, Vote
 from rewards.views import CHANGES
 
 
@@ -41,6 +41,16 @@ def cross_reward(group: Group, **_) -> list[float]:
 
 
 VARIANTS: dict[str, Callable[..., list[float]]] = dict(frequency=frequency_reward, cross=cross_reward)
+
+
+def halved(
+    vote: Callable[[list], Vote], keys: Sequence[str | None], views: int = 1
+) -> tuple[list[int], list[Vote]]:
+    """(the half that each sample is in, the vote of each half alone). A sample is in the half of its parity;
+    of two views' samples the first half saw the one, the second half the other."""
+    G = len(keys)
+    half = [i % 2 if views == 1 else int(2 * i >= G) for i in range(G)]
+    return half, [vote([key for key, h in zip(keys, half, strict=True) if h == x]) for x in (0, 1)]
 
 
 def halves_agree(group: Group) -> bool:
@@ -76,6 +86,9 @@ class Rewarding:
     gate: str = flag("none", "halves: abstain unless both half-votes have one winner", choices=GATES)
     share_power: float = flag(0.0, "advantages times the winner's share to this power; 0 is off", "0 or more")
     mask_answer: bool = flag(False, "no gradient reaches the tokens of the answer: its reasoning is trained")
+    refill: int = flag(
+        0, "more rollouts in a step at most, of questions for groups of equal rewards", "0 or more"
+    )
     other_view: str = flag(
         "none", "half of a group sees its picture shifted by a pixel, or dimmed", choices=CHANGES
     )
@@ -84,6 +97,11 @@ class Rewarding:
     def views(self) -> int:
         """That a question is asked in, each by its part of the group."""
         return 1 if self.other_view == "none" else 2
+
+    @property
+    def per_view(self) -> int:
+        """Samples of a question in each."""
+        return self.group_size // self.views  # type: ignore[attr-defined]
 
 
 def check_rewards(config, table: Mapping[str, Callable]) -> None:

@@ -45,7 +45,7 @@ class TwoViews:
         return replace(self.processor.encode(example, instruction), other=other)
 
 
-def with_views(processor, name: str):
+def reader(processor, name: str):
     """The processor, or with --other_view one that reads each question in both."""
     change = CHANGES[name]
     return TwoViews(processor, name, change) if change else processor

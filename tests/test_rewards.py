@@ -1,5 +1,5 @@
-"""Rewards beyond the plain majority: known answers, errors, masked gradients, files of one's own, labels that
-reach none of them. tests/test_oracle.py has whole runs with each flag."""
+"""Rewards beyond the plain majority: known answers of each, what a mask does to gradients, one's own file,
+and that labels reach none of them. tests/test_oracle.py has whole runs with each flag."""
 
 import re
 import sys
@@ -20,9 +20,9 @@ from data import Example
 from data.stream import ALONE
 from mmupt import Config, Encoded, LossInputs, compute_rewards, group_advantages, majority_vote
 from model_utils import generate, rollout_logprobs
-from rewards import halved, share_weights
-from rewards.mask import tokens_of, trained_tokens
-from rewards.views import CHANGES, in_views, with_views
+from rewards.answer_mask import outside, tokens_of
+from rewards.variants import halved, share_weights
+from rewards.views import CHANGES, in_views, reader
 
 QUESTION = [Encoded("q", [1, 2])]
 
@@ -340,8 +340,8 @@ def test_the_mask_is_exact_on_real_tokens(processor, answer_format):
     T, lengths = max(map(len, ids)), torch.tensor([len(row) for row in ids])
     tokens = torch.tensor([row + [processor.pad] * (T - len(row)) for row in ids])
     rollout = mmupt.Rollout(None, 1, tokens, lengths, torch.zeros(tokens.shape), lengths > 0, 1.0)
-    assert trained_tokens(rollout, processor, Config(answer_format=answer_format)) is None
-    trained = trained_tokens(rollout, processor, Config(answer_format=answer_format, mask_answer=True))
+    assert outside(rollout, processor, Config(answer_format=answer_format)) is None
+    trained = outside(rollout, processor, Config(answer_format=answer_format, mask_answer=True))
     assert trained.shape == tokens.shape and trained.dtype == torch.bool
     answers = {"tag": r"46", "phrase": r"46 cm", "choice": r"B", "last_number": "46"}
     for row, text, own in zip(trained.tolist(), texts, ids, strict=True):
@@ -416,14 +416,14 @@ def test_the_other_view_is_the_picture_changed_by_a_hair():
 
 def test_a_question_holds_both_views_with_draws_of_their_own(processor, drawn):
     asked = [drawn[0], Example("text", (), "What is 3 + 4?")]
-    questions = [with_views(processor, "shift").encode(example) for example in asked]
+    questions = [reader(processor, "shift").encode(example) for example in asked]
     views = in_views(questions)
     assert [view.id for view in views] == [drawn[0].id, f"{drawn[0].id}, shift", "text", "text, shift"]
     assert views[0].ids == views[1].ids and views[2].ids == views[3].ids
     plain = processor.encode(asked[0])
     seen = [processor.collate([x]).vision[0]["pixel_values"] for x in (plain, views[0], views[1])]
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
-    assert with_views(processor, "none") is processor and in_views([plain]) == [plain]
+    assert reader(processor, "none") is processor and in_views([plain]) == [plain]
 
 
 # --- whole runs
@@ -431,7 +431,7 @@ def test_a_question_holds_both_views_with_draws_of_their_own(processor, drawn):
 ACTS = {  # flags, and a reward or vote that they change
     "frequency": dict(reward="frequency"),
     "cross views": dict(reward="cross", other_view="shift"),
-    "gate, margin, weights, mask": dict(gate="halves", min_margin=0.1, share_power=2.0, mask_answer=True),
+    "all that is no reward": dict(gate="halves", min_margin=0.1, share_power=2.0, mask_answer=True, refill=1),
     "steps and a user's own": dict(reward=f"steps,{MADE}:nosy:0.1"),
 }
 

@@ -37,15 +37,15 @@ def tokens_of(span: Span, ids: Sequence[int], decode: Callable[[Sequence[int]], 
     return range(first, min(bisect_left(counts, span[1], key=completed), len(ids)))
 
 
-def trained_tokens(rollout: Rollout, processor: Processor, config) -> Tensor | None:
+def outside(rollout: Rollout, processor: Processor, config) -> Tensor | None:
     """[B, T] bool, False at the tokens of an answer; None, for all of them, without --mask_answer."""
     if not config.mask_answer:
         return None
     decode = partial(processor.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    trained = torch.ones(rollout.tokens.shape, dtype=torch.bool)
-    for row, ids, n in zip(trained, rollout.tokens.tolist(), rollout.lengths.tolist(), strict=True):
+    found = torch.ones(rollout.tokens.shape, dtype=torch.bool)
+    for row, ids, n in zip(found, rollout.tokens.tolist(), rollout.lengths.tolist(), strict=True):
         for span in answer_spans(decode(ids[:n]), config.answer_format):
             held = tokens_of(span, ids[:n], decode)
             row[held.start : held.stop] = False
         pulse.tick()
-    return trained.to(rollout.tokens.device)
+    return found.to(rollout.tokens.device)
