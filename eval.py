@@ -174,6 +174,33 @@ def write_json(path: str, value: dict) -> None:
         raise UsageError(f"--out {path}: {error.strerror}") from None
 
 
+def check_result(config: EvalConfig) -> None:
+    """--out may hold this evaluation's result, which is written anew, and no other's."""
+    if not config.out or not Path(config.out).exists():
+        return
+    then = "name another file, or delete it"
+    try:
+        before = json.loads(Path(config.out).read_text())
+        is_comparison = "records" not in before
+        other: dict = {} if is_comparison else dict(before["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"--out {config.out} holds what eval.py has not written: {then}") from None
+    now = json.loads(json.dumps(vars(config)))
+    if config.answer_format == "auto":
+        other.pop("answer_format", None), now.pop("answer_format")
+    differing = sorted(n for n in (other.keys() & now.keys()) - {"out"} if other[n] != now[n])
+    differing += [what for what, x in content_of(config).items() if before.get("of", {}).get(what, x) != x]
+    if is_comparison != bool(config.compare) or (differing and not is_comparison):
+        more = "" if is_comparison or config.compare else f", with other {', '.join(differing)}"
+        raise UsageError(f"--out {config.out} holds another evaluation's result{more}: {then}")
+
+
+def content_of(config: EvalConfig) -> dict[str, str]:
+    """What the names of model and data stand for: digests of pieces of their files, "" where not here."""
+    places = {"weights": config.model, "rows": with_split(config.data, None)[0]}
+    return {what: files.digest(files.files_in(place), 2**24) for what, place in places.items()}
+
+
 def read_json(path: str) -> dict:
     try:
         value = json.loads(Path(path).read_text())
@@ -305,7 +332,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     else:
         result = vote_report(records) | graded_by
     result |= {"skipped": skipped, "config": vars(config) | {"answer_format": format_of.format}}
-    result |= {"records": records}
+    result |= {"of": content_of(config), "records": records}
     partial.replace(result)
     return result
 
@@ -350,6 +377,7 @@ def shown(config: EvalConfig, result: dict) -> str:
 def main(argv: list[str]) -> int:
     config = cli.parse(EvalConfig, argv)
     cli.one_process("eval.py")
+    check_result(config)
     for name in ("data", "split", "limit", "benchmark", "compare") if config.ask else ():
         if cli.value_of(argv, f"--{name}") is not None:
             raise UsageError(f"--ask is one question without a label: leave --{name} out, or --ask")

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +27,8 @@ from common import cli, distributed, files, pulse
 from common.cli import UsageError, flag
 from common.distributed import World
 from common.machine import Machine
-from common.run_log import Diverged, Meter, RunLog, StopSignal, parse_run, say_why
+from common.resume import parse_run
+from common.run_log import Diverged, Meter, RunLog, StopSignal, say_why
 from data import TINY
 from data.stream import Questions
 from evaluation import reading
@@ -257,7 +257,7 @@ class Config(Watching, Rewarding, Probing, reading.Reading, Machine):
     model: str = flag(str(TINY), "checkpoint folder or hub id")
     train_data: list[str] = flag(["tiny"], "tiny, .jsonl or .parquet files, folders of the latter, hub ids")
     out: str = flag("", "run folder; empty is runs/ and the time")
-    resume: bool = flag(False, "continue from the latest whole checkpoint in --out")
+    resume: bool = flag(False, "continue the run in --out from its latest whole checkpoint; auto: if any")
     seed: int = flag(0, "seed of the order of questions and of the sampling")
 
     steps: int = flag(60, "rollout steps", "at least 1")
@@ -345,7 +345,7 @@ class LossInputs:
 
 def train(config: Config, world: World, compare: Compare = compare) -> int:
     """Runs the whole training; returns the process's exit status."""
-    resumed = model_utils.latest_checkpoint(Path(config.out) / "checkpoints") if config.resume else None
+    resumed = model_utils.checkpoint_to_resume(config, world)
     run, stop = RunLog(asdict(config), world, resumed), StopSignal()
     config = plan.resolve(config, world)  # after the line above: a resumed run plans anew
     processor = model_utils.load_processor(config.model, config.min_pixels, config.max_pixels, config.system)

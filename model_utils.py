@@ -36,7 +36,7 @@ from data import Example
 from kernels import linear_logprobs
 from model import lora
 from model.batch import Encoded, Model, Prompts, next_position, side_by_side
-from model.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import checkpoint_to_resume, latest_checkpoint, load_checkpoint, save_checkpoint
 from model.decode import decode
 from model.families import product_dtype, with_positions
 from model.layers import forward_packed, fused_layers, uses_fused_layers
@@ -54,10 +54,10 @@ from model.sampling import Sampling, bias_against
 from model.sharding import gathered, in_step, through, whole
 
 __all__ = [
-    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "compute_dtype", "forwards",
-    "freeze_vision", "gathered", "generate", "keep_freed_memory", "latest_checkpoint", "load_checkpoint",
-    "load_model", "load_models", "load_processor", "micro_batches", "recompute_activations",
-    "rollout_logprobs", "save_checkpoint", "token_logprobs", "whole",
+    "Encoded", "ModelError", "Processor", "Prompts", "Rollout", "checkpoint_to_resume", "compute_dtype",
+    "forwards", "freeze_vision", "gathered", "generate", "keep_freed_memory", "latest_checkpoint",
+    "load_checkpoint", "load_model", "load_models", "load_processor", "micro_batches",
+    "recompute_activations", "rollout_logprobs", "save_checkpoint", "token_logprobs", "whole",
 ]  # fmt: skip
 
 

@@ -97,8 +97,8 @@ def train(settings: Learning, run: Run) -> None:
             *settings.extra.split(),
         ]
         python(
-            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out, "--resume",
-            "--eval_data", "tiny:validation", "--eval_every", 10, "--keep", 1, *flags,
+            "mmupt.py", "--model", base_folder(settings, run.base), "--out", out,
+            "--resume", "auto", "--eval_data", "tiny:validation", "--eval_every", 10, "--keep", 1, *flags,
             log=work / f"{run.name}.log",
         )  # fmt: skip
         (checkpoint,) = last.glob("step-*")

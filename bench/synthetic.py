@@ -93,8 +93,9 @@ def train(settings: Synthetic, name: str, seed: int, held_out: set) -> None:
         return
     data = write_questions(settings, name, seed, held_out) if name in KINDS else "tiny"
     python(
-        "mmupt.py", "--model", BASE, "--train_data", data, "--seed", seed, "--out", run, "--resume",
+        "mmupt.py", "--model", BASE, "--train_data", data, "--seed", seed, "--out", run,
         "--reward", "gold" if name == "gold" else "majority", "--eval_data", "", "--keep", 1,
+        "--resume", "auto",
         *settings.extra.split(),
         log=work / f"{name}-{seed}.log",
     )  # fmt: skip

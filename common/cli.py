@@ -36,6 +36,9 @@ RULES: dict[str, Callable[[Any], bool]] = {
     "given": lambda x: bool(x),
 }
 
+YES_OR_NO = {word: True for word in ("yes", "true", "t", "y", "1")} | {
+    word: False for word in ("no", "false", "f", "n", "0")
+}
 # names that other trainers have for it -> ours, of which a program may have some
 ELSEWHERE = {
     "learning_rate": "lr", "grad_clip": "max_grad_norm", "warmup_ratio": "warmup_steps",
@@ -140,11 +143,9 @@ def parser_of(cls) -> ArgumentParser:
 
 
 def yes_or_no(word: str) -> bool:
-    if (lower := word.lower()) in ("yes", "true", "t", "y", "1"):
-        return True
-    if lower in ("no", "false", "f", "n", "0"):
-        return False
-    raise ArgumentTypeError(f"it is on or off: true or false (got {word})")
+    if word.lower() not in YES_OR_NO:
+        raise ArgumentTypeError(f"it is on or off: true or false (got {word})")
+    return YES_OR_NO[word.lower()]
 
 
 def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) -> Settings:

@@ -2,7 +2,9 @@
 one process at a time."""
 
 import fcntl
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import UsageError
@@ -69,9 +71,42 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def files_of(path: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a file, or of a folder's weights or tables: still the same?"""
+def by_umask(folder: Path) -> None:
+    """Gives the files in it the mode that a new file has here: some libraries write through temporary ones,
+    which their owner alone may read."""
+    probe = folder / "mode.partial"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and file.stat().st_mode != mode:
+            file.chmod(mode)
+
+
+def files_in(path: str) -> list[Path]:
+    """A file, or a folder's weights or tables; of what isn't here none."""
     here = Path(path)
     files = [here] if here.is_file() else sorted(here.glob("**/*")) if here.is_dir() else []
-    files = [f for f in files if f == here or f.suffix in (".safetensors", ".parquet")]
-    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return [f for f in files if f == here or f.suffix in (".safetensors", ".parquet")]
+
+
+def files_of(path: str) -> list[tuple[str, int, int]]:
+    """Their names, sizes and times: still the same?"""
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files_in(path)]
+
+
+def digest(files: Iterable[Path], most: int) -> str:
+    """Of their content, whatever their names; "" of none. A file of more than `most` bytes is known by its
+    length and by pieces of a megabyte, evenly spaced, of `most` bytes in all."""
+    found, piece = hashlib.blake2b(digest_size=16), 2**20
+    files = list(files)
+    for file in files:
+        size = file.stat().st_size
+        found.update(b"%d " % size)
+        last = most // piece - 1
+        places = [(size - piece) * i // last for i in range(last + 1)] if size > most else [0]
+        with open(file, "rb") as opened:
+            for place in places:
+                opened.seek(place)
+                found.update(opened.read(piece if size > most else most))
+    return found.hexdigest() if files else ""

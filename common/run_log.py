@@ -1,4 +1,5 @@
 """What a run writes: config.json, metrics.jsonl, rollouts.jsonl, evaluations.jsonl. They survive kill -9.
+(history.jsonl is written in common/resume.py.)
 
 A log row is written in one call; a torn last row is cut off when the run is resumed, and so are the
 rows of steps that the resumed run does again. Everything here is label-free but the rows of
@@ -24,9 +25,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import cli, events, files, health, log_to, pulse, say
+from common import events, files, health, log_to, pulse, resume, say
 from common.distributed import World
-from common.errors import ModelError, UsageError
+from common.errors import ModelError
 
 MAX_NONFINITE = 5  # updates in a row that may be skipped for a gradient that is not finite
 LOGGED_QUESTIONS = 2  # of each step, whose responses go to rollouts.jsonl
@@ -50,10 +51,8 @@ class RunLog:
         self.reports: dict[int, dict] = {}
         self.sinks = log_to.Sinks()
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step's stages
-        used = any((self.path / name).exists() for name in ("config.json", "metrics.jsonl", "checkpoints"))
-        # by now another rank may have made the folder
-        if used and not self.resume and world.is_main:
-            raise UsageError(f"--out {self.path} holds a run already: add --resume, or name another folder")
+        if not self.resume and world.is_main:  # by now another rank may have made the folder
+            resume.check_new(self.path)
 
     def open(self, done: int, nonfinite_updates: int = 0) -> None:
         """Makes the folder; of an earlier run's logs the first `done` steps stay."""
@@ -63,6 +62,7 @@ class RunLog:
             self.sinks = log_to.opened(self.config.get("log_to", ""), self.path, self.config, done)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             files.hold(self.checkpoints)
+            resume.note_start(self.config, done)
             files.replace_text(self.path / "config.json", json.dumps(self.config, indent=1) + "\n")
             for name in ("metrics.jsonl", "rollouts.jsonl", "evaluations.jsonl"):
                 cut_log(self.path / name, done)
@@ -172,6 +172,8 @@ class RunLog:
         self.meter.add(responses, truncated=(~rollout.finished).float().mean())
         self.meter.add(responses, nonfinite_responses=rollout.nonfinite.float().mean())
         row: dict[str, Any] = {**self.meter.means(self.world)}
+        if not self.config["beta"]:
+            row.pop("kl", None)  # there is no reference to be far from
         row["top_answer_share"] = top_answer_share([group.vote for group in groups], self.world)
         tokens = int(self.world.sum(rollout.lengths.sum().clone()))
         seconds = time.perf_counter() - self.began
@@ -298,33 +300,6 @@ def say_why(error: Exception, out: str) -> int:
         then = f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
     print(f"error: --out {out}: {error}; {then}", file=sys.stderr)
     return 1
-
-
-def parse_run(cls, argv: list[str]):
-    """Flags over a preset's values over the defaults; with --resume, over the run's own saved values, of
-    which cls.FIXED can't change and cls.SETTLED are what an `auto` had become."""
-    out = cli.value_of(argv, "--out")
-    resume = any(word.split("=")[0] == "--resume" for word in argv)
-    saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own
-    config = cli.parse(cls, argv, defaults=saved | {"resume": False})
-    if not config.resume:
-        config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
-        return config
-    for name in cls.SETTLED:  # the same command again
-        if getattr(config, name) == "auto":
-            setattr(config, name, saved.get(name, "auto"))
-    for name in cls.FIXED:
-        if getattr(config, name) != saved.get(name, getattr(config, name)):
-            raise UsageError(f"--{name} was {saved[name]!r} in {config.out} and can't change on --resume")
-    return config
-
-
-def saved_config(out: str) -> dict:
-    """config.json of an earlier run, or nothing."""
-    try:
-        return json.loads((Path(out) / "config.json").read_text())
-    except (OSError, ValueError):
-        return {}
 
 
 def saved_support(folder: Path, rows: Sequence[dict]) -> float | None:

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import torch
@@ -18,12 +19,13 @@ from tqdm import tqdm
 from answers import option_key
 from common.distributed import World, cores
 from common.errors import BadRow, DataError
-from common.files import files_of
+from common.files import digest, files_in
 from data import Example, load, order, with_split
 from data.prompts import INSTRUCTION
 
 THREADS = min(8, cores())
 MAX_TRIES = 2_000  # rows of a source without an end that may be unusable in one step
+WHOLE = 2**28  # bytes of a file of questions, above which pieces of it are compared
 ALONE = World(0, 1, torch.device("cpu"))
 
 
@@ -31,6 +33,27 @@ class Encodes(Protocol):
     """What turns a question into what a model reads. Here its `id` and the number of its `ids` count."""
 
     def encode(self, example: Example, instruction: str = INSTRUCTION) -> Any: ...
+
+
+def identity(source: str) -> list[list]:
+    """[name, bytes, digest, split] of each of its files; of what isn't here its own name alone."""
+    place, split = with_split(source, None)
+    found = [[f.name, f.stat().st_size, digest([f], WHOLE), split or ""] for f in files_in(place)]
+    return found or [[source]]
+
+
+def first_change(before: list[list], now: list[list]) -> str:
+    """The name of the first file that is another, wherever they lie and whatever they are called; "" of none.
+    Runs of version 0.1 know names and sizes of files alone."""
+    if all(len(known_by) == 2 for known_by in before):
+        now = [known_by[:2] for known_by in now if len(known_by) > 1]
+        content = lambda known_by: known_by  # noqa: E731
+    else:
+        content = lambda known_by: known_by[1:] or known_by  # noqa: E731
+    for old, new in zip_longest(before, now):
+        if old is None or new is None or content(old) != content(new):
+            return (new or old)[0]
+    return ""
 
 
 class Questions:
@@ -56,11 +79,9 @@ class Questions:
         them a core. `state`: of the stream to be continued."""
         sources = [source] if isinstance(source, str) else source
         self.source, self.examples = " ".join(sources), load(sources, labels=labels)
-        places = [with_split(one, None)[0] for one in sources]
-        self.files = [[name, size] for place in places for name, size, _ in files_of(place)]
+        self.files = [known_by for one in sources for known_by in identity(one)]
         position, files = (state or {}).get("position", 0), (state or {}).get("files", self.files)
-        if files != self.files:
-            changed = next(f[0] for f in self.files + files if f not in files or f not in self.files)
+        if changed := first_change(files, self.files):
             raise DataError(
                 f"--train_data {self.source}: {changed} is not what it was when this run began, so that its "
                 "order is lost; put it back, or begin another --out"

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from common.errors import ModelError
-from common.files import sync
+from common.distributed import World
+from common.errors import ModelError, UsageError
+from common.files import by_umask, sync
 from common.pulse import tick
 from model.batch import Model
+from model.damage import checksum, damage
 from model.finite import nonfinite
 from model.lora import is_adapted
 from model.processor import Processor
@@ -111,15 +114,19 @@ def write_checkpoint(
         if files:
             model.save_pretrained(partial, state_dict={})  # its configuration
             say_dtype(partial / "config.json", dtype)
-            write_weights(partial, files, values)
+            sums = write_weights(partial, files, values)
         else:
             model.save_pretrained(partial, dtype=dtype)
+            sums = {}
         processor.save(partial)
-        write_tensors(partial / "optimizer.safetensors", moments, values)
-        sizes = {
-            str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()
+        sums["optimizer.safetensors"] = write_tensors(partial / "optimizer.safetensors", moments, values)
+        written = {str(f.relative_to(partial)): f for f in sorted(partial.rglob("*")) if f.is_file()}
+        listed = {
+            "files": {name: f.stat().st_size for name, f in written.items()},
+            "crc32": {name: sums[name] if name in sums else checksum(f) for name, f in written.items()},
         }
-        (partial / "trainer.json").write_text(json.dumps({**state, "files": sizes}, indent=1))
+        (partial / "trainer.json").write_text(json.dumps({**state, **listed}, indent=1))
+        by_umask(partial)
         for entry in [*partial.rglob("*"), partial]:
             sync(entry)
         old = folder.with_name(folder.name + ".old")
@@ -157,21 +164,35 @@ def checkpoints(parent: Path) -> list[Path]:
 
 def is_whole(folder: Path) -> bool:
     """Every listed file is there at its full size, and its tensors can be opened."""
-    try:
-        for name, size in json.loads((folder / "trainer.json").read_text())["files"].items():
-            if (folder / name).stat().st_size != size:
-                return False
-            if name.endswith(".safetensors"):
-                with safe_open(folder / name, "pt"):
-                    pass
-        return True
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
-        return False
+    return not damage(folder, content=False)
 
 
 def latest_checkpoint(parent: Path) -> Path | None:
     """The newest whole checkpoint under `parent`."""
     return next((p for p in reversed(checkpoints(parent)) if is_whole(p)), None)
+
+
+def checkpoint_to_resume(config, world: World) -> Path | None:
+    """The newest checkpoint of a run that goes on whose files are what was saved, the same on every process;
+    those passed over are said. None where none was saved yet; UsageError where none is whole."""
+    if not config.resume:
+        return None
+    found, broken = "", []
+    for folder in reversed(checkpoints(Path(config.out, "checkpoints"))) if world.is_main else ():
+        if not (why := damage(folder)):
+            found = str(folder)
+            break
+        broken.append(f"{folder.name}: {why}")
+    found, broken = world.gather_json([(found, broken)])[0]
+    if broken and not found:
+        more = f"; and {len(broken) - 5} more" if broken[5:] else ""
+        raise UsageError(
+            f"--resume: no checkpoint in {config.out}/checkpoints is whole ({'; '.join(broken[:5])}{more}); "
+            "put one back, or begin another --out"
+        )
+    if broken and world.is_main:
+        print(f"warning: passed over on --resume: {'; '.join(broken)}", file=sys.stderr)
+    return Path(found) if found else None
 
 
 def load_checkpoint(folder: Path, model: Model, optimizer) -> dict:
@@ -190,5 +211,4 @@ def load_checkpoint(folder: Path, model: Model, optimizer) -> dict:
     if broken := nonfinite(resumed, together=is_sharded(model)):
         raise ModelError(f"{folder}: {broken}; without this folder --resume takes the one before")
     state = json.loads((Path(folder) / "trainer.json").read_text())
-    del state["files"]
-    return state
+    return {name: x for name, x in state.items() if name not in ("files", "crc32")}

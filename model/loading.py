@@ -18,6 +18,7 @@ from torch import Tensor
 from common.errors import ModelError, first_line
 from model import sharding
 from model.batch import Model
+from model.damage import damage_of_weights
 from model.families import VISION, product_dtype, refusal, vision_parameters
 from model.finite import nonfinite
 from model.fused_check import fused_matches_reference
@@ -48,6 +49,11 @@ def load_model(
 
     logging.disable_progress_bar()
     config = load_config(path)
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if why := damage_of_weights(Path(path)) if first else "":
+        raise ModelError(
+            f"--model {path}: {why}; take a whole copy (if you changed it, without trainer.json)"
+        )
     auto = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
     classes: Any = auto._model_mapping
     cls, how = classes[type(config)], {}

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import ModelError, first_line
 from model.batch import Model
+from model.damage import damage_of_weights
 from model.families import text_model
 from model.finite import nonfinite
 
@@ -96,6 +97,8 @@ def fill_adapter(model: Model, folder: Path) -> None:
         for name in peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     }
     try:
+        if why := damage_of_weights(Path(folder)):
+            raise ValueError(why)
         saved = {name.removeprefix(PREFIX): x for name, x in load_file(Path(folder) / WEIGHTS).items()}
         if differing := sorted(saved.keys() ^ own.keys()):
             raise ValueError(f"not of this model and its targets: {differing[0]}")

@@ -1,6 +1,7 @@
 """Safetensors files written bit by bit: what is in them need never stand in memory as a whole."""
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,9 +22,9 @@ def in_file_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
 
 
-def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterator[Tensor]) -> None:
+def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterator[Tensor]) -> int:
     """Tensors of `shapes`' names, dtypes and shapes, in its order, taken from `values`, each in one block of
-    rows or several, of any dtype. OSError where they find no room."""
+    rows or several, of any dtype -> the file's CRC-32. OSError where they find no room."""
     header: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, x in shapes.items():
@@ -32,13 +33,18 @@ def write_tensors(path: Path, shapes: Mapping[str, Tensor], values: Iterator[Ten
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        text = len(text).to_bytes(8, "little") + text
+        file.write(text)
+        total = zlib.crc32(text)
         for x in shapes.values():
             missing = x.numel()
             while missing:
                 rows = next(values).detach().to(x.dtype).cpu().contiguous().flatten()
-                file.write(rows.view(torch.uint8).numpy().data)
+                data = rows.view(torch.uint8).numpy().data
+                file.write(data)
+                total = zlib.crc32(data, total)
                 missing -= len(rows)
+    return total
 
 
 def in_files(tensors: Mapping[str, Tensor], most: int = 0) -> list[dict[str, Tensor]]:
@@ -55,18 +61,17 @@ def in_files(tensors: Mapping[str, Tensor], most: int = 0) -> list[dict[str, Ten
     return files
 
 
-def write_weights(folder: Path, files: list[dict[str, Tensor]], values: Iterator[Tensor]) -> None:
-    """As Hugging Face names them: one file, or several with an index beside them."""
+def write_weights(folder: Path, files: list[dict[str, Tensor]], values: Iterator[Tensor]) -> dict[str, int]:
+    """As Hugging Face names them: one file, or several with an index beside them -> the CRC-32 of each."""
     if len(files) == 1:
-        write_tensors(folder / "model.safetensors", files[0], values)
-        return
+        return {"model.safetensors": write_tensors(folder / "model.safetensors", files[0], values)}
     names = [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
-    for name, file in zip(names, files, strict=True):
-        write_tensors(folder / name, file, values)
+    sums = {n: write_tensors(folder / n, file, values) for n, file in zip(names, files, strict=True)}
     of_file = {weight: name for name, file in zip(names, files, strict=True) for weight in file}
     total = sum(x.numel() * x.dtype.itemsize for file in files for x in file.values())
     index = {"metadata": {"total_size": total}, "weight_map": of_file}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return sums
 
 
 def flattened(files: Iterable[Mapping[str, Tensor]]) -> list[Tensor]:

@@ -92,6 +92,7 @@ def main(argv: list[str]) -> int:
         dtype = getattr(torch, config.save_dtype)
         model.to(dtype).save_pretrained(unfinished)
         say_dtype(unfinished / "config.json", dtype)
+        files.by_umask(unfinished)
         unfinished.rename(out)
     except (OSError, SafetensorError) as error:  # the latter: a full disk, as safetensors says it
         raise UsageError(f"--out {out}: {first_line(error)}") from None

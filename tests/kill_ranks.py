@@ -1,6 +1,6 @@
 """Kills ranks of one run again and again: `python tests/kill_ranks.py OUT [OPTIONS] -- FLAGS...`
 
-torchrun starts the run with --resume and as many restarts as there will be kills. A rank drawn by lot is
+torchrun starts the run with --resume auto and as many restarts as there will be kills. A rank drawn by lot is
 killed by SIGKILL within a step or while a checkpoint is written, at least a step after the last restart. For
 each a line: seconds until all survivors were gone, what they said, whether every checkpoint is whole. At the
 end the run is compared with one that nobody killed. What a rank was doing it has noted in a file of its own,
@@ -43,7 +43,8 @@ def worker(out: Path, argv: list[str]) -> int:
 def launch(out: Path, name: str, ranks: int, restarts: int, flags: list[str]) -> subprocess.Popen:
     """torchrun, with what all ranks say in OUT/NAME.err."""
     run = f"-m torch.distributed.run --standalone --nproc_per_node {ranks} --max-restarts {restarts}".split()
-    argv = [sys.executable, *run, __file__, str(out), "--", "--out", str(out / name), "--resume", *flags]
+    own = ["--out", str(out / name), "--resume", "auto"]
+    argv = [sys.executable, *run, __file__, str(out), "--", *own, *flags]
     with open(out / f"{name}.err", "wb") as err, open(out / f"{name}.out", "wb") as said:
         return subprocess.Popen(argv, stdout=said, stderr=err)
 

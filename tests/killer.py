@@ -39,7 +39,7 @@ def start(argv: list[str]) -> int:
 def main() -> int:
     seed, kills, out, *flags = sys.argv[1:]
     rng, out = random.Random(int(seed)), Path(out)
-    argv = ["--out", str(out), "--resume", *flags]
+    argv = ["--out", str(out), "--resume", "auto", *flags]
     killed = 0
     while killed < int(kills):
         before, more = steps_done(out), rng.choice((0, 1, 1, 2))

@@ -356,8 +356,10 @@ def token_losses(logprobs: Tensor, x: Sample, s: dict, seen: Counter) -> tuple[T
     seen["clipped high"] += int(clipped_high.sum())
     figures = {
         "clipped_low": clipped_low, "clipped_high": clipped_high, "clipfrac": clipped_low + clipped_high,
-        "approx_kl": (rho - 1 - change).detach(), "kl": penalty.detach(),
+        "approx_kl": (rho - 1 - change).detach(),
     }  # fmt: skip
+    if s["beta"]:
+        figures["kl"] = penalty.detach()
     losses = -objective + s["beta"] * penalty
     return losses.where(torch.tensor(x.trained), losses.detach()), figures
 

@@ -9,7 +9,7 @@ from running import run
 
 import mmupt
 from common.cli import ELSEWHERE
-from common.run_log import parse_run
+from common.resume import parse_run
 from eval import EvalConfig
 from eval import main as eval_program
 

@@ -15,6 +15,7 @@ import eval as evaluating
 import mmupt
 from data import TINY
 from mmupt import Config
+from model.damage import checksum
 from model.finite import nonfinite
 from model_utils import ModelError, latest_checkpoint, load_model, load_models
 from programs import merge_adapter
@@ -29,6 +30,10 @@ def planted(folder: Path, name: str, value: float, at: int = -1, file: str = "mo
     (found,) = [key for key in weights if key.endswith(name) and "visual" not in key]
     weights[found].view(-1)[at] = value
     save_file(weights, folder / file, {"format": "pt"})
+    if (trainer := folder / "trainer.json").exists():  # as if that had been saved
+        saved = json.loads(trainer.read_text())
+        saved["crc32"][file] = checksum(folder / file)
+        trainer.write_text(json.dumps(saved))
     return folder
 
 

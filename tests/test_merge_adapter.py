@@ -26,6 +26,7 @@ def test_merged_it_is_a_plain_checkpoint_with_the_adapter_models_logits(lora_run
     (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(sizes))
     assert merge_adapter.main(["--adapter", str(tmp_path / "a"), "--out", str(out)]) == 0
     assert not list(tmp_path.glob("*.partial"))
+    assert len({f.stat().st_mode for f in out.iterdir()}) == 1  # that of the umask
     prompts = torch.arange(10, 40)[None]
     merged = AutoModelForImageTextToText.from_pretrained(out, attn_implementation="eager")
     ours, _ = load_models(Config(model=str(TINY), **LORA), folder, ONE)
@@ -69,3 +70,13 @@ def test_where_nothing_can_be_written_is_said_before_the_merge(lora_run, tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(mmupt.cli.UsageError, match="file is a file"):
         merge_adapter.main(["--adapter", str(lora_run), "--out", str(tmp_path / "file" / "merged")])
+
+
+def test_a_flipped_bit_in_an_adapter_is_named(lora_run, tmp_path):
+    shutil.copytree(lora_run / "checkpoints" / "step-10", tmp_path / "a")
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match="adapter can't be used .adapter_model.safetensors is not what was"):
+        merge_adapter.merge(str(tmp_path / "a"))

@@ -162,7 +162,7 @@ def test_the_files_of_a_source_that_names_its_split_are_watched(processor, tmp_p
     file = tmp_path / "train.parquet"
     parquet.write_table(rows, file)
     stream = Questions(f"{tmp_path}:train", processor, 0, 500)
-    assert [name for name, _ in stream.files] == ["train.parquet"]
+    assert [name for name, *_ in stream.files] == ["train.parquet"]
     parquet.write_table(pyarrow.table({"question": [f"What is {i} + {i}?" for i in range(99)]}), file)
     with pytest.raises(DataError, match="train.parquet is not what it was"):
         Questions(f"{tmp_path}:train", processor, 0, 500, state=stream.state())
