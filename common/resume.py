@@ -110,7 +110,7 @@ def check_base(config, saved: dict) -> None:
 
 def digest_of_base(model: str) -> str:
     """Of a folder's weights; "" for an id of the hub."""
-    return files.digest(files.files_in(model), BASE_BYTES)
+    return files.digest(files.files_in(model), BASE_BYTES) if model else ""
 
 
 def history(out: Path) -> list[dict]:
@@ -147,7 +147,7 @@ def note_start(config: dict, step: int) -> None:
     out, now = Path(config["out"]), {k: v for k, v in config.items() if k not in OF_START}
     row = {"step": step, "time": time.strftime("%Y-%m-%d %H:%M:%S"), "version": cli.version()}
     if not (out / "config.json").exists():
-        row |= {"base": digest_of_base(config["model"])}
+        row |= {"base": digest_of_base(config.get("model", ""))}
         files.replace_text(out / HISTORY, json.dumps(row) + "\n")
         return
     before = saved_config(str(out))
