@@ -176,8 +176,8 @@ class Questions:
                     if self.labels:
                         self.gold[key] = gold
         self.taken, self.rows = list(taken), list(taken.values())
-        rows = self.rows
-        own = self.world.my_part(rows) if mine is None else [rows[j] for j in mine if j < len(rows)]
+        all_ = self.rows
+        own = self.world.my_part(all_) if mine is None else [all_[j] for j in mine if j < len(all_)]
         # by a bad row before them
         moved = {index: self.start(index) for index in own if index not in encoded}
         for index, reading in moved.items():
