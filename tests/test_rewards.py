@@ -126,7 +126,8 @@ def test_a_lead_of_the_margin_or_less_abstains():
         ("33333344", "3"),
         ("34343434", None),  # each half of one mind
         ("33343434", None),  # 3 3 3 3 against 3 4 4 4
-        ("33453344", None),  # of the second half (3 5 3 4) and the first (3 4 3 4): a tie
+        ("33453344", None),  # 3 4 3 4 is a tie
+        ("3345", None),  # both are
         (["3", "3", None, None], "3"),
         (["3", None, "3", None], None),
         ([None] * 4, None),
