@@ -159,7 +159,7 @@ def table():
 
 
 def argv(settings: dict, **files) -> list[str]:
-    given = settings | {"model": TINY, "eval_data": "", "save_every": 1, "keep": 0} | files
+    given = settings | {"model": TINY, "eval_data": "", "save_every": 1, "keep": 0, "sentinels": 0} | files
     return [str(x) for name, value in given.items() for x in (f"--{name}", value)]
 
 
@@ -173,6 +173,7 @@ def check(settings: dict, oracle: Oracle, records: list[dict], out: Path) -> Res
 
     note("log-probs", result.logprob_error)
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    logged = [row for row in logged if "reward" in row]  # not the base's row, of its sentinels
     for row, expected in zip(logged, result.metrics, strict=True):
         for name, x in expected.items():
             note("metrics", abs(row[name] - x) / max(abs(x), 0.01))
