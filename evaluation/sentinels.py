@@ -49,7 +49,9 @@ class Sentinels:
         self.config, self.processor, self.world, self.compare = config, processor, world, compare
         saved = state.get("sentinels", {})
         self.base: list[list[str | None]] = saved.get("base", [])  # what the base answered, of all sentinels
-        most = config.sentinels if stream.size is None else min(config.sentinels, stream.size // OF_ALL)
+        most = config.sentinels
+        if stream.size is not None:  # what is left must do for a step
+            most = min(most, stream.size // OF_ALL, max(0, stream.size - config.questions))
         count = len(self.base) if state["step"] else most
         stream.hold(count)
         # a process without one of its own answers another's

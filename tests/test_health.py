@@ -224,6 +224,13 @@ def test_without_a_reference_there_is_no_kl(tmp_path):
     assert watched(tmp_path / "r") and not any("kl_" in k for row in watched(tmp_path / "r") for k in row)
 
 
+def test_a_source_that_is_one_step_alone_holds_nothing_back(tmp_path, questions_file):
+    path, labelled = questions_file
+    options = dict(steps=1, questions=len(labelled), group_size=2, max_new_tokens=4)
+    assert run(tmp_path / "r", train_data=path, **options | WATCHED) == 0
+    assert not watched(tmp_path / "r")
+
+
 def test_of_a_small_source_at_most_a_quarter_is_held_back(tmp_path, questions_file, monkeypatch):
     monkeypatch.setattr("common.run_log.LOGGED_QUESTIONS", 4)
     path, labelled = questions_file
