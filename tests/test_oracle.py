@@ -26,7 +26,7 @@ SETTINGS = {
     "lora_rank": 0, "reward": "majority", "vote": "sound", "min_share": 0.0, "scale": "std",
     "beta": 0.1, "kl": "k3", "kl_clamp": 0.0, "clip_low": 0.2, "clip_high": 0.3, "dual_clip": 0.0,
     "aggregate": "grpo", "ratio": "token", "temperature": 1.0, "top_p": 1.0,
-    "tokens_per_forward": 16384, "gradient_checkpointing": False,
+    "tokens_per_forward": 16384, "gradient_checkpointing": False, "sentinels": 0,
     "min_margin": 0.0, "gate": "none", "share_power": 0.0, "mask_answer": False, "other_view": "none",
 }  # fmt: skip
 UPDATES = dict(minibatch_questions=2, lr=3e-4, reward="random", seed=2)  # several to a rollout
@@ -159,7 +159,7 @@ def table():
 
 
 def argv(settings: dict, **files) -> list[str]:
-    given = settings | {"model": TINY, "eval_data": "", "save_every": 1, "keep": 0, "sentinels": 0} | files
+    given = settings | {"model": TINY, "eval_data": "", "save_every": 1, "keep": 0} | files
     return [str(x) for name, value in given.items() for x in (f"--{name}", value)]
 
 
