@@ -217,7 +217,7 @@ def train(s: Health, name: str, flags: Sequence[str]) -> None:
     if not (out / "checkpoints" / f"step-{s.steps}").exists():
         every = ["--sentinel_every", s.sentinel_every, "--eval_every", s.sentinel_every]
         python(
-            "mmupt.py", "--out", out.resolve(), "--resume", "--steps", s.steps, "--keep", 1, *every,
+            "mmupt.py", "--out", out.resolve(), "--resume", "auto", "--steps", s.steps, "--keep", 1, *every,
             "--eval_data", s.eval_data, "--eval_questions", s.eval_questions, *flags, *s.extra.split(),
             log=Path(s.work) / f"{name}.log",
         )  # fmt: skip

@@ -181,7 +181,7 @@ def measure(model: Path, out: Path, **options) -> tuple[plan.Plan, dict[str, int
     with peaks_of_stages(found):
         assert mmupt.main(argv) == 0
     steps = map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if out.exists() else ()
-    assert not any(row["nonfinite_updates"] for row in steps)  # a skipped one would make no moments
+    assert not any(row.get("nonfinite_updates") for row in steps)  # a skipped one would make no moments
     config, processes = cli.parse(mmupt.Config, argv), int(os.environ.get("WORLD_SIZE", 1))
     room = plan.memory(torch.device("cpu"))
     return plan.best(read_shape(str(model)), config, processes, gpu=False, room=room), found

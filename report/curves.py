@@ -46,7 +46,7 @@ def ticks(low: float, high: float, most: int = 4) -> list[float]:
     power = 10.0 ** floor(log10(raw))
     gap = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
     first, last = floor(low / gap + 1e-9), ceil(high / gap - 1e-9)
-    return [round(i * gap, 12) for i in range(first, last + 1)]
+    return [float(f"{i * gap:.12g}") for i in range(first, last + 1)]  # a KL of 1e-15 is one, too
 
 
 def short(value: float) -> str:

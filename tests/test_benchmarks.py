@@ -392,6 +392,7 @@ def schema(request, tmp_path):
 
 def run(tmp_path, *argv):
     out = tmp_path / "result.json"
+    out.unlink(missing_ok=True)  # of another evaluation
     assert main([*map(str, argv), "--out", str(out)]) == 0
     return json.loads(out.read_text())
 

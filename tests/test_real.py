@@ -75,7 +75,7 @@ def test_the_questions_of_a_fact_count_as_one(tmp_path):
 
 
 def test_a_reward_that_is_none_is_named():
-    with pytest.raises(mmupt.cli.UsageError, match="--rewards must be some of majority, gold"):
+    with pytest.raises(mmupt.cli.UsageError, match="--rewards must be some of majority, frequency"):
         real.main(["--rewards", "majority", "luck"])
 
 

@@ -134,7 +134,7 @@ def test_the_points_of_a_curve_stand_where_their_values_are():
     ],
 )
 def test_ticks_are_round_and_hold_all_values(low, high, marks):
-    assert ticks(low, high) == pytest.approx(marks, abs=1e-15)
+    assert ticks(low, high) == pytest.approx(marks, rel=1e-9, abs=1e-30)
 
 
 def test_a_long_line_is_means_of_neighbours_over_a_band_of_their_extremes():

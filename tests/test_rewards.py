@@ -273,7 +273,8 @@ def test_labels_are_handed_to_the_reward_gold_alone():
         patch.setitem(mmupt.REWARDS, "spy", table["spy"])
         assert paid(box(1, 2), gold={"q": "2"}, reward="spy,gold:3") == [0, 3]
     assert [sorted(context) for context in seen] == [["answer_format", "seed", "step", "vote"]]
-    assert {f.name for f in fields(Encoded)} == {"id", "ids", "vision", "choices", "other"}
+    known = {"id", "ids", "vision", "choices", "question", "pictures", "other"}
+    assert {f.name for f in fields(Encoded)} == known
 
 
 def test_the_example_of_the_docs_runs(tmp_path):

@@ -176,7 +176,7 @@ def test_a_run_trains_on_all_data_sets_together_and_measures_on_one(made, tmp_pa
     ]
     assert mmupt.main([*argv, "--resume", "--steps", "3"]) == 0
     with pytest.raises(DataError, match="is not what it was when this run began"):
-        mmupt.main([*argv[:2], *argv[len(made) + 1 :], "--resume"])
+        mmupt.main([*argv[:2], *argv[len(made) + 1 :], "--resume", "--steps", "3"])
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -280,8 +280,8 @@ def test_the_grader_is_a_votes_second_opinion(way, tmp_path, random_folder, monk
     ]
     classes = {}
     for grader in ("ours", "math-verify"):
-        assert main([*argv, "--grader", grader, "--out", str(tmp_path / "r.json")]) == 0
-        result = json.loads((tmp_path / "r.json").read_text())
+        assert main([*argv, "--grader", grader, "--out", str(tmp_path / f"{grader}.json")]) == 0
+        result = json.loads((tmp_path / f"{grader}.json").read_text())
         classes[grader] = len(set(result["records"][0]["answers"]))
     assert classes == {"ours": 3, "math-verify": 2} and result["grader"] == "math-verify 0"
 
@@ -337,7 +337,9 @@ def test_rows_without_labels_give_answers_and_shares(tmp_path, bare, random_fold
     result, said = json.loads(out.read_text()), capsys.readouterr()
     assert said.out == vote_table(random_folder.name, result) + "\n"
     assert "no row has a label, so answers are counted, not graded" in said.err
-    assert result.keys() == {"parsed", "share", "ties", "questions", "grader", "skipped", "config", "records"}
+    assert result.keys() == {
+        "parsed", "share", "ties", "questions", "grader", "skipped", "config", "records", "of",
+    }  # fmt: skip
     assert (result["parsed"], result["share"], result["questions"]) == (4 / 6, 0.5, 24)
     assert [r["id"] for r in result["records"]] == [f"q{i}" for i in range(24)]
     assert all(
