@@ -1,4 +1,5 @@
-# make train | test | test-fast | lint | bench | learn | real | tiny: each makes the virtual environment where there is none.
+# make train | test | test-fast | lint | bench | learn | real | tiny: each makes the virtual environment where
+# there is none.
 # make gpu takes a Python as it is: PYTHON=...
 PYTHON ?= python3
 VENV ?= .venv

@@ -28,6 +28,13 @@ def bias_against(banned: Tensor) -> Tensor:
     return torch.zeros(banned.shape, device=banned.device).masked_fill_(banned, -torch.inf)
 
 
+def log_softmax(logits: Tensor) -> Tensor:
+    """float32 [N, V]. On a CPU PyTorch's own loses mass where V is large: 3e-5 too high at 49,152 tokens."""
+    if logits.device.type == "cpu":
+        return logits - logits.logsumexp(-1, keepdim=True)
+    return logits.log_softmax(-1)
+
+
 def sample_tokens(
     logits: Tensor, u: Tensor, temperature: float, top_p: float, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -47,7 +54,7 @@ def sample_tokens(
     scaled = logits.float()
     if temperature not in (0, 1):
         scaled = scaled / temperature
-    logprobs = scaled.log_softmax(-1)
+    logprobs = log_softmax(scaled)
     allowed = logprobs + bias
     if temperature == 0:
         tokens = allowed.argmax(-1)

@@ -62,6 +62,16 @@ def test_frequencies_pass_a_chi_square_test_against_the_exact_distribution(tempe
     torch.testing.assert_close(logprobs.double(), full.log()[tokens], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_logprobs_over_a_large_vocabulary_are_as_exact_as_float32_allows(temperature):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 152_000, generator=generator) * 3
+    u = torch.rand(8, generator=generator, dtype=torch.float64)
+    tokens, logprobs = sample_tokens(logits, u, temperature, 1.0, torch.zeros(152_000))
+    exact = (logits.double() / temperature).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    assert (logprobs - exact).abs().max() < 4e-6
+
+
 def test_generated_first_tokens_pass_a_chi_square_test(model, processor, mixed_examples):
     """The same through the whole of generate: 4,000 samples of one question against a plain
     forward."""
