@@ -1,5 +1,9 @@
 """Groups without spread give way to further questions': bounded, resumable, alike at any number of ranks."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
 import pytest
 import torch
 from conftest import run_program, write_rows
@@ -8,10 +12,13 @@ from safetensors.torch import load_file
 
 import mmupt
 from common import run_log
+from common.distributed import World
 from data import TINY
 from data.answers import canonical, extract_answer
 from data.stream import Questions
+from mmupt import Config, Group
 from model_utils import generate, rollout_logprobs
+from rewards.refill import fill
 
 
 @pytest.fixture
@@ -89,6 +96,72 @@ def test_a_small_source_is_asked_once_and_then_no_more(tmp_path, questions_file,
     assert run(tmp_path / "r", train_data=questions_file[0], steps=1, questions=20, refill=9) == 0
     together = [key for ids in asked for key in ids]
     assert len(asked) <= 3 and len(together) == len(set(together)) <= 24
+
+
+class Asked(list):
+    """Stands for a rollout: the ids of its questions."""
+
+    num_samples = 2
+
+    def joined(self, other):
+        return Asked([*self, *other])
+
+    def select(self, questions):
+        return Asked([self[q] for q in questions])
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A process that is a thread."""
+
+    rank: int
+    size: int
+    said: list
+    barrier: threading.Barrier
+    device: torch.device = torch.device("cpu")
+    is_main = True
+
+    my_part = World.my_part
+
+    def gather_json(self, items):
+        self.said[self.rank] = items
+        self.barrier.wait(30)
+        everything = [x for own in self.said for x in own]
+        self.barrier.wait(30)
+        return everything
+
+
+@pytest.mark.parametrize("tries", [1, 2, 9])
+def test_each_place_gets_the_same_question_at_any_number_of_processes(tmp_path, processor, tries):
+    """Where the first question of every three has spread."""
+    source = write_rows(tmp_path / "q.jsonl", [{"id": f"q{i}", "question": f"{i}?"} for i in range(40)])
+
+    def ask(questions):
+        return Asked(q.id for q in questions), [q.id for q in questions]
+
+    def earn(texts, questions):
+        groups = [Group(q, [], [], None, [q.id]) for q in questions]
+        return groups, torch.tensor([[0.0, float(int(q.id[1:]) % 3 == 0)] for q in questions])
+
+    def process(world):
+        stream = Questions(str(source), processor, 0, 500, world=world)
+        mine = stream.next(12)
+        rollout, texts = ask(mine)
+        step = (rollout, texts, *earn(texts, mine))
+        rollout, texts, groups, rewards = fill(step, ask, earn, stream, Config(refill=tries), world)
+        assert rollout == texts == [group.question.id for group in groups]
+        assert rewards[:, 1].tolist() == [float(int(key[1:]) % 3 == 0) for key in texts]
+        return texts, stream.state()
+
+    ends = []
+    for size in (1, 2, 3):
+        said, barrier = [None] * size, threading.Barrier(size)
+        with ThreadPoolExecutor(size) as pool:
+            ranks = list(pool.map(process, [Rank(rank, size, said, barrier) for rank in range(size)]))
+        ends.append(([ranks[place % size][0][place // size] for place in range(12)], ranks[0][1]["position"]))
+    assert ends[0] == ends[1] == ends[2]
+    spread = sum(int(key[1:]) % 3 == 0 for key in ends[0][0])
+    assert (spread == 12) == (tries == 9) and len(set(ends[0][0])) == 12
 
 
 @pytest.mark.slow
