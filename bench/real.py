@@ -79,9 +79,9 @@ def train(settings: Real, reward: str, seed: int) -> None:
         settings, name, adapter,
         "mmupt.py", "--model", work / "base", "--train_data", work / "train.jsonl", "--eval_data", "",
         "--out", work / name, "--resume", "auto", "--reward", reward, "--seed", seed,
-        "--steps", settings.steps, "--questions", 12, "--group_size", 8, "--temperature", TEMPERATURE, "--lora_rank", 16, "--lr", 3e-4,
-        "--warmup_steps", 4, "--tokens_per_forward", 2048, "--save_every", 4, "--keep", 1,
-        "--max_new_tokens", LENGTH, *ASKED, *settings.extra.split(),
+        "--steps", settings.steps, "--questions", 12, "--group_size", 8, "--temperature", TEMPERATURE,
+        "--lora_rank", 16, "--lr", 3e-4, "--warmup_steps", 4, "--tokens_per_forward", 2048, "--save_every", 4,
+        "--keep", 1, "--max_new_tokens", LENGTH, *ASKED, *settings.extra.split(),
     )  # fmt: skip
     merged = work / f"{name}-merged"
     timed(
