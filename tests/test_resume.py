@@ -101,7 +101,7 @@ def test_a_run_that_cannot_go_on_is_refused_and_left_as_it_is(here, spoil, messa
     assert "\n" not in str(error.value) and everything(out) == before
 
 
-@pytest.mark.parametrize("name", ["notes.md", "config.json", "checkpoints/step-3/model.safetensors"])
+@pytest.mark.parametrize("name", ["notes", "config.json", "checkpoints/step-3/model.safetensors"])
 def test_a_folder_of_others_is_refused_and_left_as_it_is(tmp_path, name):
     (tmp_path / "r" / name).parent.mkdir(parents=True)
     (tmp_path / "r" / name).write_text("{}")
