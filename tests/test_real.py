@@ -136,16 +136,21 @@ def test_greedy_tokens_of_32_questions_are_those_of_transformers(checkpoint, que
 
 @needs_base
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.5, 1.0])
-def test_logprobs_of_samples_are_those_of_transformers(checkpoint, questions, temperature):
+def test_logprobs_of_samples_are_as_near_to_exact_ones_as_those_of_transformers(checkpoint, questions):
+    """Over 30 layers float32 alone makes 2e-5: `exact` are transformers' own in float64."""
     model, processor, plain = checkpoint
     examples = questions[:8]
-    rollout = generate(model, processor, examples, 4, 16, temperature=temperature)
+    rollout = generate(model, processor, examples, 4, 16, temperature=1)
+    double = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float64).eval()
     with torch.no_grad():
-        wanted = plain_logprobs(plain, processor, rollout, examples)
-        found = token_logprobs(model, rollout)
-    assert (rollout.logprobs - wanted).abs().max() < 2e-5
-    assert (found - wanted).abs().max() < 2e-5
+        exact, theirs = (plain_logprobs(m, processor, rollout, examples) for m in (double, plain))
+        scored = token_logprobs(model, rollout)
+    error = {
+        name: (x - exact).abs()
+        for name, x in dict(theirs=theirs, scored=scored, sampled=rollout.logprobs).items()
+    }
+    for x in error.values():
+        assert x.max() < 1.5 * error["theirs"].max() < 5e-5 and x[rollout.mask].mean() < 1e-5
 
 
 @needs_base
