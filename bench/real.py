@@ -2,8 +2,8 @@
 
 SmolLM2-135M-Instruct (programs/smollm.py) answers sums and products of small numbers
 (programs/arithmetic.py) in words; the last number is read. It is trained on one part of the facts and
-measured on another. Instruction, temperature and length were chosen on the validation file, which no
-figure here is of.
+measured on another. Instruction, temperature, length and rate were chosen on the validation file, which
+no figure here is of.
 
 Beside label-free training, from the same budget: gold labels, a reward that is a coin (what training
 alone gives) and one for any number at all (what the form gives). And what no training is needed for:
@@ -80,8 +80,8 @@ def train(settings: Real, reward: str, seed: int) -> None:
         "mmupt.py", "--model", work / "base", "--train_data", work / "train.jsonl", "--eval_data", "",
         "--out", work / name, "--resume", "auto", "--reward", reward, "--seed", seed,
         "--steps", settings.steps, "--questions", 12, "--group_size", 8, "--temperature", TEMPERATURE,
-        "--lora_rank", 16, "--lr", 3e-4, "--warmup_steps", 4, "--tokens_per_forward", 2048, "--save_every", 4,
-        "--keep", 1, "--max_new_tokens", LENGTH, *ASKED, *settings.extra.split(),
+        "--lora_rank", 16, "--lr", 1e-4, "--warmup_steps", 4, "--sentinels", 0, "--tokens_per_forward", 2048,
+        "--save_every", 4, "--keep", 1, "--max_new_tokens", LENGTH, *ASKED, *settings.extra.split(),
     )  # fmt: skip
     merged = work / f"{name}-merged"
     timed(
