@@ -23,7 +23,7 @@ PACKAGES = ("torch", "transformers", "triton", "peft")
 
 
 def note(folder: Path, event: str, step: int, **what) -> None:
-    """A row; `event` is start, warning or end."""
+    """A row; `event` is start, warning, stop or end."""
     row = {"event": event, "step": step, "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())} | what
     with suppress(OSError), open(folder / NAME, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -47,7 +47,7 @@ class RunLog:
         self.rows: list[dict] = []  # of steps
         self.watched: list[dict] = []  # those with signals of the sentinels, the base's first
         self.collapse: list[str] = []  # what says, at the last of them, that the run collapses
-        self.improved = False  # whether it is the best so far
+        self.improved = False  # whether it is the best so far, and to be kept
         self.reports: dict[int, dict] = {}
         self.sinks = log_to.Sinks()
         self.seconds: defaultdict[str, float] = defaultdict(float)  # of the step's stages
@@ -205,7 +205,8 @@ class RunLog:
         if signals:
             self.watched.append({"step": step, **signals})
             self.collapse = health.judge(self.watched)
-            self.improved = health.is_better(self.watched, self.best)
+            keeps = self.config["stop_on_collapse"]  # a whole checkpoint, which is much to write for nothing
+            self.improved = keeps and health.is_better(self.watched, self.best)
         return signals
 
     def base(self, signals: dict) -> None:
@@ -252,9 +253,10 @@ class RunLog:
             if unlabelled := say.closing(self.rows, self.config["beta"]):
                 print("\ntraining, measured without labels\n" + unlabelled + "\n", flush=True)
             if self.stops:
-                why, then = "; ".join(self.collapse), "lower --lr or raise --beta"
+                step, why = self.watched[-1]["step"], "; ".join(self.collapse)
+                events.note(self.path, "stop", step, why=f"stopped as it collapses: {why}")
                 print(
-                    f"stopped at step {self.watched[-1]['step']}, which collapses: {why}; {then}", flush=True
+                    f"stopped at step {step}, which collapses: {why}; lower --lr or raise --beta", flush=True
                 )
             if self.saved:
                 print(f"the last checkpoint is {self.saved}", flush=True)

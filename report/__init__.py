@@ -17,7 +17,7 @@ from common import events, files
 from common.distributed import World
 from common.errors import first_line
 from report.page import page
-from report.runs import read
+from report.runs import Run, read
 
 __all__ = ["reported", "write"]
 
@@ -25,6 +25,11 @@ __all__ = ["reported", "write"]
 def write(folders: Sequence[str | Path], out: str | Path) -> None:
     """The report of these runs; UsageError where one isn't a run."""
     files.replace_text(out, page([read(Path(folder)) for folder in folders]))
+
+
+def ended(run: Run, config) -> str:
+    done = run.last_step == config.steps
+    return "all steps done" if done else "stopped as asked, before the last step"
 
 
 @contextmanager
@@ -42,9 +47,8 @@ def reported(config, world: World) -> Iterator[None]:
         if world.is_main and files.holds(folder / "checkpoints"):
             path = folder / "report.html"
             try:
-                step = read(folder).last_step
-                ended = "all steps done" if step == config.steps else "stopped as asked, before the last step"
-                events.note(folder, "end", step, why=why or ended)
+                run = read(folder)
+                events.note(folder, "end", run.last_step, why=why or run.stopped or ended(run, config))
                 write([folder], path)
                 print(f"the report is {path}", flush=True)
             except Exception as error:  # noqa: BLE001

@@ -111,7 +111,7 @@ def how_it_went(runs: Sequence[Run], names: Sequence[str]) -> Markup:
 
 def seconds_a_step(run: Run) -> str:
     stages = [m for m in run.metrics() if m.startswith("seconds/")]
-    total = sum(v for stage in stages for _, v in run.points(stage))
+    total = sum(v for stage in stages for step, v in run.points(stage) if step)
     return short(total / len(run.rows)) if stages and run.rows else ""
 
 

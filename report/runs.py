@@ -21,6 +21,7 @@ class Run:
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)  # of metrics.jsonl: training steps
+    base: list[dict] = field(default_factory=list)  # what the sentinels said before the first
     evaluations: list[dict] = field(default_factory=list)  # and evaluations
     rollouts: list[dict] = field(default_factory=list)  # some, spread over the run
     samples: dict[int, list[dict]] = field(default_factory=dict)  # of evaluations, by step
@@ -40,6 +41,12 @@ class Run:
         return "no end is noted: it was killed, or still ran" if last else "not noted"
 
     @property
+    def stopped(self) -> str:
+        """Why the run itself ended before its last step, if it did since its last start."""
+        last: dict = next((e for e in reversed(self.events) if e.get("event") in ("start", "stop")), {})
+        return str(last.get("why", ""))
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of its last start."""
         start: dict = next((e for e in reversed(self.events) if e.get("event") == "start"), {})
@@ -52,7 +59,7 @@ class Run:
         return [name for name in names if name != "step"]
 
     def points(self, metric: str) -> list[Point]:
-        rows = self.evaluations if metric.startswith("eval/") else self.rows
+        rows = self.evaluations if metric.startswith("eval/") else (*self.base, *self.rows)
         return [(row["step"], float(row[metric])) for row in rows if is_number(row.get(metric))]
 
 
@@ -75,7 +82,7 @@ def read(folder: Path) -> Run:
         pass
     for row in rows(folder / "metrics.jsonl"):
         is_evaluation = any(name.startswith("eval/") for name in row)
-        (run.evaluations if is_evaluation else run.rows).append(row)
+        (run.evaluations if is_evaluation else run.rows if row["step"] else run.base).append(row)
     for kept in (run.rows, run.evaluations):
         kept.sort(key=lambda row: row["step"])
     run.rollouts = list(rows(folder / "rollouts.jsonl", SHOWN))

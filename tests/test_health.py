@@ -244,10 +244,15 @@ def test_of_a_small_source_at_most_a_quarter_is_held_back(tmp_path, questions_fi
 FAST = dict(lr=2e-3, **WATCHED)  # so that answers change
 
 
-def test_a_resumed_run_is_watched_as_the_run_never_stopped(tmp_path):
-    assert run(tmp_path / "whole", steps=4, **FAST) == 0
-    assert run(tmp_path / "parts", steps=2, **FAST) == 0
-    assert run(tmp_path / "parts", steps=4, resume=True, **FAST) == 0
+KEEP = FAST | {"stop_on_collapse": "True"}
+
+
+def test_a_resumed_run_is_watched_as_the_run_never_stopped(tmp_path, monkeypatch):
+    for name in list(health.LIMITS):  # nor does any of these stop
+        monkeypatch.delitem(health.LIMITS, name)
+    assert run(tmp_path / "whole", steps=4, **KEEP) == 0
+    assert run(tmp_path / "parts", steps=2, **KEEP) == 0
+    assert run(tmp_path / "parts", steps=4, resume=True, **KEEP) == 0
     whole, parts = ([without_times(r) for r in rows(tmp_path / name)] for name in ("whole", "parts"))
     assert whole == parts and len({r["health/agreement"] for r in watched(tmp_path / "whole")}) > 1
     assert fingerprint(tmp_path / "whole", 4) == fingerprint(tmp_path / "parts", 4)
@@ -274,7 +279,7 @@ def test_the_best_is_kept_whole_beside_the_last(tmp_path, capsys, monkeypatch):
         seen.append(sorted(p.name for p in folder.iterdir()))
 
     monkeypatch.setattr(mmupt, "save_checkpoint", write)
-    assert run(tmp_path / "r", steps=4, keep=1, **FAST) == 0
+    assert run(tmp_path / "r", steps=4, keep=1, **KEEP) == 0
     assert seen[:3] == [["best"], ["best"], ["best", "step-1"]] and ["best", "step-1"] in seen[3:4]
     assert sorted(p.name for p in folder.iterdir()) == ["best", "step-4"]
     assert json.loads((folder / "best" / "trainer.json").read_text())["step"] == 2
@@ -294,7 +299,7 @@ def says(monkeypatch, *support: float) -> None:
 
 def test_best_has_the_weights_of_its_step(tmp_path, monkeypatch):
     says(monkeypatch, 0.5, 0.6, 0.7, 0.65)
-    assert run(tmp_path / "r", **FAST) == 0
+    assert run(tmp_path / "r", **KEEP) == 0
     shutil.move(tmp_path / "r" / "checkpoints" / "best", tmp_path / "r" / "checkpoints" / "step-9")
     assert fingerprint(tmp_path / "r", 9) == fingerprint(tmp_path / "r", 2) != fingerprint(tmp_path / "r", 3)
 
@@ -308,7 +313,11 @@ def test_a_collapse_ends_the_run_where_asked_and_is_said_anyway(tmp_path, capsys
     assert ("stopped at step 2" in said.out and "lower --lr" in said.out) == stop
     last = tmp_path / "r" / "checkpoints" / f"step-{2 if stop else 3}"
     assert latest_checkpoint(last.parent) == last and rows(tmp_path / "r")[-1]["step"] == (2 if stop else 3)
-    assert json.loads((last.parent / "best" / "trainer.json").read_text())["step"] == 1
+    assert (last.parent / "best").exists() == stop  # a run that can't be stopped writes none
+    assert not stop or json.loads((last.parent / "best" / "trainer.json").read_text())["step"] == 1
+    report = (tmp_path / "r" / "report.html").read_text()
+    assert ("stopped as it collapses: fewer samples say" in report) == stop
+    assert ("all steps done" in report) != stop
 
 
 def test_no_label_reaches_sentinels_or_the_choice_of_the_best(tmp_path, questions_file):

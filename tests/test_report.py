@@ -113,6 +113,15 @@ def shown(*folders) -> Page:
     return Page(page([read(f) for f in folders]))
 
 
+def test_what_the_base_said_before_the_first_step_is_no_step(tmp_path):
+    base = {"step": 0, "health/ratio": 5.0, "seconds/sentinels": 100.0}
+    run = read(folder(tmp_path / "r", log=[base, *metrics(4)]))
+    assert run.points("health/ratio")[:2] == [(0, 5.0), (1, 1.0)] and len(run.rows) == 4
+    text = shown(tmp_path / "r").text
+    assert "mean of 2 steps     first     last" in text and "reward              0.150    0.350" in text
+    assert "seconds a step3" in text
+
+
 # --- Curves ---------------------------------------------------------------------------------------
 
 
@@ -131,6 +140,7 @@ def test_the_points_of_a_curve_stand_where_their_values_are():
         (0.5, 0.5, [0.45, 0.475, 0.5, 0.525, 0.55]),
         (-3, 3, [-4, -2, 0, 2, 4]),
         (1e-9, 4e-9, [1e-9, 2e-9, 3e-9, 4e-9]),
+        (1e-15, 4e-15, [1e-15, 2e-15, 3e-15, 4e-15]),  # a KL in a first step
     ],
 )
 def test_ticks_are_round_and_hold_all_values(low, high, marks):
