@@ -58,16 +58,6 @@ def parsed(now: Answers) -> float:
     return mean(sum(name is not None for name in n) / len(n) for n in now)
 
 
-def in_answer(pieces: Sequence[str], answer: str | None) -> list[bool]:
-    """Of a response's tokens, as text, those that hold a character of its answer, where that stands last."""
-    start = "".join(pieces).rfind(answer) if answer else -1
-    end, at, found = start + len(answer or ""), 0, []
-    for piece in pieces:
-        found.append(start >= 0 and at < end and at + len(piece) > start and piece != "")
-        at += len(piece)
-    return found
-
-
 def per_token(answer=(), of_answer=(), rest=(), of_rest=()) -> dict[str, float]:
     """KL per token within answers and outside of them, from sums over tokens and their numbers; nothing of
     nothing."""

@@ -17,6 +17,7 @@ from common import health, pulse
 from common.cli import flag, require
 from common.distributed import World
 from data.stream import Questions
+from model.answer_tokens import answer_tokens
 from model_utils import Processor, Rollout, gathered, generate, rollout_logprobs
 
 SAMPLES = 8  # of each sentinel
@@ -72,7 +73,7 @@ class Sentinels:
         began = time.perf_counter()
         rollout = self.ask(policy)
         raw = [extract_answer(text, self.config.answer_format) for text in rollout.texts(self.processor)]
-        drift = self.drift(reference, rollout, raw) if reference and step else [[]] * len(self.mine)
+        drift = self.drift(reference, rollout) if reference and step else [[]] * len(self.mine)
         base, now, length, *sums = self.together(rollout, raw, drift)
         found = health.signals(base, now) | {"length": health.mean(length)} | health.per_token(*sums)
         took = {"seconds/sentinels": time.perf_counter() - began}
@@ -105,18 +106,14 @@ class Sentinels:
         """[place, ..] of all processes, a place once, in order."""
         return [row for _, row in sorted({row[0]: row for row in self.world.gather_json(rows)}.items())]
 
-    def drift(self, reference: Callable, rollout: Rollout, raw: list[str | None]) -> list[list[float]]:
+    def drift(self, reference: Callable, rollout: Rollout) -> list[list[float]]:
         """Of each question [KL in the answer, its tokens, KL of the rest, its tokens], summed over samples.
 
         KL(policy || base) of a token is estimated by logp - ref (Schulman 2020, k1).
         """
         with reference() as base:
             ref = rollout_logprobs(base, rollout, self.config.tokens_per_forward)
-        pieces = {t: self.processor.decode([t]) for t in rollout.tokens[rollout.mask].unique().tolist()}
-        inside = torch.zeros_like(rollout.mask)
-        for row, length in enumerate(rollout.lengths.tolist()):
-            words = [pieces[t] for t in rollout.tokens[row, :length].tolist()]
-            inside[row, :length] = torch.tensor(health.in_answer(words, raw[row]), device=inside.device)
+        inside = answer_tokens(rollout, self.processor, self.config.answer_format)
         d, sums = (rollout.logprobs - ref).double(), []
         for mask in (inside, rollout.mask & ~inside):
             sums += [d.where(mask, 0.0), mask.double()]

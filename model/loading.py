@@ -49,11 +49,7 @@ def load_model(
 
     logging.disable_progress_bar()
     config = load_config(path)
-    first = not dist.is_initialized() or dist.get_rank() == 0
-    if why := damage_of_weights(Path(path)) if first else "":
-        raise ModelError(
-            f"--model {path}: {why}; take a whole copy (if you changed it, without trainer.json)"
-        )
+    check_sums(path)
     auto = AutoModelForImageTextToText if config.model_type in VISION else AutoModelForCausalLM
     classes: Any = auto._model_mapping
     cls, how = classes[type(config)], {}
@@ -74,15 +70,7 @@ def load_model(
         )
     except Exception as error:  # noqa: BLE001  transformers raises many kinds for a bad file
         raise ModelError(f"--model {path}: {first_line(error)}") from None
-    if differing := sorted(info["mismatched_keys"]):
-        name, stored, wanted = differing[0]
-        raise ModelError(
-            f"--model {path}: {name} is {list(stored)} in its file, {list(wanted)} by its config.json"
-        )
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"--model {path}: {len(missing)} weights are missing, the first: {missing[0]}")
-    if getattr(model.get_output_embeddings(), "bias", None) is not None:
-        raise ModelError(f"--model {path}: a head with a bias is not served")
+    check_loaded(path, model, info)
     model.generation_config = generation_config(path) or model.generation_config
     model.compute_dtype = compute or dtype
     model.eval()
@@ -102,6 +90,28 @@ def load_model(
             file=sys.stderr,
         )
     return model
+
+
+def check_sums(path: str) -> None:
+    """Of a checkpoint that a run saved, on one process."""
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if why := damage_of_weights(Path(path)) if first else "":
+        raise ModelError(
+            f"--model {path}: {why}; take a whole copy (if you changed it, without trainer.json)"
+        )
+
+
+def check_loaded(path: str, model: Model, info: dict) -> None:
+    """`info`: transformers' own, of what it found."""
+    if differing := sorted(info["mismatched_keys"]):
+        name, stored, wanted = differing[0]
+        raise ModelError(
+            f"--model {path}: {name} is {list(stored)} in its file, {list(wanted)} by its config.json"
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"--model {path}: {len(missing)} weights are missing, the first: {missing[0]}")
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ModelError(f"--model {path}: a head with a bias is not served")
 
 
 @dataclass(frozen=True)

@@ -44,20 +44,6 @@ def test_where_the_base_says_nothing_nothing_is_held_against_it():
     assert not health.judge([row, row]) and not health.is_better([row, row], None)
 
 
-@pytest.mark.parametrize(
-    "pieces, answer, expected",
-    [
-        (["so", " ", "\\boxed{", "1", "2", "}"], "12", "000110"),
-        (["12", " is ", "\\boxed{1", "2}", ""], "12", "00110"),  # the last, and by the character
-        (["a", "b"], None, "00"),
-        (["a", "b"], "c", "00"),
-        (["", "7", ""], "7", "010"),
-    ],
-)
-def test_tokens_that_hold_a_character_of_the_answer(pieces, answer, expected):
-    assert "".join("01"[held] for held in health.in_answer(pieces, answer)) == expected
-
-
 # --- limits
 
 SOUND = dict(agreement=0.9, support=0.7, consistency=0.7, collisions=0.05, parsed=1.0, length=12.0)

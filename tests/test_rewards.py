@@ -19,8 +19,9 @@ from common.run_log import Meter
 from data import Example
 from data.stream import ALONE
 from mmupt import Config, Encoded, LossInputs, compute_rewards, group_advantages, majority_vote
+from model.answer_tokens import tokens_of
 from model_utils import generate, rollout_logprobs
-from rewards.answer_mask import outside, tokens_of
+from rewards.answer_mask import outside
 from rewards.variants import halved, share_weights
 from rewards.views import CHANGES, in_views, reader
 
