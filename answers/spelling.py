@@ -217,7 +217,7 @@ def plain_spelling(text: str) -> str:
             text = _MIXED.sub(_mixed_number, text)
         if not TRIGGERS.isdisjoint(words.split()):
             text = plain_words(text)
-    if _SOME_GROUPED.search(text):
+    if not text.isalnum() and _SOME_GROUPED.search(text):
         text = _GROUPED.sub(_join_groups, text)
     return _structured(text) if text and not text.isalnum() else _WHOLE.get(text, text)
 

@@ -20,6 +20,7 @@ RELATIONS = "=<>≤≥≠∈≈"
 OPEN, CLOSE = "([{⦃⟨", ")]}⦄⟩"
 MAX_DEPTH = 16  # brackets within brackets
 MAX_SIDES = 8
+_BRACKET = re.compile(r"[(\[{⦃⟨)\]}⦄⟩]")
 _BRACKET_OR_CUT = re.compile(r"[(\[{⦃⟨)\]}⦄⟩,=<>≤≥≠∈≈]")
 NAME = re.compile(  # but xy is a product
     r"(?:m? ?[∠△⌒→] ?\w+|Δ ?[A-Za-z]|\([a-z](?:, ?[a-z])+\)|[A-Z]{2}(?: ?[-+] ?[A-Z]{2})+"
@@ -52,6 +53,8 @@ _LETTERS = re.compile(r"[A-Za-zα-ορ-ωΑ-Ω\\]")
 def split(text: str, separators: str) -> list[str] | None:
     """[piece, separator, piece, ...], cut outside all brackets; None where the brackets don't match
     or are too deep."""
+    if not _BRACKET.search(text):
+        return re.split(f"([{separators}])", text)
     parts, start, depth = [], 0, 0
     for match in _BRACKET_OR_CUT.finditer(text):
         character = match[0]
