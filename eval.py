@@ -38,6 +38,7 @@ from evaluation.grader import MathVerify
 from evaluation.metrics import compare, comparison_lines, record, report, score_lines, table
 from evaluation.reading import FirstLook, Reading
 from evaluation.votes import one_question, vote_lines, vote_record, vote_report, vote_table
+from model import defaults
 from model_utils import compute_dtype, load_model, load_processor
 
 
@@ -53,7 +54,7 @@ class EvalConfig(Reading):
     num_samples: int = flag(8, "samples per question: the k of maj@k and pass@k", "at least 1")
     temperature: float = flag(1.0, "0 is greedy", "0 or more")
     top_p: float = flag(1.0, "nucleus sampling; 1 is off", "above 0 and at most 1")
-    max_new_tokens: int = flag(64, "longest response", "at least 1")
+    max_new_tokens: int = flag(64, "longest response; from 50 M parameters 1024", "at least 1")
     max_prompt_tokens: int = flag(2048, "longer questions are skipped and counted", "at least 1")
     seed: int = flag(0, "seed of the sampling")
 
@@ -375,7 +376,7 @@ def shown(config: EvalConfig, result: dict) -> str:
 
 
 def main(argv: list[str]) -> int:
-    config = cli.parse(EvalConfig, argv)
+    config = cli.parse(EvalConfig, argv, fit=defaults.fitting)
     cli.one_process("eval.py")
     check_result(config)
     for name in ("data", "split", "limit", "benchmark", "compare") if config.ask else ():

@@ -28,13 +28,14 @@ from common.cli import UsageError, flag
 from common.distributed import World
 from common.machine import Machine
 from common.resume import parse_run
-from common.run_log import Diverged, Meter, RunLog, StopSignal, say_why
+from common.run_log import Diverged, Meter, RunLog, say_why
+from common.stop import StopSignal, at_ticks
 from data import TINY
 from data.stream import Questions
 from evaluation import reading
 from evaluation.probe import Probe, Probing
 from evaluation.sentinels import Sentinels, Watching
-from model import plan
+from model import defaults, plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 from report import reported
 from rewards import CONTROLS, VARIANTS, Group, Rewarding, Vote, answer_mask, custom, refill, variants, views
@@ -265,7 +266,7 @@ class Config(Watching, Rewarding, Probing, reading.Reading, Machine):
     group_size: int = flag(8, "samples per question (G)", "at least 2: a vote needs company")
     minibatch_questions: int = flag(0, "questions per update; 0 is all: one update per rollout", "0 or more")
 
-    lr: float = flag(1e-4, "AdamW learning rate", "0 or more")
+    lr: float = flag(1e-4, "AdamW learning rate; from 50 M parameters 5e-6, 1 B 1e-6; LoRA x 10", "0 or more")
     warmup_steps: int = flag(10, "steps of linear warm-up", "0 or more")
     weight_decay: float = flag(0.01, "AdamW weight decay", "0 or more")
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm", "above 0")
@@ -288,8 +289,8 @@ class Config(Watching, Rewarding, Probing, reading.Reading, Machine):
 
     temperature: float = flag(1.0, "sampling temperature, also of every log-prob", "above 0")
     top_p: float = flag(1.0, "nucleus sampling; 1 is off", "above 0 and at most 1")
-    max_new_tokens: int = flag(48, "longest response", "at least 1")
-    max_prompt_tokens: int = flag(1024, "longer questions are skipped and counted, never cut", "at least 1")
+    max_new_tokens: int = flag(48, "longest response; from 50 M parameters 1024", "at least 1")
+    max_prompt_tokens: int = flag(1024, "skip longer questions; from 50 M parameters 2048", "at least 1")
 
     save_every: int = flag(20, "steps between checkpoints; 0: only at the end", "0 or more")
     keep: int = flag(2, "checkpoints kept; 0 is all", "0 or more")
@@ -377,10 +378,15 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
     if probe.is_due(state["step"]) and not run.has_report(state["step"]):
         run.evaluation(state["step"], probe.measure(policy, state["step"]), config.eval_samples)
     for step in run.steps(state["step"], config.steps):
+        before = stream.state()
         with run.stage("data"):
             my_questions = stream.next(config.questions)  # no answer is in them
-        with run.stage("rollout"), model_utils.gathered(policy):
+        with run.stage("rollout"), model_utils.gathered(policy), at_ticks():
             rollout, texts = sample(config, world, policy, processor, step, my_questions)
+        if stop.anywhere(world):  # the policy is still that of the last finished step
+            stream.rewind(before)
+            save(step, due=step > 0)
+            break
         with run.stage("reward"):
             groups, rewards = compute_rewards(texts, my_questions, config, stream.gold, step, compare)
             reading.warn(config.answer_format, texts, world, step)
@@ -493,7 +499,7 @@ def apply_gradients(config: Config, world: World, policy, optimizer, meter: Mete
 
 
 def main(argv: list[str]) -> int:
-    config = parse_run(Config, argv)
+    config = parse_run(Config, argv, defaults.fitting)
     world = distributed.start(config.rank_timeout)
     try:
         n = config.minibatch_questions or config.questions

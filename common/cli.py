@@ -15,9 +15,16 @@ import math
 import os
 import re
 import sys
-from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+)
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -64,6 +71,7 @@ ELSEWHERE = {
 }  # fmt: skip
 
 Settings = TypeVar("Settings")
+Fit = Callable[[Any, set[str]], dict[str, Any]]
 
 
 def flag(default, help: str, rule: str = "", *, choices: Iterable[str] = ()) -> Any:
@@ -148,20 +156,28 @@ def yes_or_no(word: str) -> bool:
     return YES_OR_NO[word.lower()]
 
 
-def parse(cls: type[Settings], argv: list[str], defaults: dict | None = None) -> Settings:
-    """Flags -> a `cls`. `--preset`, of cls.PRESETS, and `defaults` set other defaults; flags given win."""
+def parse(
+    cls: type[Settings], argv: list[str], defaults: dict | None = None, fit: Fit | None = None
+) -> Settings:
+    """Flags -> a `cls`. `--preset`, of cls.PRESETS, and `defaults` set other defaults; flags given win.
+    `fit`: of these settings and the names of those that none of the three has set, other values of such."""
     parser = parser_of(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    presets = getattr(cls, "PRESETS", {})
+    presets, other = getattr(cls, "PRESETS", {}), defaults or {}
     if presets and (chosen := value_of(argv, "--preset")):
         if chosen not in presets:
             raise UsageError(f"--preset {chosen}: there is {', '.join(presets)}")
-        parser.set_defaults(**presets[chosen])
-    parser.set_defaults(**{k: v for k, v in (defaults or {}).items() if k in known})
+        other = presets[chosen] | other
+    parser.set_defaults(**{k: v for k, v in other.items() if k in known})
     found, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UsageError(f"unknown flag {unknown[0]}{hint(unknown[0], known)}")
-    return cls(**vars(found))
+    settings = cls(**vars(found))
+    if fit:
+        given = vars(parser.parse_args(argv, Namespace(**dict.fromkeys(known))))  # the others stay None
+        fitted = fit(settings, {name for name in known - other.keys() if given[name] is None})
+        settings = replace(settings, **fitted) if fitted else settings  # type: ignore[type-var]
+    return settings
 
 
 def hint(word: str, known: set[str]) -> str:

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -64,6 +64,7 @@ class Place:
 here = Place()
 _ticking: set[str] = set()  # stages that have ticked
 _running: "Pulse | None" = None
+at_tick: Callable[[], None] | None = None  # what else is done there, see stop.py
 
 
 def enter(step: int, stage: str) -> None:
@@ -78,6 +79,8 @@ def enter(step: int, stage: str) -> None:
 def tick() -> None:
     """One more piece of the stage's work is done."""
     here.ticks += 1
+    if at_tick:
+        at_tick()
 
 
 @contextmanager

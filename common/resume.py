@@ -23,13 +23,14 @@ MAY_BE_THERE = ("*.log", "*.out", "*.err", ".*", "wandb", "tensorboard", HISTORY
 FILES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def parse_run(cls, argv: list[str]):
-    """Flags over a preset's values over the defaults; with --resume, over the run's own saved values, of
-    which cls.FIXED can't change and cls.SETTLED are what an `auto` had become."""
+def parse_run(cls, argv: list[str], fit: cli.Fit | None = None):
+    """Flags over a preset's values over defaults, which `fit` makes those of this model and data; with
+    --resume, over the run's own saved values, of which cls.FIXED can't change and cls.SETTLED are what an
+    `auto` had become."""
     out = cli.value_of(argv, "--out") or ""
     argv, resume = resumes(argv, out)
     saved = saved_config(out) if resume and out else {}  # a flag may only be right beside the run's own
-    config = cli.parse(cls, argv, defaults=saved | {"resume": False})
+    config = cli.parse(cls, argv, defaults=saved | {"resume": False}, fit=fit)
     if not config.resume:
         config.out = config.out or time.strftime("runs/%Y%m%d-%H%M%S")
         return config

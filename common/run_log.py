@@ -9,9 +9,7 @@ evaluations, which `evaluation` is handed.
 import errno
 import hashlib
 import json
-import os
 import resource
-import signal
 import sys
 import time
 from collections import Counter, defaultdict
@@ -97,8 +95,9 @@ class RunLog:
         pulse.enter(step, "save")
         if self.improved and self.written(self.checkpoints / "best", 0, state, write, what):
             self.best = self.watched[-1]["health/support"]
-        if due:
-            folder = self.checkpoints / f"step-{step}"
+            self.improved = False
+        folder = self.checkpoints / f"step-{step}"
+        if due and folder != self.saved:
             self.saved_last = self.written(folder, self.config["keep"], state, write, what)
             self.saved = folder if self.saved_last else self.saved
             pulse.here.saved = str(self.saved or "")
@@ -235,7 +234,10 @@ class RunLog:
             tqdm.write(f"warning, step {step}: {'; '.join(new)}", file=sys.stderr)
 
     def evaluation(self, step: int, result: dict, k: int) -> None:
-        """Writes a row of held-out figures, which had labels and reached no reward, and their `samples`."""
+        """Writes a row of held-out figures, which had labels and reached no reward, and their `samples`.
+        Without figures nothing: a stop was asked for."""
+        if not result:
+            return
         samples = result.pop("samples", [])
         self.reports[step] = result
         if self.world.is_main:
@@ -348,29 +350,6 @@ class Meter:
                 before[0] += s
                 before[1] += w
         return {name: s / w for name, (s, w) in totals.items() if w}
-
-
-class StopSignal:
-    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once."""
-
-    def __init__(self):
-        self.asked = False
-        self.old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, number, frame):
-        if self.asked:
-            os._exit(128 + number)
-        self.asked = True
-        # print is not safe in a handler
-        os.write(2, b"stopping after this step (again to stop at once)\n")
-
-    def anywhere(self, world: World) -> bool:
-        """On every rank alike, whichever rank was asked."""
-        return bool(world.sum(torch.tensor(int(self.asked), device=world.device)))
-
-    def restore(self) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
 
 
 def peak_memory_mb(device: torch.device) -> float:

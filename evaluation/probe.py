@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from answers import Compare, compare
-from common import pulse
+from common import pulse, stop
 from common.cli import flag
 from common.distributed import World
 from common.errors import DataError, ModelError
@@ -20,7 +20,9 @@ KEPT = 24  # questions whose responses are kept, for the report
 
 @dataclass
 class Probing:
-    eval_data: str = flag("tiny", "labelled questions to measure on, SOURCE or SOURCE:SPLIT; empty: none")
+    eval_data: str = flag(
+        "tiny", "labelled questions to measure on, SOURCE or SOURCE:SPLIT; empty: none, as with your own data"
+    )
     eval_every: int = flag(20, "steps between evaluations; 0: only the base and the end", "0 or more")
     eval_questions: int = flag(256, "questions of one; 0 is all; the base and the end use all", "0 or more")
     eval_samples: int = flag(8, "samples per question in evaluations", "at least 1")
@@ -57,13 +59,15 @@ class Probe:
 
     def measure(self, policy, step: int) -> dict:
         """pass@1, maj@k, pass@k, by category too, and `samples`, the records of some questions with their
-        responses. The questions are shared out among ranks."""
+        responses. The questions are shared out among ranks. Nothing, on all of them, where a stop was
+        asked for meanwhile."""
         pulse.enter(step, "evaluation")
         c = self.config
         questions = self.questions if self.is_whole(step) else self.questions[: c.eval_questions or None]
         decoding = Decoding(c.eval_samples, c.max_new_tokens, c.temperature, c.top_p, c.seed)
-        with gathered(policy):
-            mine = self.world.my_part(questions)
+        mine = self.world.my_part(questions)
+        records: list = [None]
+        with gathered(policy), stop.at_ticks():
             try:
                 records = evaluate(
                     policy, self.processor, mine, decoding, c.instruction,
@@ -72,6 +76,8 @@ class Probe:
             except ModelError as error:
                 raise Diverged(f"the evaluation of step {step}: {error}") from None
         records = self.world.gather_json(records)
+        if None in records:
+            return {}
         samples = [r for r in records if r["id"] in self.kept]
         return report(records, c.eval_samples) | {"samples": samples}
 

@@ -38,7 +38,7 @@ from model.sampling import SAMPLE_AT_ONCE
 from model.shape import Blocks, Shape, read_shape
 
 GB = 1e9
-USABLE = 15 / 16  # of a GPU: contexts, libraries and gaps between tensors take the rest
+USABLE = 15 / 16  # of a memory: contexts, libraries and gaps between tensors take the rest
 # (gradient checkpointing, tokens of a forward), the fastest first: short forwards cost less than activations
 # computed twice, until matrix products get thin
 CHOICES = [(False, t) for t in (16384, 8192, 4096)] + [(True, t) for t in (16384, 8192, 4096, 2048, 1024)]
@@ -96,8 +96,8 @@ class Plan:
 
     @cached_property
     def questions(self) -> int:
-        """Of a step, on this process."""
-        return max(1, self.config.questions // self.processes)
+        """Of a step, on this process; one that is asked in two views counts as two, each with its samples."""
+        return max(1, self.config.questions // self.processes) * self.config.views
 
     @cached_property
     def image_tokens(self) -> int:
@@ -121,7 +121,7 @@ class Plan:
     @cached_property
     def of_questions(self) -> float:
         """The pictures and responses of a step."""
-        responses = self.questions * self.config.group_size * self.config.max_new_tokens
+        responses = self.questions * self.config.per_view * self.config.max_new_tokens
         patches = self.questions * self.image_tokens * self.shape.patches
         return 4 * patches * self.shape.numbers + ROWS * responses
 
@@ -138,7 +138,7 @@ class Plan:
     @cached_property
     def question(self) -> float:
         """Cache and logits of one question's rows."""
-        L, G, T = self.config.max_prompt_tokens, self.config.group_size, self.config.max_new_tokens
+        L, G, T = self.config.max_prompt_tokens, self.config.per_view, self.config.max_new_tokens
         token = 2 * self.c * self.shape.decoder.count * self.shape.decoder.k
         if self.gpu:
             return token * (L + G * T) + G * self.per_row
@@ -167,16 +167,17 @@ class Plan:
             patches = read * self.image_tokens * self.shape.patches
             seeing = patches * (2 * width * v.D + c * (6 * v.D + 3 * v.F) + 4 * self.shape.numbers)
             reading = max(reading, seeing)
-        logits = questions * self.config.group_size * self.shape.V
+        logits = questions * self.config.per_view * self.shape.V
         drawing = 0 if self.gpu else self.per_row / self.shape.V * min(logits, SAMPLE_AT_ONCE)
         return {"copy": self.copy, "cache": questions * self.question, "reading": max(reading, drawing)}
 
     @cached_property
     def update(self) -> dict[str, float]:
         """At its worst: of one question with the longest responses, or of as many as fit."""
-        G, L, T = self.config.group_size, self.config.max_prompt_tokens, self.config.max_new_tokens
+        G, L, T = self.config.per_view, self.config.max_prompt_tokens, self.config.max_new_tokens
         whole = L + G * (T - 1)  # tokens read of one question
         questions = max(1, (self.config.minibatch_questions or self.config.questions) // self.processes)
+        questions *= self.config.views
         again = questions > 1 and questions * whole > self.tokens  # in several forwards
         most = min(questions, self.tokens // L)
         loads = [(1, whole), (most, min(self.tokens, most * whole))][: 1 + (most > 1)]
@@ -186,7 +187,7 @@ class Plan:
         """Of a forward over t tokens of n questions and its backward pass. `again`: the gradients of an
         earlier one are there."""
         s, c = self.shape, self.c
-        predicted = t - n * self.config.max_prompt_tokens + n * self.config.group_size
+        predicted = t - n * self.config.max_prompt_tokens + n * self.config.per_view
         patches = n * self.image_tokens * s.patches
         layers, layer = self.kept(s.decoder, t)
         blocks, block = self.kept(s.vision, patches)
@@ -328,15 +329,27 @@ def of_run(config, world: World) -> Plan:
 
 
 def memory(device: torch.device) -> float:
-    """Bytes that this process may take: of a GPU what is free, of a machine its share of all."""
+    """Bytes that this process may take: of a GPU what is free, of a machine its share of all, or of what its
+    container or batch job may have."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return min(free, USABLE * total)
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container
-        if (path := Path("/sys/fs/cgroup", file)).exists() and (limit := path.read_text().strip()) != "max":
-            limits.append(int(limit))
-    return min(limits) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return USABLE * min([whole, *limits()]) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes that control groups allow: this process's own and those around it, of either version. A container
+    may show its own as the root, under another name."""
+    lines = own.read_text().splitlines() if own.exists() else []
+    found = []
+    for _, controllers, path in (line.split(":", 2) for line in [*lines, "0::/", "0:memory:/"]):
+        if controllers in ("", "memory"):
+            place, file = root / controllers, ("memory.limit_in_bytes" if controllers else "memory.max")
+            for group in [place / path.lstrip("/"), *(place / path.lstrip("/")).parents]:
+                if (group / file).exists() and (limit := (group / file).read_text().strip()) != "max":
+                    found.append(int(limit))
+    return found
 
 
 def shards(config, world: World) -> bool:
@@ -370,12 +383,14 @@ def refused(plan: Plan) -> str:
     updates = config.minibatch_questions or config.questions
     more = [W for W in (2, 4, 8, 16, 32, 64) if W > here and updates % W == 0]
     shorter = [config.max_new_tokens // part for part in (2, 4, 8)]
+    fewer = [config.views * (config.per_view >> n) for n in range(1, config.per_view.bit_length())]
     open_: dict[str, Any] = dict(gradient_checkpointing=None, tokens_per_forward=0)
     ways: list[list[tuple[str, dict[str, Any], int]]] = [  # of each the first that fits
         [("neither --gradient_checkpointing nor --tokens_per_forward", open_, here)],
         [("--lora_rank 16", {"lora_rank": 16}, here)] if not config.lora_rank else [],
         [(f"{W} processes with --shard on", {"shard": "on"}, W) for W in more],
         [(f"--max_new_tokens {T}", {"max_new_tokens": T}, here) for T in shorter if T],
+        [(f"--group_size {G}", {"group_size": G}, here) for G in fewer if G > 1],
     ]
     fitting = []
     for way in ways:

@@ -93,6 +93,22 @@ def test_gradients_are_there_from_the_second_forward_on(tiny):
     assert [m["gradients"] for m in several] == 4 * [4 * tiny.parameters]
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("minibatch", [0, 2])
+def test_a_question_in_two_views_counts_as_two_of_half_the_samples(tiny, gpu, minibatch):
+    lengths = dict(tokens=300, max_prompt_tokens=20, max_new_tokens=10)  # half of them fit in one forward
+    seen, as_two = (
+        plan_of(tiny, gpu=gpu, **lengths, **options)
+        for options in (
+            dict(questions=4, group_size=6, minibatch_questions=minibatch, other_view="dim"),
+            dict(questions=8, group_size=3, minibatch_questions=2 * minibatch),
+        )
+    )
+    assert seen.resident == as_two.resident and seen.update == as_two.update
+    assert seen.at_once == as_two.at_once and seen.rollout(8) == as_two.rollout(8)
+    assert seen.resident["questions"] > plan_of(tiny, questions=4, group_size=6, **lengths).of_questions
+
+
 # --- what autograd keeps --------------------------------------------------------------------------
 
 
@@ -211,18 +227,30 @@ def test_a_machine_is_shared_by_its_processes(monkeypatch):
     whole = plan.memory(torch.device("cpu"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert plan.memory(torch.device("cpu")) == whole / 4
-    monkeypatch.setattr(plan, "Path", lambda *parts: Limited())
-    assert plan.memory(torch.device("cpu")) == 1000 / 4
+    monkeypatch.setattr(plan, "limits", lambda: [2**70, 1600])
+    assert plan.memory(torch.device("cpu")) == 1500 / 4  # a sixteenth is kept for what is no tensor
 
 
-class Limited:
-    """A container's limit."""
-
-    def exists(self):
-        return True
-
-    def read_text(self):
-        return "1000\n"
+@pytest.mark.parametrize(
+    "groups, own, expected",
+    [
+        ({"memory.max": "1000\n"}, "0::/\n", [1000]),  # a container, in which its group is the root
+        ({"memory.max": "max\n"}, "0::/\n", []),
+        ({"a/memory.max": "7", "a/b/memory.max": "max"}, "0::/a/b/c\n", [7]),  # a batch job around the step
+        ({"a/memory.max": "9", "a/b/memory.max": "8"}, "0::/a/b\n", [8, 9]),
+        ({"memory/memory.limit_in_bytes": "5"}, "4:memory:/\n1:cpu:/\n0::/\n", [5]),  # version 1
+        ({"memory/x/memory.limit_in_bytes": "4", "x/memory.max": "3"}, "4:memory:/x\n1:cpu:/y\n", [4]),
+        ({"memory.max": "2"}, "0::/elsewhere/docker/1\n", [2]),
+        ({"memory.max": "6", "memory/memory.limit_in_bytes": "5"}, "", [5, 6]),  # which it is in is not told
+        ({}, "0::/gone\n", []),
+    ],
+)
+def test_control_groups_bound_the_memory(tmp_path, groups, own, expected):
+    for name, text in groups.items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(text)
+    (tmp_path / "own").write_text(own)
+    assert sorted(set(plan.limits(tmp_path / "cgroup", tmp_path / "own"))) == expected
 
 
 # --- the program ----------------------------------------------------------------------------------
@@ -264,6 +292,21 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_loaded(program, m
     found = program(mmupt.main, "--out", tmp_path / "run", "--eval_data", "")
     assert found.returncode == 2 and not (tmp_path / "run").exists()
     assert found.stderr.startswith("error: does not fit: ")
+
+
+@pytest.mark.parametrize("plans", [["--plan"], []])
+def test_a_group_that_no_machine_holds_is_refused_with_the_largest_that_it_would(
+    program, monkeypatch, tmp_path, plans
+):
+    monkeypatch.setattr(plan, "memory", lambda device: 16e9)
+    monkeypatch.setattr(mmupt.model_utils, "load_models", lambda *_: pytest.fail("loaded"))
+    flags = ["--out", tmp_path / "run", *plans]
+    found = program(mmupt.main, *flags, "--group_size", 100_000)
+    assert found.returncode == 2 and not (tmp_path / "run").exists()
+    said = r"error: does not fit: .* GB of 16.0 GB in the update; .*, or --group_size (\d+) \([\d.]+ GB\)\n"
+    fewer = re.fullmatch(said, found.stderr)[1]
+    assert fewer == "12500" and program(mmupt.main, *flags, "--plan", "--group_size", fewer).returncode == 0
+    assert program(mmupt.main, *flags, "--plan", "--group_size", 2 * int(fewer)).returncode == 2
 
 
 def test_what_was_left_open_is_planned_anew_on_resume(program, tmp_path, monkeypatch):

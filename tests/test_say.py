@@ -147,6 +147,22 @@ def test_a_run_without_a_terminal_says_how_it_goes_and_a_resumed_one_how_it_went
     assert closing(rows(tmp_path / "r"), 0.01) in said.out and "mean of 2 steps" in said.out
 
 
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({}, "nothing to change"),
+        ({"max_new_tokens": 2}, "most responses are cut: raise --max_new_tokens; few hold an answer: change"),
+        ({"answer_format": "tag"}, "few hold an answer: change --instruction"),
+        ({"temperature": 0.01}, "groups don't teach, all earn: raise --temperature, or take harder"),
+    ],
+)
+def test_the_first_step_of_a_run_says_what_to_change(tmp_path, capsys, options, said):
+    assert run(tmp_path / "r", steps=2, questions=8, **options) == 0
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("first step: ")]
+    assert line.partition("(those teach); ")[2].startswith(said)
+    assert rows(tmp_path / "r")[0].get("warning", "nothing to change").startswith(said)
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
