@@ -39,6 +39,7 @@ from model import defaults, plan
 from model_utils import Encoded, Rollout, generate, rollout_logprobs, save_checkpoint, token_logprobs
 from report import reported
 from rewards import CONTROLS, VARIANTS, Group, Rewarding, Vote, answer_mask, custom, refill, variants, views
+from verify import Loop, verify
 
 SCALES, RATIOS, VOTES = ("std", "none"), ("token", "sequence"), ("sound", "published")
 UNPARSED = "None"  # what the paper's code makes of an answer that did not parse
@@ -507,6 +508,9 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"questions per update ({n}) must be a multiple of the {processes} processes")
         config.out = world.gather_json([config.out])[0]  # its default holds the time of day
         with reported(config, world), reading.comparing(config) as compare:
+            if config.verify:
+                loop = sample, group_advantages, logprobs_before, accumulate_gradients, apply_gradients
+                return verify(config, world, Loop(LossInputs, *loop))
             return plan.show(config, world) if config.plan else train(config, world, compare)
     except (Diverged, OSError) as error:
         return say_why(error, config.out)

@@ -26,6 +26,9 @@ class Machine:
     )
     rank_timeout: float = flag(60.0, "seconds until a lost or stuck process ends the run", "above 0")
     log_to: str = flag("", "tensorboard, wandb or tensorboard,wandb: where metrics go beside metrics.jsonl")
+    verify: bool = flag(
+        False, "check model, sampling, scoring and update on a few questions; status 1 if one fails"
+    )
     plan: bool = flag(
         False, "say what this run needs, from config.json alone; exit status 2 if it doesn't fit"
     )

@@ -12,6 +12,7 @@ FLOORS = [
     {"model", "report"},
     {"model_utils"},
     {"evaluation", "rewards"},
+    {"verify"},
     {"mmupt", "eval", "programs"},
     {"bench"},
 ]
