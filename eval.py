@@ -31,7 +31,8 @@ from answers import second_opinion
 from common import cli, files
 from common.cli import flag
 from common.errors import BadRow, UsageError
-from data import TINY, Example, load, with_split
+from common.terminal import printable
+from data import TINY, Example, benchmark_of, load, with_split
 from evaluation.answering import NO_ANSWER, Decoding, Question, answered, usable
 from evaluation.benchmarks import BENCHMARKS, PLAIN, Benchmark, recognise, share_right
 from evaluation.grader import MathVerify
@@ -217,10 +218,10 @@ def read_json(path: str) -> dict:
 # --- Measuring ------------------------------------------------------------------------------------
 
 
-def find_benchmark(name: str, source) -> Benchmark:
-    """By name, or by the columns of the first row that can be read."""
-    if name != "auto":
-        return BENCHMARKS[name]
+def find_benchmark(name: str, source, data: str = "") -> Benchmark:
+    """By name, by that of the data, or by the columns of the first row that can be read."""
+    if named := benchmark_of(data) if name == "auto" else name:
+        return BENCHMARKS[named]
     for row in range(len(source)):
         try:
             return recognise(source[row].meta)
@@ -232,7 +233,7 @@ def find_benchmark(name: str, source) -> Benchmark:
 def opened(config: EvalConfig):
     """(--data, how many rows of it count, its benchmark). Where no row has a label the benchmark is None, and
     what is returned was read without labels."""
-    source = load(config.data, config.split, labels=True)
+    source = load(config.data, config.split, labels=True, images_root=config.images_root)
     try:
         total = min(len(source), config.limit or len(source))
     except TypeError:
@@ -240,14 +241,15 @@ def opened(config: EvalConfig):
             f"--data {config.data} --split {config.split} has no end; another split has"
         ) from None
     if source.has_labels():
-        return source, total, find_benchmark(config.benchmark, source)
+        return source, total, find_benchmark(config.benchmark, source, config.data)
     if config.benchmark != "auto":
         raise UsageError(
             f"--benchmark {config.benchmark} grades, but no row of --data {config.data} has a label: "
             "leave it out for answers and vote shares"
         )
-    print(f"--data {config.data}: no row has a label, so answers are counted, not graded", file=sys.stderr)
-    return load(config.data, config.split), total, None
+    said = f"--data {config.data}: no row has a label, so answers are counted, not graded"
+    print(printable(said), file=sys.stderr)
+    return load(config.data, config.split, images_root=config.images_root), total, None
 
 
 def loaded(config: EvalConfig):
@@ -304,7 +306,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
     records = list(partial.records)
     problems: dict[int, str] = {}
     if records:
-        print(f"continuing {partial.path} after {len(records)} questions", file=sys.stderr)
+        print(printable(f"continuing {partial.path} after {len(records)} questions"), file=sys.stderr)
     questions = usable(
         source,
         lambda example: processor.encode(example, config.instruction),
@@ -323,7 +325,7 @@ def measure(config: EvalConfig, grader: MathVerify | None) -> dict:
         partial.add(row, new, problems, format_of.format)
         records += new
     if skipped := [*partial.skipped, *problems.values()]:
-        print(skipped_line(skipped), file=sys.stderr)
+        print(printable(skipped_line(skipped)), file=sys.stderr)
     if not records:
         partial.replace(None)
         raise UsageError(f"--data {config.data}: no usable {'labelled ' * bool(benchmark)}question")
@@ -368,7 +370,7 @@ def shown(config: EvalConfig, result: dict) -> str:
     """What is printed of a result."""
     if config.ask:
         return vote_lines(result["records"][0], result["config"]["answer_format"])
-    name = Path(config.model).name
+    name = printable(Path(config.model).name)
     if "benchmark" not in result:
         return vote_table(name, result)
     tables = [table({name: result}, config.num_samples, by) for by in result.get("by", {"": None})]

@@ -257,7 +257,7 @@ def compute_rewards(
 class Config(Watching, Rewarding, Probing, reading.Reading, Machine):
     preset: str = flag("", "named settings: mm-upt is the paper's code; flags given beside it win")
     model: str = flag(str(TINY), "checkpoint folder or hub id")
-    train_data: list[str] = flag(["tiny"], "tiny, .jsonl or .parquet files, folders of the latter, hub ids")
+    train_data: list[str] = flag(["tiny"], "tiny; .jsonl, .json, .csv, .parquet files; folders; hub ids")
     out: str = flag("", "run folder; empty is runs/ and the time")
     resume: bool = flag(False, "continue the run in --out from its latest whole checkpoint; auto: if any")
     seed: int = flag(0, "seed of the order of questions and of the sampling")
@@ -362,6 +362,7 @@ def train(config: Config, world: World, compare: Compare = compare) -> int:
     stream = Questions(
         config.train_data, views.reader(processor, config.other_view), config.seed, config.max_prompt_tokens,
         config.instruction, labels=custom.reads_labels(config.reward), world=world, state=state["stream"],
+        images_root=config.images_root,
     )  # fmt: skip
     probe = Probe(config, processor, world, compare)  # on labelled questions, which are part of no reward
     sentinels = Sentinels(config, processor, world, stream, state, compare)  # on unlabelled ones, held back

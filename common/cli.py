@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from common.errors import UsageError, UserError
+from common.terminal import printable
 
 RULES: dict[str, Callable[[Any], bool]] = {
     "at least 1": lambda x: x >= 1,
@@ -218,6 +219,6 @@ def run(main: Callable[[list[str]], int]) -> None:
     try:
         status = main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         status = 2
     sys.exit(status)

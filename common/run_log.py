@@ -26,6 +26,7 @@ from tqdm import tqdm
 from common import events, files, health, log_to, pulse, resume, say
 from common.distributed import World
 from common.errors import ModelError
+from common.terminal import printable
 
 MAX_NONFINITE = 5  # updates in a row that may be skipped for a gradient that is not finite
 LOGGED_QUESTIONS = 2  # of each step, whose responses go to rollouts.jsonl
@@ -68,7 +69,7 @@ class RunLog:
             print(" ".join(f"{k}={v!r}" for k, v in self.config.items()), flush=True)
             if self.resume:
                 found = f"resumed from {self.resumed}" if self.resumed else "nothing to resume: starting anew"
-                print(found, flush=True)
+                print(printable(found), flush=True)
         self.world.wait()
         log = self.path / "metrics.jsonl"
         rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -113,7 +114,7 @@ class RunLog:
                 pulse.here.saved = str(folder)  # rank 0's is what is told
         except OSError as error:
             message = f"warning: step {step} was not saved ({error}); the last checkpoint is {self.saved}"
-            tqdm.write(message, file=sys.stderr)
+            tqdm.write(printable(message), file=sys.stderr)
             events.note(self.path, "warning", step, text=message.removeprefix("warning: "))
             failed = 1
         except ModelError as error:
@@ -261,9 +262,10 @@ class RunLog:
                     f"stopped at step {step}, which collapses: {why}; lower --lr or raise --beta", flush=True
                 )
             if self.saved:
-                print(f"the last checkpoint is {self.saved}", flush=True)
+                print(printable(f"the last checkpoint is {self.saved}"), flush=True)
             if self.best is not None:
-                print(f"the best by its sentinels, without labels: {self.checkpoints / 'best'}", flush=True)
+                best = f"the best by its sentinels, without labels: {self.checkpoints / 'best'}"
+                print(printable(best), flush=True)
             if table:
                 print("\nheld-out questions, base beside trained\n" + table, flush=True)
             self.sinks.close()
@@ -302,7 +304,7 @@ def say_why(error: Exception, out: str) -> int:
     if isinstance(error, Diverged):
         saved = pulse.here.saved
         then = f"the last checkpoint is {saved}" if saved else "there is no checkpoint yet"
-    print(f"error: --out {out}: {error}; {then}", file=sys.stderr)
+    print(printable(f"error: --out {out}: {error}; {then}"), file=sys.stderr)
     return 1
 
 

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import re
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
@@ -35,25 +36,26 @@ T = TypeVar("T")
 # --- Pictures -------------------------------------------------------------------------------------
 
 
-def read_images(value, column: str | None, folder: Path) -> tuple[Image.Image, ...]:
-    """A cell -> decoded pictures: {bytes, path}, bytes, Pillow images or paths beside the file."""
+def read_images(value, column: str | None, folder: Path, root: Path | None = None) -> tuple[Image.Image, ...]:
+    """A cell -> decoded pictures: {bytes, path}, bytes, Pillow images or paths beside the file. With a
+    `root` no path leaves it."""
     if value is None:
         return ()
     if isinstance(value, str) and column == "images":
         raise BadRow("`images` is a list of paths")
     items = value if isinstance(value, list) else [value]
-    return tuple(open_image(image_file(item, column, folder)) for item in items)
+    return tuple(open_image(image_file(item, column, folder, root)) for item in items)
 
 
-def as_picture(value, column: str, folder: Path) -> Image.Image:
+def as_picture(value, column: str, folder: Path, root: Path | None = None) -> Image.Image:
     """The same of a column of one picture."""
-    images = read_images(value, column, folder)
+    images = read_images(value, column, folder, root)
     if len(images) != 1:
         raise BadRow(f"`{column}` holds {len(images)} pictures, not one")
     return images[0]
 
 
-def image_file(item, column: str | None, folder: Path):
+def image_file(item, column: str | None, folder: Path, root: Path | None = None):
     """What open_image can open."""
     if isinstance(item, dict):
         item = item.get("bytes") or item.get("path") or item.get("url")
@@ -73,7 +75,22 @@ def image_file(item, column: str | None, folder: Path):
         raise BadRow(
             f"an image is the URL {item[:60]}: nothing is fetched while training; download it, give its path"
         )
-    return folder / item
+    return folder / item if root is None else within(root, folder, item)
+
+
+def within(root: Path, folder: Path, name: str) -> Path:
+    """The file that a path names beside its rows, or else from `root`. It lies below `root` either way,
+    links followed."""
+    inside = False
+    for start in (folder, root):
+        with suppress(OSError, RuntimeError, ValueError):  # links in a circle, names that are none
+            place = (start / name).resolve()
+            if place.is_relative_to(root.resolve()):
+                inside = True
+                if place.is_file():
+                    return place
+    why = "no such image file in" if inside else "it leaves"
+    raise BadRow(f"an image is {name[:200]}: {why} --images_root {root}")
 
 
 def names_pictures(value) -> bool:
@@ -210,7 +227,8 @@ def split_options(text: str) -> list[str] | None:
 def lettered_parts(text: str, before: str) -> list[str] | None:
     starts: list[re.Match[str]] = []
     others: list[re.Match[str]] = []
-    for match in re.finditer(rf"(?:^|{before})\s*\(?([A-Z])\s*[.:)．：、]\s*", text):
+    # bounded: each of many spaces would look through all behind it
+    for match in re.finditer(rf"(?:^|{before})\s{{0,40}}\(?([A-Z])\s{{0,40}}[.:)．：、]\s*", text):
         # another letter is part of a choice
         (starts if match[1] == chr(65 + len(starts)) else others).append(match)
     if any(0 <= ord(match[1]) - 65 - len(starts) < 4 for match in others):  # A, B, D
@@ -227,21 +245,33 @@ class Chat(NamedTuple):
     question: str
     pictures: list  # cells that image_file can read
     reply: str | None
+    system: str = ""
+    later: int = 0  # pictures that turns behind the question speak of
 
 
 def read_chat(turns, column: str, labels: bool) -> Chat:
-    """[{role, content}] or [{from, value}] -> its last user turn; the pictures of all user turns; and,
-    where labels may be seen, the assistant's turn behind it. Other turns are not read."""
+    """Turns {role, content} -> the last of a user, with the pictures of all of them; turns {from, value} ->
+    the first, which no other led to. With it the system's turns before and, where labels may be seen, the
+    assistant's turn behind. No other is read."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise BadRow(f"`{column}` is a list of turns {{role, content}}")
     roles = [str(turn.get("role") or turn.get("from")).lower() for turn in turns]
     asked = [n for n, role in enumerate(roles) if role in ("user", "human")]
     if not asked:
         raise BadRow(f"`{column}` has no turn of a user")
-    said = [read_turn(turns[n], column) for n in asked]
-    later = range(asked[-1] + 1, len(turns)) if labels else ()
+    last = len(asked) if turns[asked[0]].get("role") else 1
+    said, place = [read_turn(turns[n], column) for n in asked[:last]], asked[last - 1]
+    system = [read_turn(turns[n], column)[0] for n in range(place) if roles[n] == "system"]
+    end = asked[last] if asked[last:] else len(turns)
+    later = range(place + 1, end) if labels else ()
     replies = (read_turn(turns[n], column)[0] for n in later if roles[n] in ("assistant", "gpt"))
-    return Chat(said[-1][0], [picture for _, pictures in said for picture in pictures], next(replies, None))
+    return Chat(
+        said[-1][0],
+        [picture for _, pictures in said for picture in pictures],
+        next(replies, None),
+        "\n".join(system),
+        sum(str(turns[n].get("value")).count(IMAGE_TAG) for n in asked[last:]),
+    )
 
 
 def read_turn(turn: dict, column: str) -> tuple[str, list]:

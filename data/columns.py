@@ -6,7 +6,8 @@ Names count in any case:
     images      images, decoded_image, image, image_path      encoded pictures, or paths beside the file;
                 or a column each: image_1, image_2, ...
     question    problem, question, query, query_cot, query_wo      a blank one gives way to the next;
-                messages, conversations      a chat: its last user turn, with pictures in their places
+                messages, conversations, prompt      a chat, a list of turns {role, content} (its last user
+                turn) or {from, value} (its first), with pictures in their places
     answer      answer, solution, ground_truth, label, answerkey      text, number or a list of them; out
                 of its <answer>...</answer> or \\boxed{}; of a chat, the reply
     choices     choices, options, option      a list, one text "A. 3; B. 4" or "['3', '4']", {"A": "3"},
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 IMAGES = ("images", "decoded_image", "image", "image_path")
 ONE_IMAGE = re.compile(r"image_?(\d{1,2})", re.IGNORECASE)
 QUESTIONS = ("problem", "question", "query", "query_cot", "query_wo")
-CHATS = ("messages", "conversations")
+CHATS = ("messages", "conversations", "prompt")
 ANSWERS = ("answer", "solution", "ground_truth", "label", "answerkey")
 CHOICES = ("choices", "options", "option")
 IDS = ("id", "pid", "sample_index", "question_id", "idx")
@@ -60,7 +61,7 @@ class Columns:
             before = self.questions[: self.questions.index(name)]
             return f"question, where {' and '.join(before)} is blank" if before else "question"
         if name in self.chats:
-            chat = "question (its last user turn), pictures; its reply is not read without labels"
+            chat = "question (a user turn), pictures; its reply is not read without labels"
             return f"{chat}; where {' and '.join(self.questions)} is blank" if self.questions else chat
         if name in self.ids:
             return "id"

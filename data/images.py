@@ -26,6 +26,8 @@ def open_image(file) -> Image.Image:
     Transparency is laid over white. Raises BadImage."""
     name = Path(file).name if isinstance(file, (str, Path)) else "image"
     try:
+        if isinstance(file, (str, Path)) and os.path.exists(file) and not os.path.isfile(file):
+            raise BadImage(f"{name}: not a file")  # a pipe would be waited for
         image = file if isinstance(file, Image.Image) else Image.open(file)  # reads the header only
         width, height = image.size
         if width * height > MAX_PIXELS:

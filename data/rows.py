@@ -1,15 +1,14 @@
 """One row of any source -> `Example`.
 
-A source is a `Source` over a store of rows: JsonlRows below, ParquetRows and HubRows in
-data/tables.py. A store says which columns there are and gives one row as a dict; data/columns.py
-finds out which is what. Without labels only the columns of a question and `category` are read, and
-never an answer. With labels every other column of plain values stands verbatim in `meta`.
+A source is a `Source` over a store of rows: TextRows and PictureRows in data/text_files.py, ParquetRows
+and HubRows in data/tables.py. A store says which columns there are and gives one row as a dict;
+data/columns.py finds out which is what. Without labels only the columns of a question and `category` are
+read, and never an answer. With labels every other column of plain values stands verbatim in `meta`.
 """
 
-import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import BadRow, DataError
+from common.terminal import printable
 from data.cells import (
     Chat,
     as_picture,
@@ -44,7 +44,7 @@ from data.columns import (
 )
 from data.images import PATH, BadImage
 from data.labels import Count, all_alike, counted_from, read_answers, read_label
-from data.prompts import listed_choices
+from data.prompts import IMAGE_TAG, listed_choices
 
 NO_CHAT = Chat("", [], None)
 
@@ -61,6 +61,7 @@ class Example:
     meta: dict = field(default_factory=dict)
     # where each picture is: its path, or the row that holds it
     pictures: tuple[str, ...] = field(default=(), compare=False)
+    system: str = ""  # of a chat: its message before the question, for models that take one
 
 
 # --- Sources --------------------------------------------------------------------------------------
@@ -72,8 +73,9 @@ class Source:
     Two rows of one id: the first is kept.
     """
 
-    def __init__(self, store, labels: bool, need_question: bool = True):
-        self.store, self.labels, self.need_question = store, labels, need_question
+    def __init__(self, store, labels: bool, need_question: bool = True, root: Path | None = None):
+        """`root`: the folder that no path of a picture may leave; None: any file is opened."""
+        self.store, self.labels, self.need_question, self.root = store, labels, need_question, root
         if not len(store):
             raise DataError(f"{store.source}: no rows")
         self.columns = columns = find_columns(store.kinds)
@@ -190,13 +192,13 @@ class Source:
             meta = {name: value for name, value in row.items() if name not in used and is_plain(value)}
         category = row.get(columns.category) if columns.category else None
         meta[CATEGORY] = "" if category is None else str(category)
-        return Example(key, images, question, answer, own or choices, meta)
+        return Example(key, images, question, answer, own or choices, meta, system=chat.system)
 
     def asked(self, row: dict) -> tuple[str | None, Chat]:
         """The column of the question, and it; a plain one is a chat without pictures and reply."""
         for name in self.columns.questions:
             if isinstance(row.get(name), str) and row[name].strip():
-                return name, Chat(row[name], [], None)
+                return name, NO_CHAT._replace(question=row[name])
         if (column := first_of(self.columns.chats, row)) is not None:
             chat = read_chat(row[column], column, self.labels)
             if chat.question.strip() or not self.need_question:
@@ -217,9 +219,12 @@ class Source:
         if len(found) > 1:
             raise BadRow(f"`{found[0]}` and `{found[1]}` both hold pictures: keep them in one")
         if one_each:
-            return list(one_each.values()), {n: as_picture(row[c], c, folder) for n, c in one_each.items()}
+            each = {n: as_picture(row[c], c, folder, self.root) for n, c in one_each.items()}
+            return list(one_each.values()), each
         column, cell = (asked, chat.pictures) if chat.pictures else (shown, row.get(shown))
-        return [shown], dict(enumerate(read_images(cell, column, folder), 1))
+        if chat.later and isinstance(cell, list) and chat.question.count(IMAGE_TAG) + chat.later <= len(cell):
+            cell = cell[: -chat.later]
+        return [shown], dict(enumerate(read_images(cell, column, folder, self.root), 1))
 
     def told(self, row: dict, asked: str | None, chat: Chat) -> tuple[str | None, list[str]]:
         """The column of the label, and the answers in it; of a chat its reply."""
@@ -272,85 +277,9 @@ class Source:
         """Once, and by one process of several."""
         if notice not in self.said and os.environ.get("RANK", "0") == "0":
             self.said.add(notice)
-            tqdm.write(f"{self.store.source}: {notice}", file=sys.stderr)
+            tqdm.write(printable(f"{self.store.source}: {notice}"), file=sys.stderr)
 
 
 def one_by_one(count: int) -> list[tuple[range, int]]:
     """The blocks of rows that come alone."""
     return [(range(i, i + 1), 0) for i in range(count)]
-
-
-class JsonlRows:
-    """The rows of a .jsonl file, or of a .json file that holds them as an array, kept as text."""
-
-    def __init__(self, path: Path):
-        self.source, self.path = str(path), path
-        try:
-            text = path.read_text(encoding="utf-8-sig")  # a mark of the byte order may stand first
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a readable UTF-8 file ({error})") from None
-        self.is_array = path.suffix == ".json" and text.lstrip().startswith("[")
-        # on newlines only: str.splitlines also breaks on characters that JSON allows in strings
-        lines = self.array(text) if self.is_array else text.split("\n")
-        self.lines = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-        self.kept: set[str] | None = None
-        self.kinds: dict[str, str | None] = {}
-        problem = None
-        for index in range(len(self.lines)):
-            try:
-                self.kinds |= dict.fromkeys(self[index])
-            except BadRow as error:
-                problem = problem or error
-        if problem and not self.kinds:
-            raise DataError(f"{problem}; and no other row is better")
-
-    def array(self, text: str) -> list[str]:
-        """The rows of an array, as lines."""
-        try:
-            return list(map(json.dumps, json.loads(text)))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.path}: not JSON ({error})") from None
-
-    def keep(self, columns: list[str]) -> None:
-        self.kept = set(columns)
-
-    def cells(self, names: tuple[str, ...]) -> Iterable[dict]:
-        """Of each row the cells of these columns; none of a row that can't be read."""
-        for index in range(len(self)):
-            try:
-                row = self[index]
-            except BadRow:
-                row = {}
-            yield {name: row[name] for name in names if name in row}
-
-    def where(self, index: int) -> str:
-        number = self.lines[index][0]
-        return f"{self.path.name} row {number}" if self.is_array else f"{self.path.name}:{number}"
-
-    def default_id(self, index: int) -> str:
-        return f"{self.path.stem}-{self.lines[index][0]}"
-
-    def folder(self, index: int) -> Path:
-        return self.path.parent
-
-    def __len__(self):
-        return len(self.lines)
-
-    def __getitem__(self, index: int) -> dict:
-        try:
-            row = json.loads(self.lines[index][1])
-        except (ValueError, RecursionError) as error:
-            raise BadRow(f"{self.where(index)}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise BadRow(f"{self.where(index)}: a row is a JSON object, not {type(row).__name__}")
-        if self.kept is None:
-            return row
-        row = {k: v for k, v in row.items() if k in self.kept}
-        if "\\ud" in self.lines[index][1].lower():
-            try:
-                json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError:
-                raise BadRow(f"{self.where(index)}: half a surrogate pair, which is no text") from None
-        return row

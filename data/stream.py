@@ -20,6 +20,7 @@ from answers import option_key
 from common.distributed import World, cores
 from common.errors import BadRow, DataError
 from common.files import digest, files_in
+from common.terminal import printable
 from data import Example, load, order, with_split
 from data.prompts import INSTRUCTION
 
@@ -72,13 +73,14 @@ class Questions:
         instruction: str = INSTRUCTION,
         labels: bool = False,
         ahead: bool | None = None,
+        images_root: str = "",
         world: World = ALONE,
         state: dict | None = None,
     ):
         """`ahead`: whether threads read the next step's questions; None: where the model leaves
         them a core. `state`: of the stream to be continued."""
         sources = [source] if isinstance(source, str) else source
-        self.source, self.examples = " ".join(sources), load(sources, labels=labels)
+        self.source, self.examples = " ".join(sources), load(sources, labels=labels, images_root=images_root)
         self.files = [known_by for one in sources for known_by in identity(one)]
         position, files = (state or {}).get("position", 0), (state or {}).get("files", self.files)
         if changed := first_change(files, self.files):
@@ -263,4 +265,4 @@ class Questions:
         self.bad_rows += not too_long
         if problem not in self.named and self.world.is_main:
             self.named.add(problem)
-            tqdm.write(f"skipped {problem}", file=sys.stderr)
+            tqdm.write(f"skipped {printable(problem)}", file=sys.stderr)

@@ -12,13 +12,18 @@ it streams as fast, but first writes a converted copy of the set, with the answe
 for each row where rows share one; and a damaged row group, which here costs its rows, ends the load.
 """
 
+import os
 import re
+import socket
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable
+from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from common.errors import BadRow, DataError, first_line
 
@@ -87,7 +92,7 @@ def parquet_files(folder: Path, split: str | None) -> tuple[str, list[Path]]:
     `testmini.parquet` of testmini."""
     files = sorted(folder.rglob("*.parquet"))
     if not files:
-        raise DataError(f"{folder}: no .parquet file in this folder")
+        raise DataError(f"{folder}: no .parquet file in this folder, and no picture")
     if len(places := sorted({str(f.parent) for f in files})) > 1:
         raise DataError(f"{folder}: parquet files in several folders; name one of {', '.join(places)}")
     splits: dict[str, list[Path]] = {}
@@ -232,14 +237,47 @@ class ParquetRows:
 # --- The hub --------------------------------------------------------------------------------------
 
 
+def in_cache(name: str) -> bool:
+    """Whether datasets may have it from before, if only another of its owner's."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(home) / "datasets").expanduser()
+    return any(cache.glob(f"{name.split('/')[0]}___*"))
+
+
+def has_network(seconds: float = 5.0) -> bool:
+    """Whether the hub can be asked, by one try. A proxy, which asks for us, is trusted."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    if getproxies():
+        return True
+    found = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    port = found.port or (80 if found.scheme == "http" else 443)
+    reached = threading.Event()
+
+    def ask() -> None:
+        try:
+            socket.create_connection((found.hostname or "", port), seconds).close()
+            reached.set()
+        except OSError:
+            pass
+
+    asks = threading.Thread(target=ask, daemon=True)  # looking a name up has no bound of its own
+    asks.start()
+    asks.join(seconds)
+    return reached.is_set()
+
+
 class HubRows:
     """A split of a data set of the hub, or of one already in its cache: datasets downloads it
     once."""
 
     def __init__(self, source: str, split: str | None):
-        datasets = need("datasets", source)
         self.source = source
         path, _, config = source.partition(":")
+        # before the import, which takes a while
+        if find_spec("datasets") and not in_cache(path) and not has_network():
+            raise DataError(f"{source}: no such folder here, and no network to ask the hub for it")
+        datasets = need("datasets", source)
         try:
             splits = datasets.get_dataset_split_names(path, config or None)
         except Exception:  # noqa: BLE001  without a network: a split of the cache can be had, but only by name

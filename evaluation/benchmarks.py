@@ -129,12 +129,13 @@ def mathvista_key(example: Example, answer: str | None) -> str | None:
     if example.choices or example.meta.get("question_type") == "multi_choice":
         return option_key(answer, example.choices)
     key, kind = canonical(answer), example.meta.get("answer_type")
-    value, precision = number(key), example.meta.get("precision")
+    # of a .csv file it is a text
+    value, precision = number(key), number(canonical(str(example.meta.get("precision"))))
     if value is not None and abs(value) > MOST:
         return key
     if kind == "integer" and value is not None:
         return str(int(float(value)))
-    if kind == "float" and value is not None and precision is not None and precision == precision:
+    if kind == "float" and value is not None and precision is not None:
         return str(round(float(value), int(precision)) + 0.0)  # + 0.0 turns -0.0 into 0.0
     if kind == "list" and key is not None:
         return ", ".join(item.strip() for item in re.split(",| and ", key.strip("()[]")))

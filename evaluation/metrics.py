@@ -20,6 +20,7 @@ import numpy as np
 from answers import Compare, answer_classes, extract_answer
 from answers import compare as ours
 from common import cli
+from common.terminal import printable
 from data import Example
 from evaluation.benchmarks import (
     BENCHMARKS,
@@ -252,7 +253,7 @@ def table(columns: dict[str, dict], k: int, by: str = "") -> str:
     """Reports side by side, by category or another categorisation: pass@1, maj@k, pass@k."""
     measures = list(dict.fromkeys(("pass@1", f"maj@{k}", f"pass@{k}")))
     groups = [c["by"].get(by, {}) if by else c["by_category"] for c in columns.values()]
-    wide = max(12, *(len(name) + 1 for name in (by, *groups[0])))
+    wide = max(12, *(len(printable(name)) + 1 for name in (by, *groups[0])))
     head = f"{'':{wide}}" + "".join(f"{name:>{9 * len(measures)}}" for name in columns)
     lines = [
         head,
@@ -261,7 +262,7 @@ def table(columns: dict[str, dict], k: int, by: str = "") -> str:
     for category in [*groups[0], None]:
         parts = list(columns.values()) if category is None else [g.get(category, {}) for g in groups]
         cells = "".join(f"{p.get(m, math.nan):>9.3f}" for p in parts for m in measures)
-        shown = "all" if category is None else category or "-"
+        shown = "all" if category is None else printable(category) or "-"
         lines.append(f"{shown:{wide}}{cells}{parts[0].get('questions', 0):>11}")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from common.cli import flag
 from common.distributed import World
 from common.errors import DataError, ModelError
 from common.run_log import Diverged
+from common.terminal import printable
 from data import load
 from evaluation.answering import Decoding, evaluate, labelled
 from evaluation.metrics import report, table
@@ -37,13 +38,13 @@ class Probe:
         self.config, self.processor, self.world, self.compare = config, processor, world, compare
         self.questions: Sequence = ()
         if config.eval_data:
-            source = load(config.eval_data, "test", labels=True)
+            source = load(config.eval_data, "test", labels=True, images_root=config.images_root)
             self.questions, skipped = labelled(
                 source, processor, config.max_prompt_tokens, config.instruction
             )
             if skipped:
                 first = f"skipped {len(skipped)} rows, the first: {skipped[0]}"
-                print(f"--eval_data {config.eval_data}: {first}", file=sys.stderr)
+                print(printable(f"--eval_data {config.eval_data}: {first}"), file=sys.stderr)
             if not self.questions:
                 raise DataError(f"--eval_data {config.eval_data}: no usable labelled question")
         n = min(len(self.questions), config.eval_questions or len(self.questions))  # in every evaluation

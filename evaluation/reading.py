@@ -36,6 +36,7 @@ class Reading:
     )
     min_pixels: int = flag(0, "smaller images are enlarged to this; 0 is the checkpoint's own", "0 or more")
     max_pixels: int = flag(0, "larger images are shrunk to this; 0 is the checkpoint's own", "0 or more")
+    images_root: str = flag("", "folder that no picture's path may leave; paths may begin there as well")
     grader: str = flag(
         "ours", "math-verify: the judge in eval.py, a second opinion in votes", choices=GRADERS
     )

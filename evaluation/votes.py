@@ -13,6 +13,7 @@ from pathlib import Path
 
 from answers import Compare, answer_classes, compare, extract_answer
 from common.errors import BadRow, UsageError
+from common.terminal import printable
 from data import Example
 from data.cells import names_pictures, place_all, read_images
 from data.images import BadImage
@@ -104,8 +105,3 @@ def vote_lines(record: dict, answer_format: str) -> str:
     tied = [printable(name) for name, count in counts.items() if count == max(counts.values())]
     why = f"a tie of {', '.join(tied)}" if tied else "no response holds an answer"
     return "\n".join([*lines, "", f"no winner: {why}"])
-
-
-def printable(text: str) -> str:
-    """What a terminal would act on, as its escape: a model may write anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -15,6 +15,7 @@ from common.distributed import World
 from common.errors import ModelError, UsageError
 from common.files import by_umask, sync
 from common.pulse import tick
+from common.terminal import printable
 from model.batch import Model
 from model.damage import checksum, damage
 from model.finite import nonfinite
@@ -191,7 +192,7 @@ def checkpoint_to_resume(config, world: World) -> Path | None:
             "put one back, or begin another --out"
         )
     if broken and world.is_main:
-        print(f"warning: passed over on --resume: {'; '.join(broken)}", file=sys.stderr)
+        print(printable(f"warning: passed over on --resume: {'; '.join(broken)}"), file=sys.stderr)
     return Path(found) if found else None
 
 

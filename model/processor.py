@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import AddedToken
 from torch import Tensor
 
 from common.errors import ModelError, UsageError, first_line
@@ -26,6 +27,8 @@ from model.loading import generation_config, load_config
 from model.pixels import resize, supports, to_patches
 
 KEEP_BYTES = 2**28  # of encoded questions that a processor keeps
+# put into a control token of a row's own text, which is then none; a noncharacter: no text has it
+BREAK = "\ufdd0"
 # of what a processor gives, not about images
 TEXT_INPUTS = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -79,15 +82,17 @@ class Processor:
         known = self.kept.get(id(example))
         if known and known[0] is example and known[1] == instruction:
             return known[2]
-        asked = content(example, instruction)
+        asked = [
+            part | {"text": self.harmless(part["text"])} if "text" in part else part
+            for part in content(example, instruction)
+        ]
         said = example.choices, with_choices(example.question, example.choices), example.pictures
         if self.whole is None:
             if example.images:
                 raise ValueError(f"question {example.id}: it has images, and {self.model_type} reads none")
-            text = self.chat("".join(part["text"] for part in asked))
-            ids = self.own("tokenizer")(text, add_special_tokens=False)["input_ids"]
-            return Encoded(example.id, ids, {}, *said)
-        text = self.chat(asked)
+            text = self.chat("".join(part["text"] for part in asked), example.system)
+            return Encoded(example.id, self.ids_of(text, special=False), {}, *said)
+        text = self.chat(asked, example.system)
         # the question's own text can't hold image tokens: only those that the template placed
         placeholder = self.whole.image_token
         image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
@@ -99,40 +104,94 @@ class Processor:
         if supports(self.image_processor):
             vision = resize(self.image_processor, example.images) if example.images else {}
             return Encoded(example.id, self.with_places(text, vision, special), vision, *said)
-        made = self.own("whole")(
+        made = self.own("whole", BREAK in text)(
             text=[text],
             images=[list(example.images)] if example.images else None,
             return_tensors="pt",
             add_special_tokens=special,
             return_mm_token_type_ids=False,
         )
-        ids = made.pop("input_ids")[0].tolist()
+        ids = self.joined(made.pop("input_ids")[0].tolist(), text)
         vision = {name: x for name, x in made.items() if name not in TEXT_INPUTS}
         vision = per_question(self.model_type, vision) if example.images else {}
         return Encoded(example.id, ids, vision, *said)
 
     def with_places(self, text: str, vision: dict[str, Tensor], special: bool) -> list[int]:
         """The ids of a text, the image token once for each feature of the picture."""
-        ids = self.own("tokenizer")(text, add_special_tokens=special)["input_ids"]
+        ids = self.ids_of(text, special)
         if not vision:
             return ids
         counts = iter((vision["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist())
         return [i for one in ids for i in ([one] * next(counts) if one == self.image_token_id else [one])]
 
-    def chat(self, content) -> str:
+    def ids_of(self, text: str, special: bool) -> list[int]:
+        tokenizer = self.own("tokenizer", BREAK in text)
+        return self.joined(tokenizer(text, add_special_tokens=special)["input_ids"], text)
+
+    def joined(self, ids: list[int], text: str) -> list[int]:
+        """The ids of a text without those of its breaks."""
+        if BREAK not in text:
+            return ids
+        mark = self.own("tokenizer", True).convert_tokens_to_ids(BREAK)
+        return [i for i in ids if i != mark]
+
+    def chat(self, content, system: str = "") -> str:
+        """`system`: a row's own message, for a template that takes one; --system takes its place."""
         messages = [{"role": "user", "content": content}]
-        if self.system:  # in the form of the user's: a template may know one alone
-            said = self.system if isinstance(content, str) else [{"type": "text", "text": self.system}]
+        if system := self.system or (system if system and self.takes_system else ""):
+            # in the form of the user's: a template may know one alone
+            said = self.harmless(system) if isinstance(content, str) else in_parts(self.harmless(system))
             messages.insert(0, {"role": "system", "content": said})
+        return self.filled(messages)
+
+    def filled(self, messages: list[dict]) -> str:
         return self.own("tokenizer").apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def own(self, name: str):
-        """The tokenizer or the whole processor, a copy in any thread but the main one."""
-        if current_thread() is main_thread():
+    def simple(self, *roles: str) -> list[dict]:
+        """A conversation in which each says its role."""
+        return [{"role": r, "content": r if self.whole is None else in_parts(r)} for r in roles]
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Templates may refuse the role, or leave it out in silence."""
+        try:
+            alone, both = self.filled(self.simple("user")), self.filled(self.simple("system", "user"))
+        except Exception:  # noqa: BLE001  templates raise many kinds
+            return False
+        return both.count("system") > alone.count("system")
+
+    @cached_property
+    def control(self) -> list[str]:
+        """The tokens that no text of a row may become: special ones, and those that the template writes
+        around a question. Those of images are refused (`encode`)."""
+        frame, images = self.filled(self.simple("user")), set()
+        if self.whole is not None:
+            images = {self.whole.image_token, self.tokenizer.convert_ids_to_tokens(self.image_token_id)}
+        added = self.tokenizer.added_tokens_decoder.values()
+        found = (token.content for token in added if token.special or token.content in frame)
+        return [token for token in found if len(token.strip()) > 1 and token not in images]
+
+    def harmless(self, text: str) -> str:
+        """A text whose control tokens are broken, so that they are read as what they are made of; any other
+        as it is."""
+        for token in self.control:
+            while token in text:
+                text = text.replace(token, token[0] + BREAK + token[1:])
+        return text
+
+    def own(self, name: str, breaks: bool = False):
+        """The tokenizer or the whole processor, a copy in any thread but the main one. With `breaks` a copy
+        that knows BREAK for a token, so that nothing joins what stands before and behind it."""
+        if current_thread() is main_thread() and not breaks:
             return getattr(self, name)
-        if not hasattr(self.copies, name):
-            setattr(self.copies, name, copy.deepcopy(getattr(self, name)))
-        return getattr(self.copies, name)
+        kept = f"{name} of breaks" if breaks else name
+        if not hasattr(self.copies, kept):
+            mine = copy.deepcopy(getattr(self, name))
+            if breaks:
+                tokenizer = mine if name == "tokenizer" else mine.tokenizer
+                tokenizer.add_tokens([AddedToken(BREAK, normalized=False)], special_tokens=True)
+            setattr(self.copies, kept, mine)
+        return getattr(self.copies, kept)
 
     def collate(self, encoded: Sequence[Encoded], device: str | torch.device = "cpu") -> Prompts:
         lengths = torch.tensor([len(e.ids) for e in encoded])
@@ -168,6 +227,10 @@ class Processor:
             self.image_processor.save_pretrained(folder)
         for name, text in self.files.items():
             (Path(folder) / name).write_text(text)
+
+
+def in_parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
 
 
 def load_processor(
@@ -229,7 +292,7 @@ def with_system(path: str, processor: Processor, system: str) -> Processor:
         processor.encode(asked)
     except Exception as error:  # noqa: BLE001  templates raise many kinds
         raise UsageError(f"{refused} or not this one ({first_line(error)}); leave the flag out") from None
-    if system.strip() not in text:
+    if system.strip() not in text.replace(BREAK, ""):
         raise UsageError(f"{refused}: it leaves it out; put it in --instruction, or leave the flag out")
     return processor
 

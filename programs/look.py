@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common import cli
 from common.cli import flag
+from common.terminal import printable
 from data import TINY, BadRow, Example, load
 from data.prompts import with_choices
 from data.rows import Source
@@ -26,12 +27,13 @@ MOST_LINES = 8  # of text under a picture
 
 @dataclass
 class Look:
-    source: str = flag("tiny", "tiny, a .jsonl, .json or .parquet file, a folder of the latter, or a hub id")
+    source: str = flag("tiny", "tiny, a .jsonl, .json, .csv or .parquet file, a folder, or a hub id")
     split: str = flag("", "split, where the source has several; tiny's default is test")
     model: str = flag(str(TINY), "checkpoint whose tokenizer measures the prompts")
     min_pixels: int = flag(0, "as in training; 0 is the checkpoint's own", "0 or more")
     max_pixels: int = flag(0, "as in training; 0 is the checkpoint's own", "0 or more")
     limit: int = flag(1000, "only the first so many rows; 0 is all", "0 or more")
+    images_root: str = flag("", "folder that no picture's path may leave; paths may begin there as well")
     sheet: str = flag("", "PNG to draw the first questions on")
 
     def __post_init__(self):
@@ -44,7 +46,8 @@ def main(argv: list[str]) -> int:
     if argv and not argv[0].startswith("-"):
         argv = ["--source", *argv]
     look = cli.parse(Look, argv)
-    examples = load(look.source, look.split or ("test" if look.source == "tiny" else None), labels=True)
+    split = look.split or ("test" if look.source == "tiny" else None)
+    examples = load(look.source, split, labels=True, images_root=look.images_root)
     try:
         rows = len(examples)
     except TypeError:
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> int:
     lengths: list[int] = []
     categories: Counter[str] = Counter()
     unlabelled = 0
-    for i in tqdm(range(limit), desc=look.source, unit="row", leave=False, disable=None):
+    for i in tqdm(range(limit), desc=printable(look.source), unit="row", leave=False, disable=None):
         try:
             example = examples[i]
             lengths.append(len(processor.encode(example).ids))
@@ -70,23 +73,24 @@ def main(argv: list[str]) -> int:
             first += [example] * (len(first) < SHOWN)
 
     of = "" if limit == rows else f", of the first {limit} rows of {'endless' if rows is None else rows}"
-    print(f"{look.source}: {len(lengths)} questions, {len(bad)} unusable rows{of}")
+    print(printable(f"{look.source}: {len(lengths)} questions, {len(bad)} unusable rows{of}"))
     if isinstance(examples, Source):
         print("columns")
         for name, kind in examples.store.kinds.items():
-            print(f"  {name:28} {examples.columns.role(name, kind)}")
+            print(printable(f"  {name:28} {examples.columns.role(name, kind)}"))
     if lengths:
         least, most = min(lengths), max(lengths)
         print(f"prompt tokens: min {least}, median {median(lengths):g}, max {most} ({look.model})")
         print(f"without an answer: {unlabelled}")
     for name, count in sorted(categories.items()) if len(categories) > 1 or "" not in categories else ():
-        print(f"  {name or '(no category)':28} {count}")
+        print(printable(f"  {name or '(no category)':28} {count}"))
     for e in first[:3]:
         sizes = ", ".join(f"{i.width}x{i.height}" for i in e.images)
-        print(f"  {e.id}: {e.question!r} {list(e.choices) or ''} [{e.answer}] images: {sizes or 'none'}")
+        shown = f"{e.question!r} {list(e.choices) or ''} [{e.answer}] images: {sizes or 'none'}"
+        print(printable(f"  {e.id}: {shown}"))
     problems = Counter(bad)
     for problem, count in problems.most_common(MOST_PROBLEMS):
-        print(f"  skipped {problem}{f', {count} times' if count > 1 else ''}")
+        print(printable(f"  skipped {problem}{f', {count} times' if count > 1 else ''}"))
     if len(problems) > MOST_PROBLEMS:
         print(f"  and {len(problems) - MOST_PROBLEMS} more")
     if look.sheet and first:

@@ -42,6 +42,7 @@ from tqdm import tqdm
 from common import cli, files
 from common.cli import flag
 from common.errors import UsageError
+from common.terminal import printable
 from data import TINY, BadRow, Example, load, order
 from data.prompts import IMAGE_TAG, with_choices, write_question
 from model_utils import compute_dtype, generate, load_model, load_processor
@@ -55,8 +56,9 @@ STEP = -2  # of the keys of randomness: training has 0 and above, evaluation -1
 @dataclass
 class Synthesis:
     model: str = flag(str(TINY), "checkpoint folder or hub id")
-    data: str = flag("tiny", "images to write about, any source; its answers are not read")
+    data: str = flag("tiny", "images to write about, any source or a folder of them; answers are not read")
     split: str = flag("", "split of the source, where it has several; empty is its training split")
+    images_root: str = flag("", "folder that no picture's path may leave; paths may begin there as well")
     out: str = flag("", "the .jsonl to write")
     limit: int = flag(0, "only the first so many rows of the source; 0 is all", "0 or more")
     min_pixels: int = flag(0, "smaller images are enlarged to this; 0 is the checkpoint's own", "0 or more")
@@ -150,7 +152,7 @@ class Log:
         return whole
 
     def check(self, config: Synthesis, flags: dict, header: dict) -> None:
-        before = {"system": ""} | header.get("flags", {})
+        before = {"system": "", "images_root": ""} | header.get("flags", {})
         for name, value in flags.items():
             if before.get(name) != value and not (config.refilter and name in AFTERWARDS):
                 hint = ", or add --refilter" if name in AFTERWARDS else ""
@@ -245,7 +247,7 @@ def write_batch(writer: Writer, log: Log, source, indices: Sequence[int], taken:
             encoded.append(writer.encode(example))
         except BadRow as error:
             skipped.append(str(error))
-            tqdm.write(f"skipped {error}", file=sys.stderr)
+            tqdm.write(f"skipped {printable(str(error))}", file=sys.stderr)
         else:
             taken.add(example.id)
             examples.append(example)
@@ -301,7 +303,9 @@ def questions_of(config: Synthesis, batches: list[dict]) -> tuple[list[dict], di
 
 def synthesize(config: Synthesis) -> int:
     direct = config.mode == "direct"  # asks about the image alone
-    source = load(config.data, config.split or None, labels=config.show_answer, need_question=not direct)
+    source = load(
+        config.data, config.split or None, config.show_answer, not direct, images_root=config.images_root
+    )
     rows = rows_to_read(config, source)
     log = Log(config)
     parts = [rows[i : i + config.batch] for i in range(0, len(rows), config.batch)]
@@ -325,7 +329,9 @@ def synthesize(config: Synthesis) -> int:
         print(f"{name:22}{'off' if count is None else count:>8}")
     if not kept:
         print(
-            f"error: --out {config.out}: no question is left; {log.path} holds all that was written",
+            printable(
+                f"error: --out {config.out}: no question is left; {log.path} holds all that was written"
+            ),
             file=sys.stderr,
         )
     return 0 if kept else 1
@@ -338,7 +344,7 @@ def main(argv: list[str]) -> int:
         return synthesize(config)
     except OSError as error:
         print(
-            f"error: --out {config.out}: {error}; the same command continues once that is mended",
+            printable(f"error: --out {config.out}: {error}; the same command continues once that is mended"),
             file=sys.stderr,
         )
         return 1

@@ -1,6 +1,8 @@
 """The forms that rows have: whatever the form, the same example, and no label unless asked for."""
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -112,12 +114,41 @@ FORMS = {  # a row -> what is asked, its pictures in order, the label
                                                {"from": "gpt", "value": "secret"}]},
         f"<image>\n{ASKED}", "red", "secret",
     ),
+    "a conversation of several turns": (
+        {"image": "red.png", "conversations": [{"from": "system", "value": "Be brief."},
+                                               {"from": "human", "value": "<image>\nWhat colour?"},
+                                               {"from": "gpt", "value": "secret"},
+                                               {"from": "human", "value": "And its name?"},
+                                               {"from": "gpt", "value": "hidden"}]},
+        "<image>\nWhat colour?", "red", "secret",
+    ),
+    "a conversation that goes on with another picture": (
+        {"images": ["red.png", "blue.png"], "conversations": [{"from": "human", "value": "<image> is?"},
+                                                              {"from": "gpt", "value": "secret"},
+                                                              {"from": "human", "value": "And <image>?"}]},
+        "<image> is?", "red", "secret",
+    ),
+    "a conversation whose first turn is not answered": (
+        {"conversations": [{"from": "human", "value": ASKED}, {"from": "human", "value": "Hello?"},
+                           {"from": "gpt", "value": "hidden"}]},
+        ASKED, "", None,
+    ),
+    "a prompt of TRL": (
+        {"prompt": [said("system", "Be brief."), said("user", ASKED)], "solution": "secret"},
+        ASKED, "", "secret",
+    ),
+    "a prompt of TRL with parts": (
+        {"images": ["blue.png"], "prompt": [said("user", {"type": "image"}, text(ASKED))],
+         "answer": "secret"},
+        f"<image>{ASKED}", "blue", "secret",
+    ),
     "a chat with choices and a label beside it": (
         {"messages": [said("user", ASKED), said("assistant", "hidden")], "choices": ["cat", "dog"],
          "answer": "B"},
         LETTERED, "", "B",
     ),
 }  # fmt: skip
+KINDS = ["jsonl", "json", "csv", "parquet"]
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0)}
 
 
@@ -128,12 +159,21 @@ def folder(tmp_path):
     return tmp_path
 
 
+def as_cell(value) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
 def written(folder, kind: str, rows: list[dict]) -> str:
     path = folder / f"q.{kind}"
     if kind == "jsonl":
         write_rows(path, rows)
     elif kind == "json":
         path.write_text(json.dumps(rows, indent=1))
+    elif kind == "csv":  # with lists as JSON
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[as_cell(row.get(name)) for name in names] for row in rows]
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([names, *cells])
     else:
         pytest.importorskip("pyarrow", reason="pip install pyarrow")
         import pyarrow.parquet
@@ -142,9 +182,15 @@ def written(folder, kind: str, rows: list[dict]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def skip_nested(kind: str, form: str) -> None:
+    if kind == "csv" and isinstance(FORMS[form][0].get("choices"), dict):
+        pytest.skip("a cell of a .csv file has no names of its own")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_read_with_its_label_and_without(folder, kind, form):
+    skip_nested(kind, form)
     row, shown, pictures, label = FORMS[form]
     path = written(folder, kind, [row])
     (bare,), (full,) = every(load(path)), every(load(path, labels=True))
@@ -158,9 +204,10 @@ def test_every_form_is_read_with_its_label_and_without(folder, kind, form):
     assert "secret" not in told and "hidden" not in told
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", [name for name in FORMS if "secret" in str(FORMS[name][0])])
 def test_no_label_reaches_training_whatever_the_form(folder, kind, form, processor):
+    skip_nested(kind, form)
     stream = Questions(written(folder, kind, [FORMS[form][0]]), processor, 0, 500)
     (question,) = stream.next(1)
     prompt = processor.tokenizer.decode(question.ids)
@@ -171,6 +218,20 @@ def test_a_column_of_replies_is_not_even_read_where_questions_stand_beside_it(fo
     row = {"question": ASKED, "messages": [said("user", "Other?"), said("assistant", "secret")]}
     source = load(written(folder, "parquet", [row]))
     assert "messages" not in source.store.columns and source[0].question == ASKED
+
+
+@pytest.mark.parametrize("form", ["a chat", "a conversation of several turns", "a prompt of TRL"])
+def test_the_systems_turn_comes_with_the_question(folder, form):
+    (example,) = every(load(written(folder, "jsonl", [FORMS[form][0]])))
+    assert example.system == "Be brief." and "brief" not in example.question
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["messages", "prompt"])
+def test_a_chat_that_is_text_is_said_to_be_none(folder, kind, name):
+    message = f"q.{kind}: `{name}` is no list of turns {{role, content}}, so there is no question"
+    with pytest.raises(DataError, match=re.escape(message)):
+        load(written(folder, kind, [{name: "a cat in the rain"}, {name: None}]))
 
 
 def test_without_labels_nothing_behind_the_question_of_a_chat_is_read():
@@ -184,7 +245,7 @@ def test_without_labels_nothing_behind_the_question_of_a_chat_is_read():
     ("row", "message"),
     [
         ({"messages": []}, "`messages` has no turn of a user"),
-        ({"messages": "What?"}, "`messages` is a list of turns {role, content}"),
+        ({"messages": ["What?"]}, "`messages` is a list of turns {role, content}"),
         ({"messages": [said("user", " ")]}, "no question"),
         ({"messages": [{"role": "user"}]}, "a turn that is neither text nor a list of parts"),
         ({"messages": [said("user", {"type": "video", "video": "a.mp4"})]}, "a part of type video"),
@@ -264,7 +325,7 @@ def test_a_first_look_says_what_the_new_columns_became(folder, capsys):
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for line in (
         "image_1 image 1",
-        "messages question (its last user turn), pictures; its reply is not read without labels; "
+        "messages question (a user turn), pictures; its reply is not read without labels; "
         "where question is blank",
         "skipped q.jsonl:4: `answer` C is none of the 2 choices: write a letter, A to B, or the text of one",
     ):

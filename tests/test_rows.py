@@ -147,8 +147,8 @@ def test_a_jsonl_row_may_have_any_of_the_names_and_repeats_are_refused_anywhere(
     assert load(str(tmp_path / "q.jsonl"))[1].meta == {"category": ""}
     with pytest.raises(BadRow, match="q.jsonl:4: the id 0 is already taken by q.jsonl:1"):
         source[3]
-    with pytest.raises(DataError, match="no question among the columns prompt"):
-        load(str(write_rows(tmp_path / "q.jsonl", [{"prompt": "?"}])))
+    with pytest.raises(DataError, match="no question among the columns asks"):
+        load(str(write_rows(tmp_path / "q.jsonl", [{"asks": "?"}])))
     (tmp_path / "q.jsonl").write_text("{\n[1]\n")
     with pytest.raises(DataError, match="q.jsonl:1: not JSON"):
         load(str(tmp_path / "q.jsonl"))

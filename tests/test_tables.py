@@ -434,6 +434,7 @@ def hub(tmp_path, monkeypatch):
             )
 
         monkeypatch.setattr(datasets, name, from_folder)
+    monkeypatch.setattr("data.tables.has_network", lambda: True)
     return asked
 
 
@@ -480,7 +481,7 @@ def test_sources_that_can_not_be_used_say_why(tmp_path):
     cases = {
         "cut.parquet": "not a whole parquet file",
         "empty.parquet": "no rows",
-        "other.parquet": "no question among the columns prompt, image; one must be named problem, question",
+        "other.parquet": "no question among the columns asks, image; one must be named problem, question",
         "urls.parquet": "an image is the URL https://x.org/a.png: nothing is fetched while training",
         "urls.jsonl": "an image is the URL https://x.org/a.png: nothing is fetched while training",
         "labels.parquet": "the labels in `answer` are neither text nor numbers",
@@ -497,8 +498,8 @@ def test_sources_that_can_not_be_used_say_why(tmp_path):
     write(
         tmp_path,
         "other.parquet",
-        [("prompt", TEXT), ("image", PICTURE)],
-        [{"prompt": "?", "image": picture(0)}],
+        [("asks", TEXT), ("image", PICTURE)],
+        [{"asks": "?", "image": picture(0)}],
     )
     linked = {"image": "https://x.org/a.png", "question": "?"}
     write(tmp_path, "urls.parquet", [("image", TEXT), ("question", TEXT)], [linked])
