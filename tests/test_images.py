@@ -203,6 +203,11 @@ def test_what_is_no_usable_image_says_so(tmp_path, kind):
         path.mkdir()
     elif kind != "missing":
         path.write_text("" if kind == "empty" else "not an image")
-    expected = {"huge": "10000 x 10000 pixels", "thin": "thinner", "missing": "no such image"}
+    expected = {
+        "huge": "10000 x 10000 pixels",
+        "thin": "thinner",
+        "missing": "no such image",
+        "folder": "not a file",
+    }
     with pytest.raises(BadImage, match=expected.get(kind, "not a whole image")):
         open_image(path)

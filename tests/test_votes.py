@@ -166,7 +166,7 @@ def test_a_question_is_what_a_row_of_a_file_would_be(pictures, tmp_path):
 BROKEN = {
     "gone": (["gone.png", "x?"], "gone.png: no such image file"),
     "no picture": (["{folder}/not.png", "x?"], "not.png: not a whole image"),
-    "a folder": (["{folder}", "x?"], "not a whole image"),
+    "a folder": (["{folder}", "x?"], "not a file"),
     "a URL": (["https://x.org/a.png", "x?"], "URL"),
     "no quotes": (["{red}", "What", "is", "x?"], "What: no such image file; pictures come first"),
     "empty": (["{red}", " "], "--ask ends with the question (got an empty one)"),
