@@ -38,5 +38,7 @@ class Machine:
     def __post_init__(self):
         check(self)
         log_to.check(self.log_to)
+        alone = not (self.verify and getattr(self, "resume", False))
+        require(self, "verify", alone, "given without --resume: a checkpoint is a --model as any other")
         for name in ("plan_gpus", "plan_memory"):
             require(self, name, self.plan or not getattr(self, name), "given together with --plan")

@@ -13,7 +13,7 @@ from families_made import RECIPES, SEEING, make_checkpoint
 from verify_faults import FAULTS, SUMMED
 
 import mmupt
-from common.errors import ModelError
+from common.errors import ModelError, UsageError
 from verify import outcome, worst
 from verify.checks import CHECKS, apart
 from verify.evidence import Sterner
@@ -186,3 +186,10 @@ def test_weights_in_shares_are_refused(monkeypatch, verified):
     monkeypatch.setattr(mmupt.plan, "resolve", shared)
     status, _, said = verified("internvl")
     assert status == 2 and "add --shard off" in said
+
+
+def test_a_run_that_goes_on_is_not_verified():
+    with pytest.raises(
+        UsageError, match="--verify must be given without --resume .*: a checkpoint is a --model"
+    ):
+        mmupt.Config(verify=True, resume=True, out="nowhere")
