@@ -42,7 +42,7 @@ WRAPPINGS = {
     r"in $\boxed{}$": lambda text: rf"$\boxed{{{text}}}$",
 }
 
-VOCABULARY = ("read_unit", "_named", "_tail")  # caches of unit names, which stay; all others are emptied
+VOCABULARY = ("read_unit", "_named", "_tail", "_unit")  # caches of unit names stay, all others are emptied
 CACHES = [
     member
     for name, module in list(sys.modules.items())
