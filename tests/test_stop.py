@@ -102,7 +102,7 @@ def test_processes_stop_together_whichever_was_asked(tmp_path):
 @pytest.mark.slow
 def test_a_program_that_decodes_for_minutes_ends_in_seconds(tmp_path, random_folder):
     out = tmp_path / "r"
-    more = dict(model=random_folder, questions=64, group_size=16, max_new_tokens=4000, max_prompt_tokens=200)
+    more = dict(model=random_folder, questions=128, group_size=32, max_new_tokens=4000, max_prompt_tokens=200)
     process = subprocess.Popen(
         [sys.executable, "mmupt.py", *flags(out=out, save_every=1, **more)],
         cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
@@ -110,7 +110,7 @@ def test_a_program_that_decodes_for_minutes_ends_in_seconds(tmp_path, random_fol
     while not (out / "events.jsonl").exists():
         time.sleep(0.05)
         assert process.poll() is None
-    time.sleep(5)  # by now it decodes
+    time.sleep(1)  # by now it decodes, or is about to
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=100)
