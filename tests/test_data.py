@@ -211,13 +211,13 @@ def test_what_the_cache_holds_needs_no_network(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """rows/ and root/ side by side, a picture in each and one beside them."""
-    for name in ("rows/near.png", "root/in.png", "root/sub/deep.png", "out.png"):
+    """rows/ and shelf/ side by side, a picture in each and one beside them."""
+    for name in ("rows/near.png", "shelf/in.png", "shelf/sub/deep.png", "out.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (60, 60)).save(tmp_path / name)
-    (tmp_path / "root" / "link.png").symlink_to(tmp_path / "out.png")
-    (tmp_path / "root" / "loop.png").symlink_to(tmp_path / "root" / "loop.png")
-    os.mkfifo(tmp_path / "root" / "pipe.png")
+    (tmp_path / "shelf" / "link.png").symlink_to(tmp_path / "out.png")
+    (tmp_path / "shelf" / "loop.png").symlink_to(tmp_path / "shelf" / "loop.png")
+    os.mkfifo(tmp_path / "shelf" / "pipe.png")
     return tmp_path
 
 
@@ -226,15 +226,15 @@ def pictures(tmp_path):
     [
         ("in.png", "no such image file", "read"),
         ("sub/../in.png", "no such image file", "read"),
-        ("../root/sub/deep.png", "read", "read"),
-        ("{}/root/in.png", "read", "read"),
+        ("../shelf/sub/deep.png", "read", "read"),
+        ("{}/shelf/in.png", "read", "read"),
         ("near.png", "read", "no such image file in"),
         ("../out.png", "read", "it leaves"),
         ("../../../../../../../../etc/passwd", "not a whole image", "it leaves"),
         ("{}/out.png", "read", "it leaves"),
-        ("../root/link.png", "read", "it leaves"),
-        ("{}/root/loop.png", "", "--images_root"),
-        ("{}/root/pipe.png", "not a file", "no such image file in"),
+        ("../shelf/link.png", "read", "it leaves"),
+        ("{}/shelf/loop.png", "", "--images_root"),
+        ("{}/shelf/pipe.png", "not a file", "no such image file in"),
         ("a\0b.png", "", "--images_root"),
         ("x" * 3000, "", "--images_root"),
     ],
@@ -249,7 +249,7 @@ def test_no_path_leaves_the_root(pictures, form, path, without, within):
         file.write_text(f'question,images\n?,"{path}"\n')
     else:
         write_rows(file, [({} if form == "chat" else {"question": "?"}) | cells])
-    for root, expected in (("", without), (str(pictures / "root"), within)):
+    for root, expected in (("", without), (str(pictures / "shelf"), within)):
         source = load(str(file), images_root=root)
         if expected == "read":
             assert len(source[0].images) == 1
@@ -265,3 +265,23 @@ def test_a_root_that_is_none_is_named(pictures, program):
     write_rows(pictures / "q.jsonl", [ROW])
     done = program(eval_program.main, "--data", pictures / "q.jsonl", "--images_root", pictures / "gone")
     assert done.returncode == 2 and done.stderr == f"error: --images_root {pictures}/gone: no such folder\n"
+
+
+def test_every_program_holds_pictures_to_the_root_that_it_is_given(pictures, program, random_folder):
+    import eval as eval_program
+    import mmupt
+    from programs import look, synthesize
+
+    row = {"id": "q", "question": "?", "answer": "5", "images": ["../out.png"]}
+    file, root = write_rows(pictures / "rows" / "q.jsonl", [row]), ("--images_root", pictures / "shelf")
+    small = ("--model", random_folder, "--max_new_tokens", 2)
+    new, out = pictures / "new.jsonl", [("--out", pictures / name) for name in ("a", "b")]
+    for main, *argv in (
+        (look.main, file),
+        (eval_program.main, *small, "--data", file),
+        (mmupt.main, *small, *out[0], "--train_data", file),
+        (mmupt.main, *small, *out[1], "--train_data", "tiny", "--eval_data", file),
+        (synthesize.main, "--model", random_folder, "--data", file, "--mode", "direct", "--out", new),
+    ):
+        done = program(main, *argv, *root)
+        assert "it leaves" in done.stdout + done.stderr, (main.__module__, done.stdout, done.stderr)
