@@ -122,6 +122,16 @@ def test_an_evaluation_is_long_enough_for_its_model_too(random_folder, of_half_a
 real = defaults.read_shape
 
 
+def test_eval_py_measures_with_them(monkeypatch):
+    def parse(*given, **named):
+        assert named == {"fit": defaults.fitting}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluating.cli, "parse", parse)
+    with pytest.raises(KeyboardInterrupt):
+        evaluating.main([])
+
+
 def test_a_model_that_is_not_there_is_named_in_one_line(program, tmp_path):
     for main in (mmupt.main, evaluating.main):
         found = program(main, "--model", tmp_path / "gone", "--out", tmp_path / "out")

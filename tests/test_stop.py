@@ -116,3 +116,15 @@ def test_a_program_that_decodes_for_minutes_ends_in_seconds(tmp_path, random_fol
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 0 and "stopping after this step, or now where it samples" in stderr
     assert time.monotonic() - asked < 60 and folders(out) == [] and not done(out)
+
+
+def test_a_rollout_is_given_up_at_its_next_token(tmp_path, monkeypatch):
+    finished = []
+
+    def sample(*given, then=mmupt.sample):
+        monkeypatch.setattr(stop, "asked", True)
+        finished.append(then(*given))
+        return finished[-1]
+
+    monkeypatch.setattr(mmupt, "sample", sample)
+    assert run(tmp_path / "r") == 0 and finished == []
